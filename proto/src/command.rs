@@ -1,0 +1,64 @@
+//! `hl.command.<p>.<incident>`: what the executor is asked to do.
+
+use serde::{Deserialize, Serialize};
+
+use crate::incident::TrackKey;
+use crate::signal::Values;
+use crate::wire::Wire;
+
+/// Whether an action remedies or undoes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    Remediate,
+    Revert,
+}
+
+impl std::fmt::Display for Direction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Direction::Remediate => "remediate",
+            Direction::Revert => "revert",
+        })
+    }
+}
+
+/// One action to carry out, once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Command {
+    pub incident: String,
+    pub partition: u16,
+    pub key: TrackKey,
+    /// Hash of the playbook set that holds the action.
+    pub playbooks: String,
+    pub direction: Direction,
+    /// Index in the playbook's list of actions.
+    pub step: u32,
+    /// Name of the action.
+    pub action: String,
+    /// The incident's decision number when this was issued.
+    pub decision: u32,
+    /// When the deciding event reached the log. Unix milliseconds, broker's clock.
+    pub decided_ms: i64,
+    /// Not to be called after this; then it is decided anew. Unix milliseconds.
+    pub deadline_ms: i64,
+    /// What the templates refer to.
+    pub values: Values,
+}
+
+impl Wire for Command {
+    const KIND: &'static str = "command";
+}
+
+impl Command {
+    /// The idempotency key that goes out with the call: the same however often the command is issued anew,
+    /// so that one effect per incident, action and direction holds at a target that honours it (T1).
+    pub fn action_key(&self) -> String {
+        format!("{}-{}-{}", self.incident, self.direction, self.step)
+    }
+
+    /// Names this issue of the command: its outcome stands on a subject of this name.
+    pub fn issue_key(&self) -> String {
+        format!("{}-{}", self.action_key(), self.decision)
+    }
+}

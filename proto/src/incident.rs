@@ -1,0 +1,196 @@
+//! The state of an entity under a playbook, as records and the INCIDENTS view carry it.
+//!
+//! Only data: what moves it stands in `decide::debounce`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::{Command, Direction};
+use crate::signal::{Health, Values};
+use crate::wire::Wire;
+
+/// The guide's four states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Phase {
+    /// Trouble was seen; it is not yet known to be real.
+    Detected,
+    /// Threshold and stability window are met; the action is not under way yet (back-off, or its turn).
+    Stabilized,
+    /// The action was decided on; the incident ends with its revert.
+    Remediating,
+    /// Over.
+    Resolved,
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Phase::Detected => "DETECTED",
+            Phase::Stabilized => "STABILIZED",
+            Phase::Remediating => "REMEDIATING",
+            Phase::Resolved => "RESOLVED",
+        })
+    }
+}
+
+/// What kind of trouble a track follows. FAILED and DEGRADED are judged apart, so that a warning can never
+/// feed a failover (C1, A2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lane {
+    /// FAILED events; actions of class failover.
+    Failover,
+    /// DEGRADED events; actions of class scaling.
+    Scaling,
+}
+
+/// Names a track: one entity, under one playbook, for one kind of trouble.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TrackKey {
+    pub playbook: String,
+    pub lane: Lane,
+    pub entity: String,
+}
+
+/// A run of like events: what "in a row" and "for a time" are judged by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    pub count: u32,
+    /// Event time of the first and the last of them. Unix milliseconds.
+    pub first_ms: i64,
+    pub last_ms: i64,
+}
+
+/// A wake-up that the broker keeps for us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Armed {
+    /// Each wake-up of a track has its own number and so its own subject, never published to twice.
+    pub generation: u64,
+    pub deadline_ms: i64,
+    /// It has fired, but the watermark had not passed the deadline yet.
+    #[serde(default)]
+    pub fired: bool,
+}
+
+/// One incident: from the first sign of trouble to its end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Incident {
+    pub id: String,
+    pub phase: Phase,
+    /// Hash of the playbook set that judges it, from its first event to its end.
+    pub playbooks: String,
+    /// Partition time when it began. Unix milliseconds.
+    pub opened_ms: i64,
+    /// The run of trouble before the failover.
+    pub trouble: Run,
+    /// The run of health after it.
+    #[serde(default)]
+    pub health: Run,
+    /// Times that a healthy run had to span when it was decided on, doubled after relapses. Milliseconds.
+    #[serde(default)]
+    pub recover_for_ms: i64,
+    /// Broker time of the last FAILED or DEGRADED event: where silence begins. Unix milliseconds.
+    pub troubled_ms: i64,
+    /// Flapping: no action before this partition time. Unix milliseconds.
+    #[serde(default)]
+    pub not_before_ms: Option<i64>,
+    /// Changes only when a command is issued or withdrawn.
+    #[serde(default)]
+    pub decision: u32,
+    /// At least one of its actions is known to have been carried out.
+    #[serde(default)]
+    pub acted: bool,
+    /// Waits for a person, and why.
+    #[serde(default)]
+    pub held: Option<String>,
+    /// Template values of the last event that counted.
+    #[serde(default)]
+    pub values: Values,
+    /// `received_ms` of the last event that counted; deadlines count from it.
+    #[serde(default)]
+    pub counted_ms: i64,
+}
+
+/// What was decided on but waits for the outcome of what is under way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Intended {
+    pub incident: String,
+    pub direction: Direction,
+    pub step: u32,
+    pub action: String,
+    pub deadline_ms: i64,
+    pub values: Values,
+}
+
+/// Everything known of one entity under one playbook and lane.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Track {
+    pub key: TrackKey,
+    pub partition: u16,
+    pub subscription: String,
+    #[serde(default)]
+    pub group: Option<String>,
+    /// Event time of the newest event; older ones move nothing (O3). Unix milliseconds.
+    pub newest_ms: i64,
+    /// Partition time of the last event. Unix milliseconds.
+    pub heard_ms: i64,
+    /// The source has reported health for this entity at least once: its silence proves nothing.
+    #[serde(default)]
+    pub reports_health: bool,
+    #[serde(default)]
+    pub last_health: Option<Health>,
+    /// Event times of the latest changes between trouble and health, oldest first.
+    #[serde(default)]
+    pub changes_ms: Vec<i64>,
+    /// Back-offs in a row while flapping.
+    #[serde(default)]
+    pub back_offs: u32,
+    /// Partition time of the last revert. Unix milliseconds.
+    #[serde(default)]
+    pub reverted_ms: Option<i64>,
+    #[serde(default)]
+    pub relapses: u32,
+    /// The last timer generation given out.
+    #[serde(default)]
+    pub generation: u64,
+    #[serde(default)]
+    pub armed: Option<Armed>,
+    #[serde(default)]
+    pub open: Option<Incident>,
+    /// Incidents that are over but for the outcome of their revert, oldest first.
+    #[serde(default)]
+    pub closing: Vec<Incident>,
+    /// The command under way.
+    #[serde(default)]
+    pub outstanding: Option<Command>,
+    /// What comes after it, in order.
+    #[serde(default)]
+    pub lineup: Vec<Intended>,
+}
+
+/// An entry of the INCIDENTS bucket: what people see. A view, never a base of recovery.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    pub id: String,
+    pub partition: u16,
+    pub key: TrackKey,
+    pub subscription: String,
+    #[serde(default)]
+    pub group: Option<String>,
+    pub phase: Phase,
+    pub playbooks: String,
+    pub opened_ms: i64,
+    /// Event time of the last event of the entity. Unix milliseconds.
+    pub last_event_ms: i64,
+    pub consecutive_failures: u32,
+    pub threshold: u32,
+    pub decision: u32,
+    #[serde(default)]
+    pub held: Option<String>,
+    /// Position in INPUTS as of this entry.
+    pub as_of: u64,
+}
+
+impl Wire for View {
+    const KIND: &'static str = "incident";
+}

@@ -1,0 +1,44 @@
+//! Every limit on the size of what crosses a wire, in one place, each with what happens at the bound.
+
+/// Bytes of one HTTP request body. Beyond: 413.
+pub const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// Events in one posted array. Beyond: 400.
+pub const BATCH_EVENTS_MAX: usize = 1_000;
+
+/// Events in one frame on `hl.event.<p>`. Beyond: the next frame takes the rest.
+pub const FRAME_EVENTS_MAX: usize = 256;
+
+/// Bytes of event bodies in one frame, unless a single event is larger (then it travels alone).
+pub const FRAME_BYTES_MAX: usize = 128 * 1024;
+
+/// Bytes of new content after which a stage closes a record and leaves further inputs to the next one.
+/// Far enough below [`MESSAGE_BYTES_MAX`] that the outputs of one more whole frame still fit.
+pub const RECORD_BYTES_SOFT: usize = 192 * 1024;
+
+/// `max_payload` that the pipeline is built for: the default of nats-server, headers included.
+pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of the template values that one signal carries. Beyond: the event is `undecidable`.
+pub const VALUES_BYTES_MAX: usize = 2 * 1024;
+
+/// Bytes of an entity's, a group's or an event's name. Beyond: refused at the gateway, or `undecidable`.
+pub const NAME_BYTES_MAX: usize = 256;
+
+/// Subscriptions in one set of playbooks. Beyond: the set is refused.
+pub const SUBSCRIPTIONS_MAX: usize = 64;
+
+/// Playbooks that may listen to one subscription. Beyond: the set is refused.
+pub const PLAYBOOKS_PER_SUBSCRIPTION_MAX: usize = 8;
+
+/// Gateways that the watermark follows at once. Beyond: the one heard least recently is forgotten.
+pub const GATEWAYS_MAX: usize = 64;
+
+/// Bytes of all files of one set of playbooks. Beyond: the push is refused.
+pub const BUNDLE_BYTES_MAX: usize = 768 * 1024;
+
+/// Decided actions of one entity that wait for the outcome of the one under way. Beyond: held for a person.
+pub const LINEUP_MAX: usize = 16;
+
+/// Partitions of an installation.
+pub const PARTITIONS_MAX: u16 = 256;

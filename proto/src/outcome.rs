@@ -1,0 +1,43 @@
+//! `hl.internal.outcome.<p>.<issue key>`: what the executor did. By its type an outcome can end or escalate
+//! an incident and never begin one (C3).
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::Direction;
+use crate::incident::TrackKey;
+use crate::wire::Wire;
+
+/// The end of one issue of a command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    pub incident: String,
+    pub key: TrackKey,
+    pub direction: Direction,
+    pub step: u32,
+    pub action: String,
+    pub decision: u32,
+    pub result: Done,
+    /// Calls that left, this one included.
+    pub attempts: u32,
+    /// Milliseconds from the deciding event's arrival in the log to the end of the call, by the executor's
+    /// clock; 0 when no call left.
+    #[serde(default)]
+    pub took_ms: i64,
+}
+
+impl Wire for Outcome {
+    const KIND: &'static str = "outcome";
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Done {
+    /// The target accepted it.
+    Carried { status: u16 },
+    /// It cannot be carried out; the bytes are in the dead letters.
+    Failed { reason: String },
+    /// The deadline passed before a call left.
+    Expired,
+    /// It is not known whether it happened and it must not be repeated: a person has to look.
+    Held { reason: String },
+}

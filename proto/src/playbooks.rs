@@ -1,0 +1,53 @@
+//! The PLAYBOOKS bucket: sets of files by the hash of their content, and which set is current.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::wire::Wire;
+
+/// Key of the hash of the current set.
+pub const CURRENT: &str = "current";
+
+/// Key of the [`Installation`].
+pub const INSTALLATION: &str = "installation";
+
+/// The files of one set, by their path below the playbooks' folder. Secrets are references only.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Bundle {
+    pub files: BTreeMap<String, String>,
+}
+
+impl Wire for Bundle {
+    const KIND: &'static str = "playbooks";
+}
+
+impl Bundle {
+    /// The identity of the set: the first 16 hex digits of SHA-256 over its paths and texts.
+    pub fn hash(&self) -> String {
+        let mut hasher = Sha256::new();
+        for (path, text) in &self.files {
+            for part in [path, text] {
+                hasher.update((part.len() as u64).to_be_bytes());
+                hasher.update(part.as_bytes());
+            }
+        }
+        hex::encode(hasher.finalize()).chars().take(16).collect()
+    }
+
+    /// Key of a set in the bucket.
+    pub fn key(hash: &str) -> String {
+        format!("set.{hash}")
+    }
+}
+
+/// What was settled when the installation was provisioned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installation {
+    pub partitions: u16,
+}
+
+impl Wire for Installation {
+    const KIND: &'static str = "installation";
+}

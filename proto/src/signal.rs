@@ -1,0 +1,87 @@
+//! `hl.signal.<p>`: what the events mean to the playbooks. The classifier's record.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Origin;
+use crate::journal::Disposed;
+
+/// How an entity is, by one event. The three are told apart for good: FAILED may fail over, DEGRADED may
+/// scale, and neither can be mistaken for the other further down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Health {
+    Failed,
+    Degraded,
+    Healthy,
+}
+
+/// One event as one playbook sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Signal {
+    pub origin: Origin,
+    pub accept_id: String,
+    /// The sender's id of the event.
+    pub event_id: String,
+    pub subscription: String,
+    pub playbook: String,
+    pub entity: String,
+    #[serde(default)]
+    pub group: Option<String>,
+    pub health: Health,
+    /// When it happened: the event's own time, else the accept time. Unix milliseconds.
+    pub event_ms: i64,
+    /// When it reached the log: the broker's time of the event's frame. Unix milliseconds.
+    pub received_ms: i64,
+    /// What the playbook's action templates refer to, by path.
+    #[serde(default)]
+    pub values: Values,
+}
+
+/// Template paths (`data.gatewayId`, `event.id`) and what the event has there; absent paths are absent.
+pub type Values = BTreeMap<String, serde_json::Value>;
+
+/// Remembers which acceptance claimed an event id (T2).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Claim {
+    /// First 16 bytes of SHA-256 over topic and event id.
+    #[serde(with = "serde_bytes")]
+    pub id: Vec<u8>,
+    pub origin: Origin,
+}
+
+/// What the classifier knows of a gateway, for the watermark.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GatewayMark {
+    pub gateway: String,
+    /// Broker time of its last frame. Unix milliseconds.
+    pub frame_ms: i64,
+    /// Everything that it accepted before this broker time has been read. Unix milliseconds.
+    pub complete_ms: i64,
+    /// Its promise, see [`crate::event::Frame::next_within_ms`].
+    pub next_within_ms: u32,
+}
+
+/// The body of the classifier's record: everything that its input frames led to.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Classified {
+    /// Hash of the playbook set that these signals were made with; the debouncer judges by the same set.
+    #[serde(default)]
+    pub playbooks: String,
+    #[serde(default)]
+    pub signals: Vec<Signal>,
+    /// Events that end here, each with its reason.
+    #[serde(default)]
+    pub disposed: Vec<Disposed>,
+    #[serde(default)]
+    pub claims: Vec<Claim>,
+    /// Broker time before which nothing of this partition is unread. Unix milliseconds; 0: unknown.
+    #[serde(default)]
+    pub watermark_ms: i64,
+    #[serde(default)]
+    pub gateways: Vec<GatewayMark>,
+    /// Broker time at which each subscription was last heard. Unix milliseconds.
+    #[serde(default)]
+    pub heard: Vec<(String, i64)>,
+}

@@ -1,0 +1,135 @@
+//! CBOR with a versioned envelope: `[kind, version, body]`.
+//!
+//! Version n reads n-1 and the known part of n+1 (unknown fields are ignored, missing ones have defaults);
+//! any other version is an error, and whoever reads parks the bytes instead of guessing.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The version that this build writes.
+pub const VERSION: u16 = 1;
+
+/// Nesting that a decoder follows before it gives up; our own types need fewer than ten levels.
+const DEPTH_MAX: usize = 64;
+
+/// A type that travels in an envelope.
+pub trait Wire: Serialize + DeserializeOwned {
+    /// Names the type in the envelope, so that a message on the wrong subject is noticed.
+    const KIND: &'static str;
+}
+
+/// Why bytes could not be understood.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum DecodeError {
+    /// Not CBOR, cut off, or not of the expected shape.
+    #[error("not a readable {kind}: {reason}")]
+    Malformed { kind: &'static str, reason: String },
+    /// The envelope names another type.
+    #[error("expected a {expected}, found a {found}")]
+    Kind { expected: &'static str, found: String },
+    /// Written by a version too far from ours.
+    #[error("{kind} has version {found}; this build reads {} to {}", VERSION - 1, VERSION + 1)]
+    Version { kind: &'static str, found: u16 },
+    /// Something follows the message.
+    #[error("{bytes} bytes follow the {kind}")]
+    Trailing { kind: &'static str, bytes: usize },
+}
+
+#[derive(Serialize)]
+struct Sealed<'a, T>(&'a str, u16, &'a T);
+
+#[derive(Deserialize)]
+struct Opened<T>(#[allow(dead_code)] String, #[allow(dead_code)] u16, T);
+
+#[derive(Deserialize)]
+struct Label(String, u16, serde::de::IgnoredAny);
+
+/// Encodes a message in its envelope.
+pub fn encode<T: Wire>(message: &T) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(256);
+    let written = ciborium::into_writer(&Sealed(T::KIND, VERSION, message), &mut bytes);
+    debug_assert!(written.is_ok(), "a Vec takes every byte, and our types serialise");
+    bytes
+}
+
+/// Decodes a message, and refuses other kinds, far versions, deep nesting and trailing bytes.
+pub fn decode<T: Wire>(bytes: &[u8]) -> Result<T, DecodeError> {
+    match read::<Opened<T>>(T::KIND, bytes) {
+        Ok(Opened(kind, version, body)) => {
+            check_label(T::KIND, &kind, version)?;
+            Ok(body)
+        }
+        // The body may be unreadable because it is another kind or version: then say that instead.
+        Err(error) => {
+            if let Ok(Label(kind, version, _)) = read::<Label>(T::KIND, bytes) {
+                check_label(T::KIND, &kind, version)?;
+            }
+            Err(error)
+        }
+    }
+}
+
+fn check_label(expected: &'static str, found: &str, version: u16) -> Result<(), DecodeError> {
+    if found != expected {
+        return Err(DecodeError::Kind { expected, found: found.chars().take(40).collect() });
+    }
+    if !(VERSION - 1..=VERSION + 1).contains(&version) {
+        return Err(DecodeError::Version { kind: expected, found: version });
+    }
+    Ok(())
+}
+
+fn read<T: DeserializeOwned>(kind: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
+    let mut rest = bytes;
+    let value = ciborium::de::from_reader_with_recursion_limit(&mut rest, DEPTH_MAX)
+        .map_err(|error| DecodeError::Malformed { kind, reason: error.to_string() })?;
+    if rest.is_empty() { Ok(value) } else { Err(DecodeError::Trailing { kind, bytes: rest.len() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Serialize, Deserialize, Debug, PartialEq, Default)]
+    struct Sample {
+        name: String,
+        #[serde(default)]
+        count: u32,
+    }
+    impl Wire for Sample {
+        const KIND: &'static str = "sample";
+    }
+
+    fn sealed<T: Serialize>(kind: &str, version: u16, body: &T) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        ciborium::into_writer(&(kind, version, body), &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_message_survives_the_round_trip_and_neighbouring_versions() {
+        let sample = Sample { name: "gw".into(), count: 7 };
+        assert_eq!(decode::<Sample>(&encode(&sample)).unwrap(), sample);
+        // n+1 added a field; n-1 lacked one.
+        let newer = serde_json::json!({"name": "gw", "count": 7, "added": [1, 2]});
+        assert_eq!(decode::<Sample>(&sealed("sample", VERSION + 1, &newer)).unwrap(), sample);
+        let older = serde_json::json!({"name": "gw"});
+        assert_eq!(decode::<Sample>(&sealed("sample", VERSION - 1, &older)).unwrap().count, 0);
+    }
+
+    #[test]
+    fn n4_what_cannot_be_understood_is_refused_with_the_reason() {
+        let check = |bytes: &[u8], expected: &str| {
+            let error = decode::<Sample>(bytes).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error:?} should mention {expected:?}");
+        };
+        let good = encode(&Sample::default());
+        check(&[], "not a readable sample");
+        check(&good[..good.len() - 1], "not a readable sample");
+        check(&[good.clone(), vec![0]].concat(), "1 bytes follow");
+        check(&sealed("sample", 9, &"anything"), "version 9");
+        check(&sealed("other", VERSION, &Sample::default()), "found a other");
+        check(&[0x81; 100_000], "not a readable sample");
+        check(&[0x9b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], "not a readable sample");
+    }
+}

@@ -1,0 +1,61 @@
+//! Is it real, and is it over?
+
+use crate::playbook::Reports;
+
+/// What one lane of a playbook goes by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// Consecutive failures. At least 1.
+    pub threshold: u32,
+    /// Stability window: the span by event time from the first to the last of them. Milliseconds, 0 to 24 h.
+    pub stable_for_ms: i64,
+    pub flapping: Option<Flapping>,
+    pub reports: Reports,
+    /// Names of the actions, in order. At least one.
+    pub act: Vec<String>,
+    /// From the deciding event to the call. Milliseconds.
+    pub deadline_ms: i64,
+    /// How it ends. A failover always has one; scaling need not undo anything.
+    pub revert: Revert,
+}
+
+/// When a remediation is undone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revert {
+    /// Healthy events in a row. At least 2.
+    pub healthy: u32,
+    /// Time from the first to the last of them; doubled after each relapse, 15 minutes at most. Milliseconds.
+    pub stable_for_ms: i64,
+    /// Time without trouble after which it is taken to be over, where silence can mean health. Milliseconds.
+    pub silence_ms: i64,
+    /// Names of the actions, in order; may be empty in the scaling lane only.
+    pub act: Vec<String>,
+}
+
+/// When an entity changes so often that acting would make it worse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flapping {
+    /// Changes between trouble and health.
+    pub changes: u32,
+    /// Within this time. Milliseconds.
+    pub within_ms: i64,
+    /// The first wait of the action. Milliseconds.
+    pub first_ms: i64,
+    /// Each further wait is longer by this factor.
+    pub factor: u32,
+    /// The longest wait. Milliseconds.
+    pub most_ms: i64,
+}
+
+/// `revert.stable_for` unless set (D3). Milliseconds.
+pub const REVERT_STABLE_FOR_MS: i64 = 2 * 60_000;
+
+/// `revert.stable_for` is doubled no further than this (D3). Milliseconds.
+pub const REVERT_STABLE_FOR_MS_MAX: i64 = 15 * 60_000;
+
+/// `revert.silence` unless set (D4). Milliseconds.
+pub const SILENCE_MS: i64 = 15 * 60_000;
+
+/// `act.….deadline` unless set: long enough for a restart of any part, short enough that no one is surprised
+/// by a late failover. Milliseconds.
+pub const DEADLINE_MS: i64 = 60_000;

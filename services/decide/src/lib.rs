@@ -1,0 +1,21 @@
+//! The decisions: values in, values out. No clock, no I/O, no async, no randomness; the same code runs
+//! live, in replay, in tests and under a model checker.
+//!
+//! Follow an event: [`classify`] turns accepted events into signals, [`debounce`] turns signals into
+//! incidents and decides when to act and when to undo, [`execute`] turns a command into a request and a
+//! response into an outcome. [`replay`] folds recorded inputs again. [`playbook`] is what they all go by.
+
+pub mod playbook;
+
+pub mod classify;
+
+pub mod debounce;
+
+pub mod execute;
+
+pub mod replay;
+
+pub mod explain;
+
+/// Version of these decisions; every record names it, so that a replay can say when it differs.
+pub const MACHINE: &str = concat!("decide-", env!("CARGO_PKG_VERSION"));

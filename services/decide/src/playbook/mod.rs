@@ -1,0 +1,173 @@
+//! What people write: playbooks, subscriptions, actions and settings, parsed and checked.
+//!
+//! [`load`] reads a set of files and either gives a [`Set`] or says everything that is wrong with it.
+//! Start reading at [`parse`]; [`predicate`] and [`template`] are the two little languages inside;
+//! [`check`] holds what no single file can know.
+
+use std::collections::BTreeMap;
+
+use holdline_proto::playbooks::Bundle;
+
+use crate::debounce;
+
+mod check;
+mod finding;
+mod parse;
+mod predicate;
+mod secret;
+mod template;
+
+pub use finding::{Finding, Severity};
+pub use predicate::Predicate;
+pub use secret::{SecretRef, replace_literals};
+pub use template::{Path, RenderError, Template};
+
+/// A set of playbooks that passed every check.
+#[derive(Debug, Clone)]
+pub struct Set {
+    /// Identity of the set: [`Bundle::hash`] of its files.
+    pub hash: String,
+    pub subscriptions: BTreeMap<String, Subscription>,
+    pub actions: BTreeMap<String, Action>,
+    pub playbooks: BTreeMap<String, Playbook>,
+    pub targets: Vec<Target>,
+}
+
+/// Reads a set. Gives the set when there is no error among the findings; all findings at once, in the order
+/// of files and lines.
+pub fn load(bundle: &Bundle) -> (Option<Set>, Vec<Finding>) {
+    check::load(bundle)
+}
+
+/// Whether a path below the playbooks' folder belongs to a set: `**/*.playbook.yaml`,
+/// `subscriptions/*.{json,yaml}`, `actions/*.{json,yaml}`, `holdline.yaml`.
+pub fn belongs(path: &str) -> bool {
+    parse::kind_of(path).is_some()
+}
+
+impl Set {
+    /// The playbooks that listen to a subscription, in the order of their names.
+    pub fn listeners<'a>(&'a self, subscription: &'a str) -> impl Iterator<Item = &'a Playbook> {
+        self.playbooks.values().filter(move |p| p.on.subscriptions.iter().any(|s| s == subscription))
+    }
+
+    /// The target that an action's host and port fall under, if the settings name it.
+    pub fn target(&self, host: &str, port: u16) -> Option<&Target> {
+        self.targets.iter().find(|t| t.host == host && t.port.is_none_or(|p| p == port))
+    }
+}
+
+/// Where events come from, as the guide's JSON says it.
+#[derive(Debug, Clone)]
+pub struct Subscription {
+    pub name: String,
+    pub topic: String,
+    /// What counts as trouble; never applied to health (G3).
+    pub filter: Option<Predicate>,
+    /// The path of `callbackUrl`, on which the gateway listens as well.
+    pub callback_path: Option<String>,
+    pub auth: Auth,
+    /// One or two secrets, valid at once (rotation).
+    pub secrets: Vec<SecretRef>,
+    /// Path of the entity, by which events are partitioned; `None` when no playbook listens.
+    pub partition_key: Option<Path>,
+    pub reports: Reports,
+}
+
+/// How a request proves where it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Auth {
+    /// The guide's signature: `X-PureCloud-Signature` over `<timestamp>.<body>`.
+    Hmac,
+    Basic,
+    /// Spelled out, and then for loopback senders only.
+    None,
+}
+
+/// Whether a source repeats its state or tells of changes only (D2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reports {
+    #[default]
+    Repeats,
+    /// `"reports": "changes"`, holdline's own field of a subscription.
+    Changes,
+}
+
+/// A webhook action, as the guide's JSON says it.
+#[derive(Debug, Clone)]
+pub struct Action {
+    pub name: String,
+    pub method: Method,
+    pub url: Template,
+    pub headers: Vec<(String, Template)>,
+    pub body: Option<Template>,
+    /// The target honours the idempotency key, so an ambiguous call may be repeated with the same one.
+    /// `"idempotent": false` (holdline's own field) has such a call held for a person.
+    pub idempotent: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    Get,
+    Post,
+    Put,
+    Patch,
+    Delete,
+}
+
+impl Method {
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Patch => "PATCH",
+            Method::Delete => "DELETE",
+        }
+    }
+}
+
+/// One playbook.
+#[derive(Debug, Clone)]
+pub struct Playbook {
+    pub name: String,
+    pub description: Option<String>,
+    pub owner: Option<String>,
+    pub on: On,
+    /// What FAILED leads to.
+    pub failover: Option<debounce::Rules>,
+    /// What DEGRADED leads to.
+    pub scaling: Option<debounce::Rules>,
+    /// Every path that a template of its actions refers to.
+    pub paths: Vec<Path>,
+}
+
+/// What a playbook listens to.
+#[derive(Debug, Clone)]
+pub struct On {
+    /// The one that is named, or all of the topic.
+    pub subscriptions: Vec<String>,
+    pub entity: Path,
+    pub group: Option<Path>,
+    pub failed: Predicate,
+    pub degraded: Option<Predicate>,
+    pub healthy: Option<Predicate>,
+}
+
+/// A host that the settings name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    pub host: String,
+    pub port: Option<u16>,
+    /// Calls in any second; `None`: the default of 100.
+    pub calls_per_second: Option<u32>,
+    /// Connect there instead, for tests.
+    pub connect_to: Option<ConnectTo>,
+}
+
+/// Another address for a target. A bare address is spoken to in plain HTTP and must be loopback.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectTo {
+    pub tls: bool,
+    pub address: std::net::SocketAddr,
+}
