@@ -45,6 +45,18 @@ impl Role {
         }
     }
 
+    /// The program that runs as this role.
+    pub fn program(self) -> &'static str {
+        match self {
+            Role::Gateway => "holdline-gateway",
+            Role::Classifier => "holdline-classifier",
+            Role::Debouncer => "holdline-debouncer",
+            Role::Executor => "holdline-executor",
+            Role::DlqReplayer => "holdline-dlq-replayer",
+            Role::Operator | Role::Provisioner => "holdline",
+        }
+    }
+
     /// Replies reach a role on its own inboxes only, so that no user can read another's.
     pub fn inbox(self) -> String {
         format!("_INBOX.{}", self.name())

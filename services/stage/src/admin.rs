@@ -1,0 +1,79 @@
+//! What a process shows of itself: `/livez`, `/readyz` (says what is missing) and `/metrics`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::http::StatusCode;
+use axum::routing::get;
+
+use crate::run::Shell;
+use crate::telemetry;
+
+/// What is missing before a service can do its work. Silence is never success: a stage that cannot work
+/// says so here, in a metric and in the log (L3).
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    missing: Arc<Mutex<BTreeMap<String, String>>>,
+}
+
+impl Health {
+    /// Something is missing.
+    pub fn missing(&self, what: &str, why: impl Into<String>) {
+        let why = why.into();
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if missing.get(what) != Some(&why) {
+            tracing::warn!(what, "not ready: {what}: {why}");
+            missing.insert(what.into(), why);
+        }
+    }
+
+    /// It is there now.
+    pub fn present(&self, what: &str) {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if missing.remove(what).is_some() {
+            tracing::info!(what, "ready: {what}");
+        }
+    }
+
+    /// Everything that is missing, with the reason.
+    pub fn report(&self) -> BTreeMap<String, String> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Answers on the admin address until the service stops.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn serve(listen: SocketAddr, shell: &Shell) -> anyhow::Result<()> {
+    use anyhow::Context;
+    let health = shell.health.clone();
+    let router = axum::Router::new()
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(move || std::future::ready(ready(&health))))
+        .route("/metrics", get(|| async { telemetry::prometheus_text() }));
+    let listener = tokio::net::TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("admin address {listen} cannot be bound"))?;
+    let tasks = shell.tasks.clone();
+    shell.tasks.spawn(async move {
+        let stopping = tasks.clone();
+        let served = axum::serve(listener, router)
+            .with_graceful_shutdown(async move { stopping.stopping().await })
+            .await;
+        if let Err(error) = served {
+            tracing::error!("admin address {listen} stopped answering: {error}");
+        }
+    });
+    Ok(())
+}
+
+fn ready(health: &Health) -> (StatusCode, String) {
+    let missing = health.report();
+    if missing.is_empty() {
+        return (StatusCode::OK, "ready\n".into());
+    }
+    let text = missing.iter().map(|(what, why)| format!("{what}: {why}\n")).collect();
+    (StatusCode::SERVICE_UNAVAILABLE, text)
+}

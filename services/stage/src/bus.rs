@@ -1,0 +1,324 @@
+//! The connection to the broker: streams, buckets, and the two things that the client only tells on the side
+//! (reconnects and refused permissions).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorKind};
+use async_nats::jetstream::message::{OutboundMessage, PublishMessage, StreamMessage};
+use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind};
+use async_nats::jetstream::{Context, stream};
+use async_nats::{ConnectOptions, Event, HeaderMap};
+use bytes::Bytes;
+use holdline_proto::topology::{Bucket, Role, Stream, Topology};
+use tokio::sync::watch;
+
+use crate::admin::Health;
+use crate::run::{Tasks, Unavailable};
+use crate::settings::Nats;
+use crate::telemetry::Metric;
+
+/// How long a request to the broker may take. Longer than a single server's restart, shorter than a request
+/// at the gateway may wait. A leader election takes longer; then the request is repeated.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The broker's answer to a stale expectation ("wrong last sequence").
+const WRONG_LAST_SEQUENCE: u64 = 10071;
+
+/// A connection with a role's rights.
+#[derive(Clone)]
+pub struct Bus {
+    client: async_nats::Client,
+    context: Context,
+    topology: Topology,
+    epoch: watch::Receiver<u64>,
+}
+
+/// Why something could not be stored.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Somebody else wrote first: the expectation no longer holds.
+    #[error("somebody else wrote first")]
+    Fenced,
+    /// It is not known whether it was stored: no answer, or the connection was lost.
+    #[error("no answer from the broker: {0}")]
+    Unknown(String),
+}
+
+/// An entry of a bucket.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub value: Bytes,
+    /// Its revision: the fencing token, and what an update expects.
+    pub revision: u64,
+}
+
+/// How an entry is written.
+#[derive(Debug, Clone, Default)]
+pub struct Put {
+    /// Only if this is its revision; 0: only if it does not exist.
+    pub expect: Option<u64>,
+    /// It vanishes after this. At least a second.
+    pub ttl: Option<Duration>,
+    /// Only if this other entry of the bucket has this revision.
+    pub fence: Option<(String, u64)>,
+}
+
+impl Bus {
+    /// Connects as a role, waiting for the broker as long as the settings are willing to.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when the broker stays away; an error naming the file when the seed cannot be read.
+    pub async fn connect(role: Role, nats: &Nats, tasks: &Tasks, health: &Health) -> anyhow::Result<Bus> {
+        use anyhow::Context;
+        let seed = match &nats.seed_file {
+            Some(file) => Some(
+                std::fs::read_to_string(file)
+                    .with_context(|| format!("nats.seed_file: {} cannot be read", file.display()))?,
+            ),
+            None => None,
+        };
+        let (epoch_sender, epoch) = watch::channel(0u64);
+        let began = crate::clock::now();
+        let client = loop {
+            let options = options(role, seed.as_deref(), epoch_sender.clone(), health.clone());
+            let error = match options.connect(nats.url.split(',').collect::<Vec<_>>()).await {
+                Ok(client) => break client,
+                Err(error) => error,
+            };
+            health.missing("nats", format!("{} does not answer: {error}", nats.url));
+            if began.elapsed() >= nats.patience {
+                let waited = nats.patience.as_secs();
+                return Err(Unavailable(format!(
+                    "no nats-server at {} within {waited} s ({error}); is it running, and is nats.url right?",
+                    nats.url
+                ))
+                .into());
+            }
+            tokio::select! {
+                () = crate::clock::sleep(Duration::from_millis(200)) => {}
+                () = tasks.stopping() => return Err(Unavailable("stopped before the broker answered".into()).into()),
+            }
+        };
+        health.present("nats");
+        Ok(Bus { context: context(&client), client, topology: nats.topology.clone(), epoch })
+    }
+
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    pub fn client(&self) -> &async_nats::Client {
+        &self.client
+    }
+
+    /// The JetStream context of this bus, with the request time-out set.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The same connection with a window of unanswered publishes of its own. The client waits, for good and
+    /// without an error, when a window is full; what must never wait for effects needs its own.
+    pub fn apart(&self) -> Bus {
+        Bus { context: context(&self.client), ..self.clone() }
+    }
+
+    /// Counts connections: it changes with each reconnect, and whatever was unanswered then is unknown.
+    pub fn epoch(&self) -> watch::Receiver<u64> {
+        self.epoch.clone()
+    }
+
+    /// A stream, without asking the broker about it.
+    ///
+    /// # Errors
+    /// When its name is not valid (it always is).
+    pub async fn stream(&self, stream: Stream) -> Result<stream::Stream<()>, StoreError> {
+        self.stream_named(self.topology.stream(stream)).await
+    }
+
+    async fn stream_named(&self, name: String) -> Result<stream::Stream<()>, StoreError> {
+        self.context.get_stream_no_info(&name).await.map_err(|e| StoreError::Unknown(e.to_string()))
+    }
+
+    /// Publishes and waits until it is durable.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when an expectation did not hold, [`StoreError::Unknown`] when there was no
+    /// answer: then it may or may not be stored.
+    pub async fn publish(&self, message: OutboundMessage) -> Result<u64, StoreError> {
+        let ack = self.context.send_publish(message.subject.clone(), into_publish(message)).await;
+        let ack = ack.map_err(store_error)?.await.map_err(store_error)?;
+        Ok(ack.sequence)
+    }
+
+    /// The last message of a subject, read from the leader.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn last(&self, stream: Stream, subject: &str) -> Result<Option<StreamMessage>, StoreError> {
+        let stream = self.stream(stream).await?;
+        match stream.get_last_raw_message_by_subject(subject).await {
+            Ok(message) => Ok(Some(message)),
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+            Err(error) => Err(StoreError::Unknown(error.to_string())),
+        }
+    }
+
+    /// The last message of a subject, from any replica: for what may lag without harm.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn glance(&self, stream: Stream, subject: &str) -> Result<Option<StreamMessage>, StoreError> {
+        let stream = self.stream(stream).await?;
+        glance(&stream, subject).await
+    }
+
+    /// First and last sequence of a stream.
+    ///
+    /// # Errors
+    /// When the broker does not answer or the stream is gone.
+    pub async fn bounds(&self, stream: Stream) -> Result<(u64, u64), StoreError> {
+        let info =
+            self.stream(stream).await?.get_info().await.map_err(|e| StoreError::Unknown(e.to_string()))?;
+        Ok((info.state.first_sequence, info.state.last_sequence))
+    }
+
+    /// An entry of a bucket; `None` where there is none or it was deleted.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn get(&self, bucket: Bucket, key: &str) -> Result<Option<Entry>, StoreError> {
+        let stream = self.stream_named(self.topology.bucket_stream(bucket)).await?;
+        let found = glance(&stream, &self.topology.entry(bucket, key)).await?;
+        Ok(found.filter(|m| m.headers.get("KV-Operation").is_none()).map(|message| Entry {
+            value: message.payload,
+            revision: message.sequence,
+        }))
+    }
+
+    /// Writes an entry and gives its revision.
+    ///
+    /// # Errors
+    /// See [`Bus::publish`].
+    pub async fn put(&self, bucket: Bucket, key: &str, value: Bytes, put: Put) -> Result<u64, StoreError> {
+        self.publish(self.put_message(bucket, key, value, put)).await
+    }
+
+    /// The message that writes an entry.
+    pub fn put_message(&self, bucket: Bucket, key: &str, value: Bytes, put: Put) -> OutboundMessage {
+        let mut message = PublishMessage::build().payload(value);
+        if let Some(revision) = put.expect {
+            message = message.expected_last_subject_sequence(revision);
+        }
+        if let Some((fence, revision)) = put.fence {
+            message = message
+                .expected_last_subject_sequence(revision)
+                .header("Nats-Expected-Last-Subject-Sequence-Subject", self.topology.entry(bucket, &fence).as_str());
+        }
+        if let Some(ttl) = put.ttl {
+            message = message.ttl(ttl);
+        }
+        message.outbound_message(self.topology.entry(bucket, key))
+    }
+
+    /// Deletes an entry so that nothing is left of it after a second.
+    ///
+    /// # Errors
+    /// See [`Bus::publish`].
+    pub async fn delete(&self, bucket: Bucket, key: &str, expect: Option<u64>) -> Result<(), StoreError> {
+        let mut message = PublishMessage::build()
+            .header("KV-Operation", "PURGE")
+            .header("Nats-Rollup", "sub")
+            .ttl(Duration::from_secs(1));
+        if let Some(revision) = expect {
+            message = message.expected_last_subject_sequence(revision);
+        }
+        self.publish(message.outbound_message(self.topology.entry(bucket, key))).await?;
+        Ok(())
+    }
+
+    /// The keys of a bucket under a pattern, deleted ones not yet swept away included.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn keys(&self, bucket: Bucket, pattern: &str) -> Result<Vec<String>, StoreError> {
+        let stream = self.stream_named(self.topology.bucket_stream(bucket)).await?;
+        let subject = self.topology.entry(bucket, pattern);
+        let mut found = stream
+            .info_builder()
+            .subjects(subject)
+            .fetch()
+            .await
+            .map_err(|e| StoreError::Unknown(e.to_string()))?;
+        let prefix = self.topology.entry(bucket, "");
+        let mut keys = vec![];
+        while let Some(entry) = futures_util::StreamExt::next(&mut found).await {
+            let (subject, _) = entry.map_err(|e| StoreError::Unknown(e.to_string()))?;
+            keys.extend(subject.strip_prefix(&prefix).map(str::to_string));
+        }
+        Ok(keys)
+    }
+}
+
+async fn glance(stream: &stream::Stream<()>, subject: &str) -> Result<Option<StreamMessage>, StoreError> {
+    match stream.direct_get_last_for_subject(subject).await {
+        Ok(message) => Ok(Some(message)),
+        Err(error) if matches!(error.kind(), DirectGetErrorKind::NotFound) => Ok(None),
+        Err(error) => Err(StoreError::Unknown(error.to_string())),
+    }
+}
+
+/// Sorts the client's error by what to do next.
+pub fn store_error(error: PublishError) -> StoreError {
+    match error.kind() {
+        PublishErrorKind::WrongLastSequence => StoreError::Fenced,
+        _ if error.to_string().contains(&WRONG_LAST_SEQUENCE.to_string()) => StoreError::Fenced,
+        _ => StoreError::Unknown(error.to_string()),
+    }
+}
+
+fn into_publish(message: OutboundMessage) -> PublishMessage {
+    PublishMessage::build().payload(message.payload).headers(message.headers.unwrap_or_else(HeaderMap::new))
+}
+
+fn context(client: &async_nats::Client) -> Context {
+    ContextBuilder::new().timeout(REQUEST_TIMEOUT).ack_timeout(REQUEST_TIMEOUT).build(client.clone())
+}
+
+fn options(role: Role, seed: Option<&str>, epoch: watch::Sender<u64>, health: Health) -> ConnectOptions {
+    let options = match seed {
+        Some(seed) => ConnectOptions::with_nkey(seed.trim().to_string()),
+        None => ConnectOptions::new(),
+    };
+    let epoch = Arc::new((epoch, AtomicU64::new(0)));
+    options
+        .name(format!("holdline-{}", role.name()))
+        .custom_inbox_prefix(role.inbox())
+        .connection_timeout(Duration::from_secs(2))
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .ping_interval(Duration::from_secs(5))
+        .max_reconnects(None)
+        .reconnect_delay_callback(|attempts| Duration::from_millis(if attempts < 100 { 50 } else { 500 }))
+        .event_callback(move |event| {
+            let (epoch, health) = (epoch.clone(), health.clone());
+            async move { heard(role, &event, &epoch, &health) }
+        })
+}
+
+fn heard(role: Role, event: &Event, epoch: &(watch::Sender<u64>, AtomicU64), health: &Health) {
+    match event {
+        Event::Connected => {
+            let count = epoch.1.fetch_add(1, Ordering::Relaxed) + 1;
+            epoch.0.send_replace(count);
+            health.present("nats");
+        }
+        Event::Disconnected => health.missing("nats", "the connection is lost"),
+        // A refusal reaches the call itself as a mere time-out; this is where it can be made loud.
+        Event::ServerError(error) => {
+            Metric::PermissionsRefused.add(1, role.name(), None);
+            tracing::error!(role = role.name(), "the broker refused: {error}");
+        }
+        other => tracing::warn!(role = role.name(), "{other}"),
+    }
+}

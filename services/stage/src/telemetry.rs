@@ -1,0 +1,137 @@
+//! Logs and metrics. Logs are human on a terminal and JSON lines otherwise; metrics are OpenTelemetry's,
+//! shown as Prometheus text by [`crate::admin`].
+
+use std::io::IsTerminal;
+use std::sync::OnceLock;
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Gauge, MeterProvider};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use prometheus::Registry;
+
+/// Starts logging: `RUST_LOG` says what, `info` unless set. Harmless when called twice.
+pub fn init(service: &str) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = if std::io::stderr().is_terminal() {
+        builder.with_target(false).try_init()
+    } else {
+        builder.json().flatten_event(true).try_init()
+    };
+    if started.is_ok() {
+        tracing::info!(service, version = env!("CARGO_PKG_VERSION"), "starting {service}");
+    }
+}
+
+/// A metric's name, once. Each counts for the stage that its `stage` label names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metric {
+    /// Events answered with 200.
+    EventsAccepted,
+    /// Requests refused, by `reason`.
+    RequestsRefused,
+    /// Records committed.
+    RecordsCommitted,
+    /// Commits that were refused or not answered, each followed by a fresh start from the last record.
+    CommitsFailed,
+    /// Inputs that a record covers.
+    InputsDecided,
+    /// Inputs not yet read, per `partition`.
+    Lag,
+    /// Partitions owned by this process.
+    PartitionsOwned,
+    /// Calls made to targets, by `result`.
+    Calls,
+    /// Messages parked in the dead letters.
+    Parked,
+    /// What the broker refused for lack of rights.
+    PermissionsRefused,
+}
+
+impl Metric {
+    fn name(self) -> &'static str {
+        match self {
+            Metric::EventsAccepted => "holdline_events_accepted",
+            Metric::RequestsRefused => "holdline_requests_refused",
+            Metric::RecordsCommitted => "holdline_records_committed",
+            Metric::CommitsFailed => "holdline_commits_failed",
+            Metric::InputsDecided => "holdline_inputs_decided",
+            Metric::Lag => "holdline_lag",
+            Metric::PartitionsOwned => "holdline_partitions_owned",
+            Metric::Calls => "holdline_calls",
+            Metric::Parked => "holdline_parked",
+            Metric::PermissionsRefused => "holdline_permissions_refused",
+        }
+    }
+
+    /// Adds to a counter.
+    pub fn add(self, count: u64, stage: &'static str, label: Option<(&'static str, String)>) {
+        let labels = labels(stage, label);
+        counter(self).add(count, &labels);
+    }
+
+    /// Sets a gauge.
+    pub fn set(self, value: u64, stage: &'static str, label: Option<(&'static str, String)>) {
+        let labels = labels(stage, label);
+        gauge(self).record(value, &labels);
+    }
+}
+
+fn labels(stage: &'static str, label: Option<(&'static str, String)>) -> Vec<KeyValue> {
+    let mut labels = vec![KeyValue::new("stage", stage)];
+    labels.extend(label.map(|(name, value)| KeyValue::new(name, value)));
+    labels
+}
+
+struct Meters {
+    registry: Registry,
+    provider: SdkMeterProvider,
+}
+
+fn meters() -> &'static Meters {
+    static METERS: OnceLock<Meters> = OnceLock::new();
+    METERS.get_or_init(|| {
+        let registry = Registry::new();
+        let builder = SdkMeterProvider::builder();
+        let provider = match opentelemetry_prometheus::exporter().with_registry(registry.clone()).build() {
+            Ok(exporter) => builder.with_reader(exporter).build(),
+            Err(error) => {
+                tracing::error!("metrics cannot be exported: {error}");
+                builder.build()
+            }
+        };
+        Meters { registry, provider }
+    })
+}
+
+type Instruments<T> = OnceLock<std::sync::Mutex<std::collections::HashMap<&'static str, T>>>;
+
+fn instrument<T: Clone>(cache: &'static Instruments<T>, name: &'static str, make: impl FnOnce() -> T) -> T {
+    let mut cache = cache
+        .get_or_init(Default::default)
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    cache.entry(name).or_insert_with(make).clone()
+}
+
+fn counter(metric: Metric) -> Counter<u64> {
+    static COUNTERS: Instruments<Counter<u64>> = OnceLock::new();
+    instrument(&COUNTERS, metric.name(), || meters().provider.meter("holdline").u64_counter(metric.name()).build())
+}
+
+fn gauge(metric: Metric) -> Gauge<u64> {
+    static GAUGES: Instruments<Gauge<u64>> = OnceLock::new();
+    instrument(&GAUGES, metric.name(), || meters().provider.meter("holdline").u64_gauge(metric.name()).build())
+}
+
+/// All metrics as Prometheus text.
+pub fn prometheus_text() -> String {
+    use prometheus::Encoder;
+    let mut text = vec![];
+    let families = meters().registry.gather();
+    if let Err(error) = prometheus::TextEncoder::new().encode(&families, &mut text) {
+        return format!("# metrics cannot be shown: {error}\n");
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
