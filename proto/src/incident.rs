@@ -89,8 +89,8 @@ pub struct Incident {
     /// Times that a healthy run had to span when it was decided on, doubled after relapses. Milliseconds.
     #[serde(default)]
     pub recover_for_ms: i64,
-    /// Broker time of the last FAILED or DEGRADED event: where silence begins. Unix milliseconds.
-    pub troubled_ms: i64,
+    /// Broker time of the last event of the entity: where silence begins. Unix milliseconds.
+    pub heard_ms: i64,
     /// Flapping: no action before this partition time. Unix milliseconds.
     #[serde(default)]
     pub not_before_ms: Option<i64>,
@@ -102,13 +102,21 @@ pub struct Incident {
     pub acted: bool,
     /// Waits for a person, and why.
     #[serde(default)]
-    pub held: Option<String>,
+    pub held: Option<Hold>,
     /// Template values of the last event that counted.
     #[serde(default)]
     pub values: Values,
     /// `received_ms` of the last event that counted; deadlines count from it.
     #[serde(default)]
     pub counted_ms: i64,
+}
+
+/// Why an incident waits for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    pub reason: String,
+    /// It waits because nothing is heard, and ends by itself when the entity is heard again.
+    pub until_heard: bool,
 }
 
 /// What was decided on but waits for the outcome of what is under way.

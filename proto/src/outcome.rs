@@ -35,7 +35,12 @@ pub enum Done {
     /// The target accepted it.
     Carried { status: u16 },
     /// It cannot be carried out; the bytes are in the dead letters.
-    Failed { reason: String },
+    Failed {
+        reason: String,
+        /// A call left whose effect is not known: what may have been done may have to be undone.
+        #[serde(default)]
+        perhaps_done: bool,
+    },
     /// The deadline passed before a call left.
     Expired,
     /// It is not known whether it happened and it must not be repeated: a person has to look.

@@ -46,6 +46,11 @@ struct Label(String, u16, serde::de::IgnoredAny);
 
 /// Encodes a message in its envelope.
 pub fn encode<T: Wire>(message: &T) -> Vec<u8> {
+    encode_as::<T, T>(message)
+}
+
+/// Encodes something that has the shape of a `T` (a borrowed twin of it, say) as a `T`.
+pub fn encode_as<T: Wire, S: Serialize>(message: &S) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(256);
     let written = ciborium::into_writer(&Sealed(T::KIND, VERSION, message), &mut bytes);
     debug_assert!(written.is_ok(), "a Vec takes every byte, and our types serialise");

@@ -1,1 +1,142 @@
-//! To come.
+//! What a command sends, and what an answer means.
+
+use crate::playbook::{Action, Method, RenderError};
+use holdline_proto::command::Command;
+use holdline_proto::outcome::Done;
+use holdline_proto::signal::Values;
+
+/// Calls that a command may make before it is given up (R1).
+pub const ATTEMPTS_MAX: u32 = 5;
+
+/// Header that carries the idempotency key of every call (E3).
+pub const IDEMPOTENCY_HEADER: &str = "Idempotency-Key";
+
+/// A request, ready to leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub method: Method,
+    pub url: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Option<String>,
+}
+
+/// Renders an action's templates with a command's values; every placeholder is filled or nothing leaves.
+///
+/// # Errors
+/// Names the placeholder that cannot be filled.
+pub fn request(action: &Action, command: &Command) -> Result<Request, RenderError> {
+    let values: &Values = &command.values;
+    let mut headers = vec![(IDEMPOTENCY_HEADER.to_string(), command.action_key())];
+    for (name, template) in &action.headers {
+        headers.push((name.clone(), template.render(values)?));
+    }
+    Ok(Request {
+        method: action.method,
+        url: action.url.render(values)?,
+        headers,
+        body: action.body.as_ref().map(|body| body.render(values)).transpose()?,
+    })
+}
+
+/// What came of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Status { status: u16, retry_after_ms: Option<u64> },
+    /// No connection came about: nothing was sent.
+    Unsent { reason: String },
+    /// It was sent, and what became of it is not known.
+    Lost { reason: String },
+}
+
+/// What to do after a call.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Next {
+    Report(Done),
+    /// Give the command up: report it, and keep its bytes in the dead letters.
+    GiveUp(Done),
+    /// Give it back to the broker for this long.
+    Retry { after_ms: u64, reason: String },
+}
+
+/// Judges an answer. `attempts` counts the calls that left, this one included; `perhaps_done` says that an
+/// earlier one may have had its effect.
+pub fn judge(answer: &Answer, attempts: u32, idempotent: bool, perhaps_done: bool) -> Next {
+    let (reason, retry_after_ms, perhaps_now) = match answer {
+        Answer::Status { status, .. } if (200..300).contains(status) => {
+            return Next::Report(Done::Carried { status: *status });
+        }
+        Answer::Status { status, retry_after_ms } => {
+            let reason = format!("the target answered {status}");
+            if !is_transient(*status) {
+                return Next::GiveUp(Done::Failed { reason, perhaps_done });
+            }
+            // A 5xx says nothing about how far the target had got.
+            (reason, *retry_after_ms, *status >= 500 || *status == 408)
+        }
+        Answer::Unsent { reason } => (reason.clone(), None, false),
+        Answer::Lost { reason } => (reason.clone(), None, true),
+    };
+    let perhaps_done = perhaps_done || perhaps_now;
+    if perhaps_done && !idempotent {
+        let reason = format!("{reason}; it may have happened, and this target must not be asked twice");
+        return Next::GiveUp(Done::Held { reason });
+    }
+    if attempts >= ATTEMPTS_MAX {
+        let reason = format!("{reason} ({attempts} attempts)");
+        return Next::GiveUp(Done::Failed { reason, perhaps_done });
+    }
+    Next::Retry { after_ms: back_off_ms(attempts).max(retry_after_ms.unwrap_or(0)), reason }
+}
+
+/// Answers that may differ next time. Everything else in 3xx and 4xx is final (architecture.md 14).
+fn is_transient(status: u16) -> bool {
+    matches!(status, 401 | 408 | 409 | 429) || status >= 500
+}
+
+/// The wait before the next attempt: 0.5, 1, 2, 4 seconds.
+fn back_off_ms(attempts: u32) -> u64 {
+    250u64.saturating_mul(2u64.saturating_pow(attempts.clamp(1, ATTEMPTS_MAX)))
+}
+
+/// The longest `Retry-After` that is waited for; a target that asks for more is asked again then.
+pub const RETRY_AFTER_MS_MAX: u64 = 5 * 60_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_sorted_by_what_to_do_next() {
+        let status = |status| Answer::Status { status, retry_after_ms: None };
+        let lost = Answer::Lost { reason: "timed out".into() };
+        let unsent = Answer::Unsent { reason: "refused".into() };
+        let check = |answer: &Answer, attempts, idempotent, expected: &str| {
+            let found = match judge(answer, attempts, idempotent, false) {
+                Next::Report(Done::Carried { .. }) => "carried".to_string(),
+                Next::GiveUp(Done::Failed { perhaps_done, .. }) => format!("failed {perhaps_done}"),
+                Next::GiveUp(Done::Held { .. }) => "held".into(),
+                Next::Retry { after_ms, .. } => format!("retry {after_ms}"),
+                other => format!("{other:?}"),
+            };
+            assert_eq!(found, expected, "{answer:?} attempt {attempts} idempotent {idempotent}");
+        };
+        check(&status(200), 1, true, "carried");
+        check(&status(204), 1, false, "carried");
+        check(&status(301), 1, true, "failed false");
+        check(&status(400), 1, true, "failed false");
+        check(&status(404), 5, true, "failed false");
+        check(&status(429), 1, true, "retry 500");
+        check(&status(409), 2, true, "retry 1000");
+        check(&status(401), 4, true, "retry 4000");
+        check(&status(429), 5, true, "failed false");
+        check(&status(503), 3, true, "retry 2000");
+        check(&status(503), 5, true, "failed true");
+        check(&status(503), 1, false, "held");
+        check(&lost, 1, true, "retry 500");
+        check(&lost, 1, false, "held");
+        check(&unsent, 1, false, "retry 500");
+        check(&unsent, 5, false, "failed false");
+        let told = Answer::Status { status: 429, retry_after_ms: Some(23_000) };
+        check(&told, 1, true, "retry 23000");
+    }
+}

@@ -9,7 +9,7 @@ use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorK
 use async_nats::jetstream::message::{OutboundMessage, PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind};
 use async_nats::jetstream::{Context, stream};
-use async_nats::{ConnectOptions, Event, HeaderMap};
+use async_nats::{ConnectOptions, Event};
 use bytes::Bytes;
 use holdline_proto::topology::{Bucket, Role, Stream, Topology};
 use tokio::sync::watch;
@@ -279,7 +279,7 @@ pub fn store_error(error: PublishError) -> StoreError {
 }
 
 fn into_publish(message: OutboundMessage) -> PublishMessage {
-    PublishMessage::build().payload(message.payload).headers(message.headers.unwrap_or_else(HeaderMap::new))
+    PublishMessage::build().payload(message.payload).headers(message.headers.unwrap_or_default())
 }
 
 fn context(client: &async_nats::Client) -> Context {

@@ -1,1 +1,216 @@
-//! To come.
+//! Who owns which partition (architecture.md 5): a key per partition with a life of its own, renewed by
+//! compare-and-set, released on drain. The record's fence makes a wrong lease harmless, so a lease only has
+//! to be right most of the time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdline_proto::topology::{Bucket, Role};
+
+use crate::bus::{Bus, Put, StoreError};
+use crate::clock::{self, Instant};
+use crate::run::{Shell, Tasks};
+use crate::telemetry::Metric;
+
+/// A lease runs out this long after its last renewal.
+const TTL: Duration = Duration::from_secs(4);
+
+/// Between renewals.
+const RENEW_EVERY: Duration = Duration::from_millis(1_300);
+
+/// Between looks at who owns what.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// A partition whose worker ended is left alone for this long, so that an owner that was refused does not
+/// race the new one.
+const REST: Duration = Duration::from_secs(1);
+
+struct Owned {
+    revision: u64,
+    renewed: Instant,
+    tasks: Tasks,
+    ended: Arc<AtomicBool>,
+}
+
+/// Holds this replica's share of the partitions and runs `work` for each of them, until the service stops.
+pub(crate) async fn hold<W, F>(bus: &Bus, shell: &Shell, role: Role, partitions: u16, work: W)
+where
+    W: Fn(u16, Tasks) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut leases = Leases {
+        bus,
+        stage: role.name(),
+        replica: &shell.common.replica,
+        partitions,
+        owned: BTreeMap::new(),
+        resting: BTreeMap::new(),
+        greeted: None,
+    };
+    loop {
+        if let Err(error) = leases.look(&work).await {
+            tracing::debug!("leases: {error}");
+        }
+        Metric::PartitionsOwned.set(leases.owned.len() as u64, role.name(), None);
+        if leases.owned.is_empty() {
+            shell.health.missing(&format!("{} partitions", role.name()), "this replica owns none");
+        } else {
+            shell.health.present(&format!("{} partitions", role.name()));
+        }
+        tokio::select! {
+            () = clock::sleep(LOOK_EVERY) => {}
+            () = shell.tasks.stopping() => break,
+        }
+    }
+    leases.release_all().await;
+}
+
+struct Leases<'a> {
+    bus: &'a Bus,
+    stage: &'static str,
+    replica: &'a str,
+    partitions: u16,
+    owned: BTreeMap<u16, Owned>,
+    resting: BTreeMap<u16, Instant>,
+    greeted: Option<Instant>,
+}
+
+impl Leases<'_> {
+    fn key(&self, partition: u16) -> String {
+        format!("{}.lease.{partition}", self.stage)
+    }
+
+    async fn look<W, F>(&mut self, work: &W) -> Result<(), StoreError>
+    where
+        W: Fn(u16, Tasks) -> F,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.greet().await?;
+        self.let_go_of_ended().await?;
+        self.renew().await?;
+        let (members, taken) = self.survey().await?;
+        let share = usize::from(self.partitions).div_ceil(members.max(1));
+        if self.owned.len() > share
+            && let Some(partition) = self.owned.keys().next_back().copied()
+        {
+            tracing::info!(stage = self.stage, partition, "partition {partition} goes to another replica");
+            return self.release(partition).await;
+        }
+        self.resting.retain(|_, since| since.elapsed() < REST);
+        for partition in 0..self.partitions {
+            let free = !taken.contains(&partition) && !self.resting.contains_key(&partition);
+            if free && self.owned.len() < share && !self.owned.contains_key(&partition) {
+                self.take(partition, work).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that this replica lives, so that the others leave it its share.
+    async fn greet(&mut self) -> Result<(), StoreError> {
+        if self.greeted.is_some_and(|at| at.elapsed() < RENEW_EVERY) {
+            return Ok(());
+        }
+        let key = format!("{}.member.{}", self.stage, self.replica);
+        let put = Put { ttl: Some(TTL), ..Put::default() };
+        self.bus.put(Bucket::Leases, &key, Bytes::new(), put).await?;
+        self.greeted = Some(clock::now());
+        Ok(())
+    }
+
+    /// Live replicas, and partitions that have an owner.
+    async fn survey(&self) -> Result<(usize, BTreeSet<u16>), StoreError> {
+        let keys = self.bus.keys(Bucket::Leases, &format!("{}.>", self.stage)).await?;
+        let member = format!("{}.member.", self.stage);
+        let lease = format!("{}.lease.", self.stage);
+        let members = keys.iter().filter(|key| key.starts_with(&member)).count();
+        let taken = keys.iter().filter_map(|key| key.strip_prefix(&lease)?.parse().ok()).collect();
+        Ok((members, taken))
+    }
+
+    async fn take<W, F>(&mut self, partition: u16, work: &W) -> Result<(), StoreError>
+    where
+        W: Fn(u16, Tasks) -> F,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let put = Put { expect: Some(0), ttl: Some(TTL), ..Put::default() };
+        let owner = Bytes::from(self.replica.to_string());
+        let revision = match self.bus.put(Bucket::Leases, &self.key(partition), owner, put).await {
+            Ok(revision) => revision,
+            // Another replica was faster, or a lease just released is not swept away yet.
+            Err(StoreError::Fenced) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let tasks = Tasks::default();
+        let ended = Arc::new(AtomicBool::new(false));
+        let (working, over) = (work(partition, tasks.clone()), ended.clone());
+        tasks.spawn(async move {
+            working.await;
+            over.store(true, Ordering::Release);
+        });
+        self.owned.insert(partition, Owned { revision, renewed: clock::now(), tasks, ended });
+        Ok(())
+    }
+
+    async fn renew(&mut self) -> Result<(), StoreError> {
+        let mut lost = vec![];
+        for (partition, owned) in &mut self.owned {
+            if owned.renewed.elapsed() < RENEW_EVERY {
+                continue;
+            }
+            let key = format!("{}.lease.{partition}", self.stage);
+            let put = Put { expect: Some(owned.revision), ttl: Some(TTL), ..Put::default() };
+            match self.bus.put(Bucket::Leases, &key, Bytes::from(self.replica.to_string()), put).await {
+                Ok(revision) => {
+                    owned.revision = revision;
+                    owned.renewed = clock::now();
+                }
+                Err(StoreError::Fenced) => lost.push(*partition),
+                Err(error) => return Err(error),
+            }
+        }
+        for partition in lost {
+            tracing::warn!(stage = self.stage, partition, "the lease of partition {partition} is lost");
+            if let Some(owned) = self.owned.remove(&partition) {
+                owned.tasks.finish().await;
+                self.resting.insert(partition, clock::now());
+            }
+        }
+        Ok(())
+    }
+
+    async fn let_go_of_ended(&mut self) -> Result<(), StoreError> {
+        let over = |owned: &Owned| owned.ended.load(Ordering::Acquire);
+        let ended: Vec<u16> = self.owned.iter().filter(|(_, owned)| over(owned)).map(|(p, _)| *p).collect();
+        for partition in ended {
+            self.release(partition).await?;
+        }
+        Ok(())
+    }
+
+    async fn release(&mut self, partition: u16) -> Result<(), StoreError> {
+        let Some(owned) = self.owned.remove(&partition) else { return Ok(()) };
+        owned.tasks.finish().await;
+        self.resting.insert(partition, clock::now());
+        match self.bus.delete(Bucket::Leases, &self.key(partition), Some(owned.revision)).await {
+            Ok(()) | Err(StoreError::Fenced) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn release_all(&mut self) {
+        for partition in self.owned.keys().copied().collect::<Vec<_>>() {
+            if let Err(error) = self.release(partition).await {
+                tracing::warn!(partition, "partition {partition} is left to run out: {error}");
+            }
+        }
+        let key = format!("{}.member.{}", self.stage, self.replica);
+        if let Err(error) = self.bus.delete(Bucket::Leases, &key, None).await {
+            tracing::debug!("leases: {error}");
+        }
+    }
+}

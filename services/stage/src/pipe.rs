@@ -1,1 +1,546 @@
-//! To come.
+//! Read → decide → commit one record → effects: the protocol of the classifier and the debouncer, in one
+//! place (architecture.md 2 to 7). A stage gives it a [`Machine`] and cannot get the rest wrong.
+//!
+//! - A stage's last record says how far it has read. It is published with the sequence of the record before
+//!   it as its expectation: one message, atomic, durable, and a deposed owner's is refused whole.
+//! - One rule for every failed or unanswered commit, and for every reconnect: drop everything in memory,
+//!   read the last record from the leader, go on from there.
+//! - Effects follow the record; see [`crate::effects`].
+//! - What cannot be understood is in the dead letters before the position moves past it.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::ops::Bound;
+use std::time::Duration;
+
+use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+use holdline_proto::dead_letter::DeadLetter;
+use holdline_proto::journal::{Effect, Record};
+use holdline_proto::limits::{MESSAGE_BYTES_MAX, RECORD_BYTES_SOFT};
+use holdline_proto::topology::{Bucket, Role, Stream, Topology};
+use holdline_proto::wire::{self, Wire};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::bus::{Bus, Put, StoreError};
+use crate::effects::Lanes;
+use crate::run::{Shell, Tasks};
+use crate::telemetry::Metric;
+use crate::{clock, dead_letter, lease};
+
+pub use crate::effects::View;
+pub use crate::reader::{Message, Reader};
+
+/// Input messages that one record may cover.
+const INPUTS_PER_RECORD: usize = 64;
+
+/// A partition in which nothing is decided writes a record all the same, long before its last one ages out,
+/// and so that a new owner has little to read again.
+const HEARTBEAT: Duration = Duration::from_secs(600);
+
+/// Headers and the broker's own overhead of a record.
+const HEADER_BYTES: usize = 4 * 1024;
+
+/// What a stage does with one partition: a pure fold, told in steps.
+///
+/// For every record: `decide` for each input, then `conclude`, then (once the record is durable)
+/// `committed`. A new owner begins with `fold` for the records since the base, then `restored`.
+pub trait Machine: Send + 'static {
+    /// What its records hold.
+    type Body: Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// Takes over what a committed record says.
+    fn fold(&mut self, sequence: u64, body: Self::Body);
+
+    /// Every record after `base` up to `last` was folded.
+    fn restored(&mut self, base: u64, last: u64);
+
+    /// Fetches what deciding will need (playbook sets); before the first input and before each one.
+    fn prepare(&mut self, input: Option<&Message>) -> impl Future<Output = Result<(), NotReady>> + Send;
+
+    /// Decides on one input. Gives the bytes that it adds to the record, roughly.
+    ///
+    /// # Errors
+    /// The reason why it cannot be understood; it is parked, and must have changed nothing.
+    fn decide(&mut self, input: &Message) -> Result<usize, String>;
+
+    /// What the inputs since the last record led to. `None` when nothing has to be recorded, unless `must`.
+    fn conclude(&mut self, must: bool) -> Option<Conclusion<Self::Body>>;
+
+    /// The conclusion is durable as this record.
+    fn committed(&mut self, sequence: u64);
+
+    /// Everything that people should see, after a takeover.
+    fn views(&self) -> Vec<View>;
+}
+
+/// Something that deciding needs is not there; it is waited for, loudly.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotReady(pub String);
+
+/// What a machine wants recorded.
+#[derive(Debug)]
+pub struct Conclusion<B> {
+    pub body: B,
+    /// See [`Record::base`].
+    pub base: u64,
+    pub effects: Vec<Effect>,
+    pub views: Vec<View>,
+}
+
+/// Where a stage reads and where it writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Stage {
+    pub role: Role,
+    pub reads: Stream,
+    pub inputs: fn(&Topology, u16) -> Vec<String>,
+    pub writes: Stream,
+    pub record: fn(&Topology, u16) -> String,
+    /// Version of the decisions, for the records.
+    pub machine: &'static str,
+}
+
+/// Runs a stage: owns its share of the partitions until the service stops.
+pub async fn run<M, F>(stage: Stage, bus: &Bus, shell: &Shell, partitions: u16, make: F)
+where
+    M: Machine,
+    Record<M::Body>: Wire,
+    F: Fn(u16) -> M + Clone + Send + Sync + 'static,
+{
+    lease::hold(bus, shell, stage.role, partitions, |partition, tasks| {
+        let pipe = Pipe { stage, bus: bus.apart(), shell: shell.clone(), partition, tasks };
+        let make = make.clone();
+        async move { pipe.own(make).await }
+    })
+    .await;
+}
+
+/// Why working on a partition ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("stopped")]
+    Stopped,
+    /// Another owner has written.
+    #[error("another owner has written")]
+    Fenced,
+    /// No answer, or a new connection: what was under way is unknown.
+    #[error("{0}")]
+    Unknown(String),
+    /// Something is wrong that a person has to look at.
+    #[error("{0}")]
+    Loud(String),
+}
+
+impl From<StoreError> for End {
+    fn from(error: StoreError) -> End {
+        match error {
+            StoreError::Fenced => End::Fenced,
+            StoreError::Unknown(why) => End::Unknown(why),
+        }
+    }
+}
+
+struct Pipe {
+    stage: Stage,
+    bus: Bus,
+    shell: Shell,
+    partition: u16,
+    tasks: Tasks,
+}
+
+impl Pipe {
+    /// Works on the partition until it is lost or the service stops.
+    async fn own<M, F>(&self, make: F)
+    where
+        M: Machine,
+        Record<M::Body>: Wire,
+        F: Fn(u16) -> M,
+    {
+        let (stage, partition) = (self.stage.role.name(), self.partition);
+        let what = format!("{stage} partition {partition}");
+        loop {
+            let end = self.attempt(make(partition), &what).await;
+            match end {
+                End::Stopped => return self.shell.health.present(&what),
+                End::Fenced => {
+                    Metric::CommitsFailed.add(1, stage, None);
+                    self.shell.health.present(&what);
+                    return tracing::warn!(stage, partition, "another owner has written to partition {partition}");
+                }
+                End::Unknown(why) => {
+                    Metric::CommitsFailed.add(1, stage, None);
+                    tracing::info!(stage, partition, "partition {partition}: {why}; going on from the last record");
+                }
+                End::Loud(why) => {
+                    tracing::error!(stage, partition, "partition {partition}: {why}");
+                    self.shell.health.missing(&what, why);
+                }
+            }
+            tokio::select! {
+                () = clock::sleep(Duration::from_millis(50)) => {}
+                () = self.tasks.stopping() => return,
+            }
+        }
+    }
+
+    /// One life: recover, then read, decide and commit until something ends it.
+    async fn attempt<M>(&self, machine: M, what: &str) -> End
+    where
+        M: Machine,
+        Record<M::Body>: Wire,
+    {
+        let lanes_tasks = self.tasks.child();
+        let mut epoch = self.bus.epoch();
+        epoch.mark_unchanged();
+        let end = tokio::select! {
+            end = self.live(machine, what, &lanes_tasks) => end,
+            // Whatever is unanswered now is unknown; waiting for the time-out would only add to the outage.
+            _ = epoch.changed() => End::Unknown("the connection is new".into()),
+            () = self.tasks.stopping() => End::Stopped,
+        };
+        lanes_tasks.finish().await;
+        end
+    }
+
+    async fn live<M>(&self, mut machine: M, what: &str, lanes_tasks: &Tasks) -> End
+    where
+        M: Machine,
+        Record<M::Body>: Wire,
+    {
+        match self.recover(&mut machine, lanes_tasks).await {
+            Ok(mut at) => {
+                if let Err(end) = self.prepare(&mut machine, None).await {
+                    return end;
+                }
+                at.lanes.show(machine.views());
+                self.shell.health.present(what);
+                match self.work(&mut machine, &mut at).await {
+                    Ok(never) => match never {},
+                    Err(end) => end,
+                }
+            }
+            Err(end) => end,
+        }
+    }
+
+    /// Reads the last record and folds what it rests on.
+    async fn recover<M>(&self, machine: &mut M, lanes_tasks: &Tasks) -> Result<At, End>
+    where
+        M: Machine,
+        Record<M::Body>: Wire,
+    {
+        let topology = self.bus.topology();
+        let subject = (self.stage.record)(topology, self.partition);
+        let known = self.bus.get(Bucket::Leases, &self.position_key()).await?;
+        let Some(last) = self.bus.last(self.stage.writes, &subject).await? else {
+            if known.is_some() {
+                return Err(End::Loud(format!(
+                    "there is no record on {subject}, but there was one: it aged out or was deleted; restore the \
+                     stream, or delete the key {} of LEASES to begin anew (open incidents are then forgotten)",
+                    self.position_key()
+                )));
+            }
+            tracing::info!(stage = self.stage.role.name(), partition = self.partition, "a new partition begins");
+            let lanes = Lanes::start(&self.bus, self.partition, 0, lanes_tasks);
+            return Ok(At { record: 0, position: 0, lanes });
+        };
+        let newest: Record<M::Body> = decode_record(&subject, last.sequence, &last.payload)?;
+        self.check_bounds(newest.position).await?;
+        let lanes = Lanes::start(&self.bus, self.partition, newest.effects_done, lanes_tasks);
+        let from = newest.base.min(newest.effects_done) + 1;
+        let (base, effects_done, position) = (newest.base, newest.effects_done, newest.position);
+        let mut reader = Reader::open(&self.bus, self.stage.writes, vec![subject.clone()], from).await?;
+        loop {
+            let message = reader.next().await?;
+            let record: Record<M::Body> = decode_record(&subject, message.sequence, &message.payload)?;
+            if message.sequence > effects_done {
+                lanes.follow(message.sequence, &record.effects).await;
+            }
+            if message.sequence > base {
+                machine.fold(message.sequence, record.body);
+            }
+            if message.sequence >= last.sequence {
+                break;
+            }
+        }
+        reader.close().await;
+        machine.restored(base, last.sequence);
+        if known.is_none() {
+            self.note_position(last.sequence, position).await?;
+        }
+        Ok(At { record: last.sequence, position, lanes })
+    }
+
+    /// A gap or a roll-back of the input stream is loud, never "start at 0".
+    async fn check_bounds(&self, position: u64) -> Result<(), End> {
+        let (first, last) = self.bus.bounds(self.stage.reads).await?;
+        let name = self.bus.topology().stream(self.stage.reads);
+        if last < position {
+            return Err(End::Loud(format!(
+                "{name} ends at {last}, but {position} was read already: it was rolled back or made anew"
+            )));
+        }
+        if first > position + 1 {
+            // Other partitions' messages may have aged out in front; what matters is whether ours did, and that
+            // cannot be told any more.
+            return Err(End::Loud(format!(
+                "{name} begins at {first}, but only {position} was read: inputs may have aged out unread"
+            )));
+        }
+        Ok(())
+    }
+
+    async fn work<M>(&self, machine: &mut M, at: &mut At) -> Result<std::convert::Infallible, End>
+    where
+        M: Machine,
+        Record<M::Body>: Wire,
+    {
+        let stage = self.stage.role.name();
+        let inputs = (self.stage.inputs)(self.bus.topology(), self.partition);
+        let mut reader = Reader::open(&self.bus, self.stage.reads, inputs, at.position + 1).await?;
+        let mut last_record = clock::now();
+        loop {
+            let wait = HEARTBEAT.saturating_sub(last_record.elapsed());
+            let first = match tokio::time::timeout(wait, reader.next()).await {
+                Ok(message) => Some(message?),
+                Err(_) => None,
+            };
+            let must = first.is_none();
+            let mut next = first;
+            let (mut covered, mut bytes) = (0u64, 0usize);
+            let mut parked = false;
+            while let Some(message) = next.take() {
+                self.prepare(machine, Some(&message)).await?;
+                match machine.decide(&message) {
+                    Ok(added) => bytes += added,
+                    Err(reason) => {
+                        self.park(&message, reason).await?;
+                        parked = true;
+                    }
+                }
+                at.position = message.sequence;
+                covered += 1;
+                let full = bytes >= RECORD_BYTES_SOFT || covered >= INPUTS_PER_RECORD as u64;
+                next = if full { None } else { reader.ready().transpose()? };
+            }
+            Metric::InputsDecided.add(covered, stage, None);
+            Metric::Lag.set(reader.pending, stage, Some(("partition", self.partition.to_string())));
+            if let Some(conclusion) = machine.conclude(must || parked) {
+                let sequence = self.commit(at, &conclusion).await?;
+                machine.committed(sequence);
+                at.record = sequence;
+                last_record = clock::now();
+                at.lanes.follow(sequence, &conclusion.effects).await;
+                at.lanes.show(conclusion.views);
+            }
+        }
+    }
+
+    async fn commit<B>(&self, at: &At, conclusion: &Conclusion<B>) -> Result<u64, End>
+    where
+        B: Serialize + DeserializeOwned,
+        Record<B>: Wire,
+    {
+        #[derive(Serialize)]
+        struct Borrowed<'a, B> {
+            position: u64,
+            base: u64,
+            effects_done: u64,
+            owner: &'a str,
+            machine: &'a str,
+            effects: &'a [Effect],
+            body: &'a B,
+        }
+        let record = Borrowed {
+            position: at.position,
+            base: conclusion.base,
+            effects_done: at.lanes.done(),
+            owner: &self.shell.common.replica,
+            machine: self.stage.machine,
+            effects: &conclusion.effects,
+            body: &conclusion.body,
+        };
+        let bytes = wire::encode_as::<Record<B>, _>(&record);
+        if bytes.len() + HEADER_BYTES > MESSAGE_BYTES_MAX {
+            return Err(End::Loud(format!(
+                "the record for inputs up to {} has {} bytes; {MESSAGE_BYTES_MAX} fit in a message",
+                at.position,
+                bytes.len()
+            )));
+        }
+        // No message id: at a repeat the broker would look at the (then stale) expectation first.
+        let message = PublishMessage::build().payload(bytes.into()).expected_last_subject_sequence(at.record);
+        let subject = (self.stage.record)(self.bus.topology(), self.partition);
+        let sequence = self.bus.publish(message.outbound_message(subject)).await?;
+        Metric::RecordsCommitted.add(1, self.stage.role.name(), None);
+        if at.record == 0 {
+            self.note_position(sequence, at.position).await?;
+        }
+        Ok(sequence)
+    }
+
+    /// Keeps, apart from the records, that the partition has existed.
+    async fn note_position(&self, record: u64, position: u64) -> Result<(), End> {
+        let value = Bytes::from(format!("{record} {position}"));
+        self.bus.put(Bucket::Leases, &self.position_key(), value, Put::default()).await?;
+        Ok(())
+    }
+
+    fn position_key(&self) -> String {
+        format!("{}.position.{}", self.stage.role.name(), self.partition)
+    }
+
+    async fn prepare<M: Machine>(&self, machine: &mut M, input: Option<&Message>) -> Result<(), End> {
+        let what = format!("{} partition {} waits", self.stage.role.name(), self.partition);
+        loop {
+            match machine.prepare(input).await {
+                Ok(()) => {
+                    self.shell.health.present(&what);
+                    return Ok(());
+                }
+                Err(NotReady(why)) => self.shell.health.missing(&what, why),
+            }
+            clock::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn park(&self, message: &Message, reason: String) -> Result<(), End> {
+        let letter = DeadLetter {
+            stage: self.stage.role.name().into(),
+            reason,
+            subject: message.subject.clone(),
+            sequence: message.sequence,
+            attempts: 1,
+            payload: message.payload.to_vec(),
+        };
+        Ok(dead_letter::park(&self.bus, self.stage.role, &letter).await?)
+    }
+}
+
+/// Where an owner stands.
+struct At {
+    /// Sequence of the last record; 0: none yet.
+    record: u64,
+    /// Sequence of the last input decided on.
+    position: u64,
+    lanes: Lanes,
+}
+
+fn decode_record<T: Wire>(subject: &str, sequence: u64, payload: &[u8]) -> Result<T, End> {
+    wire::decode(payload).map_err(|error| {
+        End::Loud(format!("the stage's own record {sequence} on {subject} cannot be read: {error}"))
+    })
+}
+
+/// The rolling snapshot: each record also carries the next unchanged states in turn, so that a complete set
+/// can be folded from a few hundred records, whatever the history.
+#[derive(Debug, Clone)]
+pub struct Rolling<K> {
+    /// The last key that the current cycle has carried.
+    cursor: Option<K>,
+    /// The record before the current cycle's first.
+    began_after: u64,
+    base: u64,
+    wrapped: bool,
+}
+
+impl<K> Default for Rolling<K> {
+    fn default() -> Self {
+        Rolling { cursor: None, began_after: 0, base: 0, wrapped: false }
+    }
+}
+
+/// Unchanged states that a record carries at least.
+const SLICE_MIN: usize = 16;
+
+impl<K: Ord + Clone> Rolling<K> {
+    /// The keys of the next slice, those that changed left out: they travel anyway. At most as many as
+    /// changed, and never fewer than 16 while there are any.
+    pub fn slice<V>(
+        &mut self,
+        states: &std::collections::BTreeMap<K, V>,
+        changed: &BTreeSet<K>,
+    ) -> Vec<K> {
+        let after = self.cursor.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = states.range((after, Bound::Unbounded)).map(|(key, _)| key);
+        let mut slice = vec![];
+        let most = changed.len().max(SLICE_MIN);
+        let mut seen = 0;
+        for key in rest.by_ref() {
+            self.cursor = Some(key.clone());
+            seen += 1;
+            if !changed.contains(key) {
+                slice.push(key.clone());
+            }
+            // Bounded by what is looked at, too.
+            if slice.len() >= most || seen >= 4 * most {
+                break;
+            }
+        }
+        if rest.next().is_none() {
+            self.cursor = None;
+            self.wrapped = true;
+            self.base = self.began_after;
+        }
+        slice
+    }
+
+    /// Folding the records after this one gives the complete state.
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// The record that carries the last slice is durable.
+    pub fn committed(&mut self, sequence: u64) {
+        if std::mem::take(&mut self.wrapped) {
+            self.began_after = sequence;
+        }
+    }
+
+    /// A new owner goes on from the base that the last record named, and begins a cycle of its own.
+    pub fn restored(&mut self, base: u64, last: u64) {
+        *self = Rolling { cursor: None, began_after: last, base, wrapped: false };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// Folding from the base always gives what the owner has in memory, whatever changes when.
+    #[test]
+    fn n4_the_rolling_snapshot_is_complete_from_its_base() {
+        for seed in 0..200u64 {
+            let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let mut next = move |below: u64| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random % below
+            };
+            let mut rolling = Rolling::<u64>::default();
+            let mut states = BTreeMap::new();
+            let mut log: Vec<Vec<(u64, u64)>> = vec![vec![]];
+            for sequence in 1..300u64 {
+                let changed: BTreeSet<u64> = (0..next(40)).map(|_| next(500)).collect();
+                for key in &changed {
+                    states.insert(*key, sequence);
+                }
+                let slice = rolling.slice(&states, &changed);
+                let record = changed.iter().chain(&slice).map(|key| (*key, states[key])).collect();
+                let base = rolling.base();
+                log.push(record);
+                rolling.committed(sequence);
+                let from = usize::try_from(base).unwrap() + 1;
+                let folded: BTreeMap<u64, u64> = log[from..].iter().flatten().copied().collect();
+                assert_eq!(folded, states, "seed {seed}, record {sequence}, base {base}");
+                if next(50) == 0 {
+                    rolling.restored(base, sequence);
+                }
+            }
+        }
+    }
+}

@@ -1,1 +1,122 @@
-//! To come.
+//! Reads subjects of a stream in order, from a position, without acknowledgements.
+//!
+//! The stage makes its own consumer at each (re)connect: left to itself an ordered consumer needs 15 seconds
+//! to notice that the broker was restarted (measured; made anew it is a tenth of one). It is deleted when it
+//! is abandoned, because abandoned ones add up.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull::{Config, Stream as Pull};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use holdline_proto::topology::Stream;
+
+use crate::bus::{Bus, StoreError};
+
+/// Messages that the broker sends ahead.
+const AHEAD: usize = 64;
+
+/// After this without a sign of life the broker is taken to have forgotten the consumer.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// The broker forgets a consumer that nobody pulls from for this long.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
+
+/// A message of one of the pipeline's logs.
+#[derive(Debug, Clone)]
+pub struct Message {
+    pub subject: String,
+    /// Sequence in its stream: its position.
+    pub sequence: u64,
+    /// The broker's timestamp. Unix milliseconds.
+    pub published_ms: i64,
+    pub payload: Bytes,
+}
+
+/// An open reading.
+pub struct Reader {
+    bus: Bus,
+    stream: Stream,
+    consumer: String,
+    pull: Pull,
+    next_delivery: u64,
+    /// Messages that the broker still has beyond the last one read.
+    pub pending: u64,
+}
+
+impl Reader {
+    /// Reads `subjects` of a stream from a sequence on.
+    ///
+    /// # Errors
+    /// When the broker does not answer or refuses.
+    pub async fn open(bus: &Bus, stream: Stream, subjects: Vec<String>, from: u64) -> Result<Reader, StoreError> {
+        let inbox = bus.client().new_inbox();
+        let consumer = format!("read-{}", inbox.rsplit('.').next().unwrap_or("anon"));
+        let config = Config {
+            name: Some(consumer.clone()),
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from.max(1) },
+            ack_policy: AckPolicy::None,
+            filter_subjects: subjects,
+            inactive_threshold: FORGOTTEN_AFTER,
+            memory_storage: true,
+            num_replicas: 1,
+            ..Config::default()
+        };
+        let unknown = |e: &dyn std::fmt::Display| StoreError::Unknown(e.to_string());
+        let made = bus.context().create_consumer_on_stream(config, bus.topology().stream(stream)).await;
+        let made = made.map_err(|e| unknown(&e))?;
+        let pull = made.stream().max_messages_per_batch(AHEAD).heartbeat(HEARTBEAT).expires(HEARTBEAT * 5);
+        let pull = pull.messages().await.map_err(|e| unknown(&e))?;
+        Ok(Reader { bus: bus.clone(), stream, consumer, pull, next_delivery: 1, pending: 0 })
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    /// When the reading is broken and has to be opened again.
+    pub async fn next(&mut self) -> Result<Message, StoreError> {
+        let item = self.pull.next().await;
+        self.take(item)
+    }
+
+    /// The next message if it is already here.
+    ///
+    /// # Errors
+    /// See [`Reader::next`].
+    pub fn ready(&mut self) -> Option<Result<Message, StoreError>> {
+        let item = self.pull.next().now_or_never()?;
+        Some(self.take(item))
+    }
+
+    fn take<E: std::fmt::Display>(
+        &mut self,
+        item: Option<Result<async_nats::jetstream::Message, E>>,
+    ) -> Result<Message, StoreError> {
+        let broken = |why: String| StoreError::Unknown(format!("reading {} broke: {why}", self.consumer));
+        let message = match item {
+            Some(Ok(message)) => message,
+            Some(Err(error)) => return Err(broken(error.to_string())),
+            None => return Err(broken("it ended".into())),
+        };
+        let info = message.info().map_err(|e| broken(e.to_string()))?;
+        if info.consumer_sequence != self.next_delivery {
+            return Err(broken(format!("delivery {} instead of {}", info.consumer_sequence, self.next_delivery)));
+        }
+        let (sequence, pending) = (info.stream_sequence, info.pending);
+        let published_ms =
+            i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+        self.next_delivery += 1;
+        self.pending = pending;
+        let subject = message.subject.to_string();
+        Ok(Message { subject, sequence, published_ms, payload: message.message.payload })
+    }
+
+    /// Gives the consumer back.
+    pub async fn close(self) {
+        let name = self.bus.topology().stream(self.stream);
+        let deleting = self.bus.context().delete_consumer_from_stream(&self.consumer, &name);
+        // Whatever the answer: the broker forgets it by itself a little later.
+        tokio::time::timeout(Duration::from_millis(500), deleting).await.ok();
+    }
+}

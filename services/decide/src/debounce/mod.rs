@@ -1,6 +1,19 @@
 //! Is it real, and is it over?
+//!
+//! [`Partition`] folds the inputs of one partition, in their order, over the tracks of its entities: that is
+//! where a signal becomes an incident. [`track`] holds the machine of one entity: what an event, an outcome
+//! or a wake-up does to it. The judgements themselves stand in [`confirm`] (is it real), [`recover`] (is it
+//! over) and [`flap`] (does it change too often to act).
 
 use crate::playbook::Reports;
+
+mod confirm;
+mod flap;
+mod partition;
+mod recover;
+mod track;
+
+pub use partition::{Input, Partition, Rulebook, Step};
 
 /// What one lane of a playbook goes by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,3 +72,10 @@ pub const SILENCE_MS: i64 = 15 * 60_000;
 /// `act.….deadline` unless set: long enough for a restart of any part, short enough that no one is surprised
 /// by a late failover. Milliseconds.
 pub const DEADLINE_MS: i64 = 60_000;
+
+/// A failover this soon after the last revert is a relapse (D3). Milliseconds.
+pub const RELAPSE_WITHIN_MS: i64 = 60 * 60_000;
+
+/// The path counts as proven alive while an event of the subscription came at least this often
+/// (architecture.md 13). Milliseconds.
+pub const PROOF_EVERY_MS: i64 = 5 * 60_000;

@@ -1,0 +1,291 @@
+//! The fold over one partition's inputs: where a signal becomes an incident.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holdline_proto::incident::{Lane, Track, TrackKey, View};
+use holdline_proto::journal::{Alive, Decided, Decision, Disposed, Disposition, Effect, WakeUp};
+use holdline_proto::outcome::Outcome;
+use holdline_proto::signal::{Classified, Signal};
+
+use super::track::{Machine, Verdict, fresh, is_idle};
+use super::{PROOF_EVERY_MS, Rules};
+use crate::playbook::Set;
+
+/// An entity that was quiet for this long, with nothing under way, is forgotten: as far back as INPUTS
+/// reaches. Milliseconds.
+const FORGET_AFTER_MS: i64 = 30 * 24 * 60 * 60_000;
+
+/// Tracks of one partition. Beyond, those with nothing under way are forgotten as the snapshot comes by.
+const TRACKS_MAX: usize = 250_000;
+
+/// What the debouncer decides on.
+#[derive(Debug, Clone, Copy)]
+pub enum Input<'a> {
+    Classified(&'a Classified),
+    Outcome(&'a Outcome),
+    Fired(&'a WakeUp),
+}
+
+/// Finds the set of playbooks that an input or an open incident names. The shell makes sure that it is there.
+pub trait Rulebook {
+    fn set(&self, hash: &str) -> Option<&Set>;
+}
+
+/// What a run of inputs led to.
+#[derive(Debug, Clone, Default)]
+pub struct Step {
+    pub decisions: Vec<Decision>,
+    pub disposed: Vec<Disposed>,
+    pub effects: Vec<Effect>,
+    pub changed: BTreeSet<TrackKey>,
+    pub views: BTreeMap<String, View>,
+}
+
+/// Everything known in one partition.
+#[derive(Debug, Clone)]
+pub struct Partition {
+    number: u16,
+    tracks: BTreeMap<TrackKey, Track>,
+    now_ms: i64,
+    watermark_ms: i64,
+    alive: BTreeMap<String, Alive>,
+    /// Tracks whose wake-up fired before the watermark had passed it. Derived from the tracks.
+    waiting: BTreeSet<TrackKey>,
+}
+
+impl Partition {
+    pub fn new(number: u16) -> Partition {
+        Partition {
+            number,
+            tracks: BTreeMap::new(),
+            now_ms: 0,
+            watermark_ms: 0,
+            alive: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+        }
+    }
+
+    pub fn tracks(&self) -> &BTreeMap<TrackKey, Track> {
+        &self.tracks
+    }
+
+    /// Hashes of the playbook sets that open incidents are judged by.
+    pub fn sets(&self) -> BTreeSet<&str> {
+        let incidents = self.tracks.values().flat_map(|track| track.open.iter().chain(&track.closing));
+        incidents.map(|incident| incident.playbooks.as_str()).collect()
+    }
+
+    /// Decides on one input. `published_ms` is the broker's timestamp of its message; partition time is the
+    /// greatest one seen.
+    pub fn step(
+        &mut self,
+        rulebook: &impl Rulebook,
+        sequence: u64,
+        published_ms: i64,
+        input: Input<'_>,
+        out: &mut Step,
+    ) {
+        self.now_ms = self.now_ms.max(published_ms);
+        match input {
+            Input::Classified(classified) => self.classified(rulebook, sequence, classified, out),
+            Input::Outcome(outcome) => {
+                self.at(rulebook, &outcome.key, sequence, out, |machine, _| machine.outcome(outcome));
+            }
+            Input::Fired(wake_up) => {
+                self.at(rulebook, &wake_up.key, sequence, out, |machine, alive| machine.fired(wake_up, alive));
+            }
+        }
+    }
+
+    fn classified(&mut self, rulebook: &impl Rulebook, sequence: u64, classified: &Classified, out: &mut Step) {
+        self.heard(&classified.heard);
+        let mut signals = classified.signals.iter().peekable();
+        while let Some(first) = signals.next() {
+            let mut verdicts = self.signal(rulebook, sequence, first, &classified.playbooks, out);
+            // The signals of one acceptance follow each other; it has one disposition.
+            while let Some(next) = signals.next_if(|next| next.origin == first.origin) {
+                verdicts.extend(self.signal(rulebook, sequence, next, &classified.playbooks, out));
+            }
+            out.disposed.push(Disposed {
+                origin: first.origin,
+                accept_id: first.accept_id.clone(),
+                event_id: first.event_id.clone(),
+                disposition: dispose(verdicts),
+            });
+        }
+        // Only now: a wake-up must not overtake the events of this very frame.
+        if classified.watermark_ms > self.watermark_ms {
+            self.watermark_ms = classified.watermark_ms;
+            for key in self.waiting.clone() {
+                self.at(rulebook, &key, sequence, out, |machine, alive| machine.due(alive));
+            }
+        }
+    }
+
+    fn heard(&mut self, heard: &[(String, i64)]) {
+        for (subscription, at_ms) in heard {
+            let fresh = Alive { subscription: subscription.clone(), since_ms: *at_ms, last_ms: *at_ms };
+            let path = self.alive.entry(subscription.clone()).or_insert(fresh);
+            if at_ms.saturating_sub(path.last_ms) > PROOF_EVERY_MS {
+                path.since_ms = *at_ms;
+            }
+            path.last_ms = path.last_ms.max(*at_ms);
+        }
+    }
+
+    fn signal(
+        &mut self,
+        rulebook: &impl Rulebook,
+        sequence: u64,
+        signal: &Signal,
+        set: &str,
+        out: &mut Step,
+    ) -> Vec<Verdict> {
+        let mut verdicts = vec![];
+        for lane in [Lane::Failover, Lane::Scaling] {
+            let key = TrackKey { playbook: signal.playbook.clone(), lane, entity: signal.entity.clone() };
+            if !self.tracks.contains_key(&key) {
+                if rules(rulebook.set(set), &key).is_none() {
+                    continue;
+                }
+                self.tracks.insert(key.clone(), fresh(key.clone(), self.number, signal));
+            }
+            // An open incident goes on by the set that it began with.
+            self.at_by(rulebook, &key, Some(set), sequence, out, |machine, _| {
+                verdicts.push(machine.event(signal, set));
+            });
+        }
+        verdicts
+    }
+
+    fn at(
+        &mut self,
+        rulebook: &impl Rulebook,
+        key: &TrackKey,
+        sequence: u64,
+        out: &mut Step,
+        act: impl FnOnce(&mut Machine<'_>, Option<&Alive>),
+    ) {
+        self.at_by(rulebook, key, None, sequence, out, act);
+    }
+
+    /// Sets the machine to work on a track: by the set of its open incident, else of its oldest closing one,
+    /// else by `set`.
+    fn at_by(
+        &mut self,
+        rulebook: &impl Rulebook,
+        key: &TrackKey,
+        set: Option<&str>,
+        sequence: u64,
+        out: &mut Step,
+        act: impl FnOnce(&mut Machine<'_>, Option<&Alive>),
+    ) {
+        let Some(track) = self.tracks.get_mut(key) else { return };
+        let pinned = track.open.iter().chain(set.is_none().then_some(&track.closing).into_iter().flatten());
+        let hash = pinned.map(|incident| incident.playbooks.as_str()).next().or(set);
+        let rules = rules(hash.and_then(|hash| rulebook.set(hash)), key);
+        let Some(rules) = rules else {
+            // Nothing is open, so a wake-up or a late outcome has nothing to say any more.
+            track.armed = None;
+            self.waiting.remove(key);
+            out.changed.insert(key.clone());
+            return;
+        };
+        let alive = self.alive.get(&track.subscription);
+        let mut machine = Machine {
+            track,
+            rules,
+            now_ms: self.now_ms,
+            watermark_ms: self.watermark_ms,
+            input: sequence,
+            decisions: &mut out.decisions,
+            effects: &mut out.effects,
+            views: &mut out.views,
+        };
+        act(&mut machine, alive);
+        if track.armed.is_some_and(|armed| armed.fired) {
+            self.waiting.insert(key.clone());
+        } else {
+            self.waiting.remove(key);
+        }
+        out.changed.insert(key.clone());
+    }
+
+    /// The body of the record for a step; `snapshot` are the keys of the rolling snapshot's next slice.
+    pub fn record(&mut self, step: &mut Step, snapshot: &[TrackKey]) -> Decided {
+        let copies = |keys: &mut dyn Iterator<Item = &TrackKey>| -> Vec<Track> {
+            keys.filter_map(|key| self.tracks.get(key).cloned()).collect()
+        };
+        let changed = copies(&mut step.changed.iter());
+        let forgotten: Vec<TrackKey> = snapshot.iter().filter(|key| self.forgettable(key)).cloned().collect();
+        let snapshot = copies(&mut snapshot.iter().filter(|key| !forgotten.contains(key)));
+        for key in &forgotten {
+            self.tracks.remove(key);
+        }
+        Decided {
+            now_ms: self.now_ms,
+            watermark_ms: self.watermark_ms,
+            alive: self.alive.values().cloned().collect(),
+            decisions: std::mem::take(&mut step.decisions),
+            disposed: std::mem::take(&mut step.disposed),
+            changed,
+            forgotten,
+            snapshot,
+        }
+    }
+
+    fn forgettable(&self, key: &TrackKey) -> bool {
+        self.tracks.get(key).is_some_and(|track| {
+            let long_quiet = self.now_ms.saturating_sub(track.heard_ms) > FORGET_AFTER_MS;
+            is_idle(track) && (long_quiet || self.tracks.len() > TRACKS_MAX)
+        })
+    }
+
+    /// Folds a committed record: what a new owner and a replay do.
+    pub fn fold(&mut self, body: Decided) {
+        self.now_ms = body.now_ms;
+        self.watermark_ms = body.watermark_ms;
+        self.alive = body.alive.into_iter().map(|path| (path.subscription.clone(), path)).collect();
+        for track in body.snapshot.into_iter().chain(body.changed) {
+            if track.armed.is_some_and(|armed| armed.fired) {
+                self.waiting.insert(track.key.clone());
+            } else {
+                self.waiting.remove(&track.key);
+            }
+            self.tracks.insert(track.key.clone(), track);
+        }
+        for key in body.forgotten {
+            self.waiting.remove(&key);
+            self.tracks.remove(&key);
+        }
+    }
+}
+
+fn rules<'a>(set: Option<&'a Set>, key: &TrackKey) -> Option<&'a Rules> {
+    let playbook = set?.playbooks.get(&key.playbook)?;
+    match key.lane {
+        Lane::Failover => playbook.failover.as_ref(),
+        Lane::Scaling => playbook.scaling.as_ref(),
+    }
+}
+
+/// One disposition out of what the tracks said: counting anywhere outweighs the rest.
+fn dispose(verdicts: Vec<Verdict>) -> Disposition {
+    let mut incidents: Vec<String> = vec![];
+    let mut stale = None;
+    let mut unneeded = None;
+    for verdict in verdicts {
+        match verdict {
+            Verdict::Counted { incident } => incidents.push(incident),
+            Verdict::Stale { newer_by_ms } => stale = Some(newer_by_ms),
+            Verdict::Unneeded { reason } => {
+                unneeded.get_or_insert(reason);
+            }
+        }
+    }
+    match (incidents.is_empty(), stale) {
+        (false, _) => Disposition::Counted { incidents },
+        (true, Some(newer_by_ms)) => Disposition::Stale { newer_by_ms },
+        (true, None) => Disposition::Ignored { reason: unneeded.unwrap_or("the playbook has no action").into() },
+    }
+}

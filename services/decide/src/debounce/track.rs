@@ -1,0 +1,589 @@
+//! The machine of one entity under one playbook and lane: what an event, an outcome or a wake-up does to it.
+
+use std::collections::BTreeMap;
+
+use holdline_proto::command::{Command, Direction};
+use holdline_proto::incident::{
+    Armed, Hold, Incident, Intended, Lane, Phase, Run, Track, TrackKey, View,
+};
+use holdline_proto::journal::{Alive, Decision, Effect, WakeUp, What};
+use holdline_proto::limits::LINEUP_MAX;
+use holdline_proto::outcome::{Done, Outcome};
+use holdline_proto::signal::{Health, Signal};
+use holdline_proto::topology::token;
+
+use super::confirm::{self, span_ms};
+use super::{Rules, flap, recover};
+
+/// What an event says to a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    Trouble,
+    /// Neither breaks nor feeds a run of trouble, but is no health either.
+    Neutral,
+    Health,
+}
+
+fn reading(lane: Lane, health: Health) -> Reading {
+    match (lane, health) {
+        (_, Health::Healthy) => Reading::Health,
+        (Lane::Failover, Health::Failed) | (Lane::Scaling, Health::Degraded) => Reading::Trouble,
+        (Lane::Failover, Health::Degraded) | (Lane::Scaling, Health::Failed) => Reading::Neutral,
+    }
+}
+
+/// What became of an event in one track.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Verdict {
+    Counted { incident: String },
+    Stale { newer_by_ms: i64 },
+    Unneeded { reason: &'static str },
+}
+
+/// The machine at work on one input: the track, what it goes by, and where its decisions go.
+pub(super) struct Machine<'a> {
+    pub track: &'a mut Track,
+    pub rules: &'a Rules,
+    /// Partition time: the greatest broker timestamp seen. Unix milliseconds.
+    pub now_ms: i64,
+    /// Nothing accepted before this is unread. Unix milliseconds.
+    pub watermark_ms: i64,
+    /// Sequence of the input.
+    pub input: u64,
+    pub decisions: &'a mut Vec<Decision>,
+    pub effects: &'a mut Vec<Effect>,
+    /// What people see of each incident that was decided on.
+    pub views: &'a mut BTreeMap<String, View>,
+}
+
+/// A track that has heard nothing yet.
+pub(super) fn fresh(key: TrackKey, partition: u16, signal: &Signal) -> Track {
+    Track {
+        key,
+        partition,
+        subscription: signal.subscription.clone(),
+        group: signal.group.clone(),
+        newest_ms: i64::MIN,
+        heard_ms: 0,
+        reports_health: false,
+        last_health: None,
+        changes_ms: vec![],
+        back_offs: 0,
+        reverted_ms: None,
+        relapses: 0,
+        generation: 0,
+        armed: None,
+        open: None,
+        closing: vec![],
+        outstanding: None,
+        lineup: vec![],
+    }
+}
+
+/// Nothing is under way: the track holds only what was learnt.
+pub(super) fn is_idle(track: &Track) -> bool {
+    track.open.is_none()
+        && track.closing.is_empty()
+        && track.outstanding.is_none()
+        && track.lineup.is_empty()
+        && track.armed.is_none()
+}
+
+impl Machine<'_> {
+    /// An event of the entity. `set` is the playbook set by which a new incident is judged.
+    pub(super) fn event(&mut self, signal: &Signal, set: &str) -> Verdict {
+        // O3: an older event moves nothing.
+        if signal.event_ms < self.track.newest_ms {
+            return Verdict::Stale { newer_by_ms: self.track.newest_ms.saturating_sub(signal.event_ms) };
+        }
+        self.track.newest_ms = signal.event_ms;
+        self.track.heard_ms = self.now_ms;
+        self.track.group.clone_from(&signal.group);
+        let reading = reading(self.track.key.lane, signal.health);
+        self.track.reports_health |= reading == Reading::Health;
+        if reading != Reading::Neutral {
+            flap::note(self.rules, self.track, signal.health, signal.event_ms);
+        }
+        if let Some(incident) = &mut self.track.open {
+            incident.heard_ms = incident.heard_ms.max(signal.received_ms);
+            incident.held.take_if(|hold| hold.until_heard);
+        }
+        let phase = self.track.open.as_ref().map(|incident| incident.phase);
+        let verdict = match (phase, reading) {
+            (None | Some(Phase::Resolved), Reading::Trouble) => {
+                self.open(signal, set);
+                self.trouble(signal)
+            }
+            (None | Some(Phase::Resolved), Reading::Health) => Verdict::Unneeded { reason: "healthy, and no incident is open" },
+            (None | Some(Phase::Resolved), Reading::Neutral) => {
+                Verdict::Unneeded { reason: "this kind of trouble leads to nothing here, and no incident is open" }
+            }
+            (Some(Phase::Detected | Phase::Stabilized), Reading::Trouble) => self.trouble(signal),
+            (Some(Phase::Detected | Phase::Stabilized), Reading::Health) => self.run_broken(),
+            (Some(Phase::Detected | Phase::Stabilized), Reading::Neutral) => {
+                Verdict::Unneeded { reason: "neither feeds nor breaks a run of the other kind of trouble" }
+            }
+            (Some(Phase::Remediating), Reading::Health) => self.health(signal),
+            (Some(Phase::Remediating), Reading::Trouble | Reading::Neutral) => self.still_troubled(signal),
+        };
+        self.arm();
+        verdict
+    }
+
+    fn open(&mut self, signal: &Signal, set: &str) {
+        let key = &self.track.key;
+        let id = token(&[&key.playbook, &key.lane.to_string(), &key.entity, &signal.accept_id]);
+        self.track.open = Some(Incident {
+            id,
+            phase: Phase::Detected,
+            playbooks: set.into(),
+            opened_ms: self.now_ms,
+            trouble: Run::default(),
+            health: Run::default(),
+            recover_for_ms: 0,
+            heard_ms: signal.received_ms,
+            not_before_ms: None,
+            decision: 0,
+            acted: false,
+            held: None,
+            values: signal.values.clone(),
+            counted_ms: signal.received_ms,
+        });
+        self.decide(What::Opened {
+            event_id: signal.event_id.clone(),
+            threshold: self.rules.threshold,
+            stable_for_ms: self.rules.stable_for_ms,
+        });
+    }
+
+    /// Trouble before the failover: the run grows, and may be believed now.
+    fn trouble(&mut self, signal: &Signal) -> Verdict {
+        let Some(incident) = &mut self.track.open else { return nothing_open() };
+        let first = incident.trouble.count == 0;
+        confirm::extend(&mut incident.trouble, signal.event_ms);
+        // A source of changes that repeats itself all the same does not move the window's end.
+        if first || confirm::confirmed_at(self.rules, 0).is_none() {
+            incident.counted_ms = signal.received_ms;
+        }
+        incident.values.clone_from(&signal.values);
+        let verdict = Verdict::Counted { incident: incident.id.clone() };
+        if incident.phase == Phase::Detected && confirm::confirmed(self.rules, &incident.trouble) {
+            self.confirm(signal.event_ms);
+        }
+        verdict
+    }
+
+    /// A healthy event before the failover: consecutive means consecutive.
+    fn run_broken(&mut self) -> Verdict {
+        let Some(incident) = &self.track.open else { return nothing_open() };
+        let verdict = Verdict::Counted { incident: incident.id.clone() };
+        let what = match incident.phase {
+            Phase::Stabilized => What::BackOffEnded,
+            _ => What::NotConfirmed {
+                failures: incident.trouble.count,
+                threshold: self.rules.threshold,
+                span_ms: span_ms(&incident.trouble),
+            },
+        };
+        self.resolve_open(what);
+        verdict
+    }
+
+    /// The trouble is real. The action follows, now or after a back-off.
+    fn confirm(&mut self, event_ms: i64) {
+        let Some(incident) = &mut self.track.open else { return };
+        incident.phase = Phase::Stabilized;
+        let what = What::Confirmed {
+            failures: incident.trouble.count,
+            threshold: self.rules.threshold,
+            span_ms: span_ms(&incident.trouble),
+            stable_for_ms: self.rules.stable_for_ms,
+        };
+        self.decide(what);
+        match flap::back_off(self.rules, self.track, event_ms) {
+            None => self.remediate(),
+            Some((changes, wait_ms)) => {
+                let until_ms = self.now_ms.saturating_add(wait_ms);
+                if let Some(incident) = &mut self.track.open {
+                    incident.not_before_ms = Some(until_ms);
+                }
+                self.decide(What::BackedOff { changes, wait_ms, until_ms });
+            }
+        }
+    }
+
+    fn remediate(&mut self) {
+        let relapses = recover::relapses(self.track, self.now_ms);
+        self.track.relapses = relapses;
+        let Some(incident) = &mut self.track.open else { return };
+        incident.phase = Phase::Remediating;
+        incident.not_before_ms = None;
+        incident.health = Run::default();
+        incident.recover_for_ms = recover::recover_for_ms(self.rules, relapses);
+        let incident = incident.clone();
+        self.intend(&incident, Direction::Remediate);
+    }
+
+    /// FAILED or DEGRADED after the failover.
+    fn still_troubled(&mut self, signal: &Signal) -> Verdict {
+        let Some(incident) = &mut self.track.open else { return nothing_open() };
+        let healthy = std::mem::take(&mut incident.health).count;
+        let verdict = Verdict::Counted { incident: incident.id.clone() };
+        if healthy > 0 {
+            self.decide(What::FalseRecovery { healthy, health: signal.health });
+        }
+        verdict
+    }
+
+    /// HEALTHY after the failover: two in a row are the least, and for a time.
+    fn health(&mut self, signal: &Signal) -> Verdict {
+        let Some(incident) = &mut self.track.open else { return nothing_open() };
+        confirm::extend(&mut incident.health, signal.event_ms);
+        incident.values.clone_from(&signal.values);
+        incident.counted_ms = signal.received_ms;
+        let (run, recover_for_ms) = (incident.health, incident.recover_for_ms);
+        let verdict = Verdict::Counted { incident: incident.id.clone() };
+        if recover::recovered(self.rules, recover_for_ms, &run) {
+            self.over(What::Recovered {
+                healthy: run.count,
+                span_ms: span_ms(&run),
+                stable_for_ms: recover_for_ms,
+                relapses: self.track.relapses,
+            });
+        } else if run.count <= self.rules.revert.healthy {
+            // Beyond the needed count only time is missing; saying so once is enough.
+            self.decide(What::Recovering {
+                healthy: run.count,
+                needed: self.rules.revert.healthy,
+                span_ms: span_ms(&run),
+                stable_for_ms: recover_for_ms,
+            });
+        }
+        verdict
+    }
+
+    /// The trouble is over: undo what was done.
+    fn over(&mut self, what: What) {
+        self.decide(what);
+        self.track.reverted_ms = Some(self.now_ms);
+        let Some(mut incident) = self.track.open.take() else { return };
+        incident.held = None;
+        let undo = incident.acted || self.under_way(&incident.id, Direction::Remediate);
+        self.track.closing.push(incident.clone());
+        if undo {
+            self.intend(&incident, Direction::Revert);
+        }
+        self.settle(&incident.id);
+    }
+
+    /// Something of an incident is with the executor or waits for its turn.
+    fn under_way(&self, id: &str, direction: Direction) -> bool {
+        self.track.outstanding.as_ref().is_some_and(|c| c.incident == id && c.direction == direction)
+            || self.track.lineup.iter().any(|next| next.incident == id && next.direction == direction)
+    }
+
+    /// Lines up every action of a direction, and starts if nothing is under way.
+    fn intend(&mut self, incident: &Incident, direction: Direction) {
+        let actions = match direction {
+            Direction::Remediate => &self.rules.act,
+            Direction::Revert => &self.rules.revert.act,
+        };
+        if self.track.lineup.len() + actions.len() > LINEUP_MAX {
+            let reason =
+                format!("{LINEUP_MAX} decisions already wait for the outcome of the one under way");
+            return self.hold(&incident.id, Hold { reason, until_heard: false });
+        }
+        for (step, action) in (0u32..).zip(actions) {
+            let intended = Intended {
+                incident: incident.id.clone(),
+                direction,
+                step,
+                action: action.clone(),
+                deadline_ms: incident.counted_ms.saturating_add(self.rules.deadline_ms),
+                values: incident.values.clone(),
+            };
+            if self.track.outstanding.is_some() || !self.track.lineup.is_empty() {
+                self.decide_for(&incident.id, What::LinedUp { action: action.clone() });
+            }
+            self.track.lineup.push(intended);
+            self.advance(false);
+        }
+    }
+
+    /// Hands the next action to the executor, if none is under way. What had to wait for its turn is decided
+    /// on at its turn, so its deadline counts from there.
+    fn advance(&mut self, waited: bool) {
+        if self.track.outstanding.is_some() || self.track.lineup.is_empty() {
+            return;
+        }
+        let next = self.track.lineup.remove(0);
+        let fresh_deadline_ms = self.now_ms.saturating_add(self.rules.deadline_ms);
+        let key = self.track.key.clone();
+        let partition = self.track.partition;
+        let Some(incident) = self.incident_mut(&next.incident) else { return self.advance(waited) };
+        incident.decision = incident.decision.saturating_add(1);
+        let command = Command {
+            incident: next.incident,
+            partition,
+            key,
+            playbooks: incident.playbooks.clone(),
+            direction: next.direction,
+            step: next.step,
+            action: next.action,
+            decision: incident.decision,
+            decided_ms: incident.counted_ms,
+            deadline_ms: if waited { next.deadline_ms.max(fresh_deadline_ms) } else { next.deadline_ms },
+            values: next.values,
+        };
+        self.track.outstanding = Some(command.clone());
+        self.effects.push(Effect::Command(command.clone()));
+        self.decide_for(&command.incident.clone(), What::Commanded(Box::new(command)));
+    }
+
+    /// The executor reported.
+    pub(super) fn outcome(&mut self, outcome: &Outcome) {
+        let expected = self.track.outstanding.as_ref().is_some_and(|command| {
+            command.incident == outcome.incident
+                && command.direction == outcome.direction
+                && command.step == outcome.step
+                && command.decision == outcome.decision
+        });
+        let Some(command) = self.track.outstanding.take_if(|_| expected) else { return };
+        let id = command.incident.clone();
+        self.decide_for(&id, What::Reported(Box::new(outcome.clone())));
+        match &outcome.result {
+            Done::Carried { .. } => self.carried(&id, command.direction),
+            Done::Failed { reason, perhaps_done } => {
+                self.gave_up(&command, reason, *perhaps_done);
+            }
+            Done::Held { reason } => self.gave_up(&command, reason, true),
+            Done::Expired => self.decide_anew(command),
+        }
+        self.settle(&id);
+        self.advance(true);
+        self.arm();
+    }
+
+    fn carried(&mut self, id: &str, direction: Direction) {
+        if direction == Direction::Remediate
+            && let Some(incident) = self.incident_mut(id)
+        {
+            incident.acted = true;
+        }
+    }
+
+    /// An action cannot be carried out: what should follow it in its direction must not, and a person is told.
+    fn gave_up(&mut self, command: &Command, reason: &str, perhaps_done: bool) {
+        self.track
+            .lineup
+            .retain(|next| next.incident != command.incident || next.direction != command.direction);
+        if let Some(incident) = self.incident_mut(&command.incident) {
+            incident.acted |= perhaps_done && command.direction == Direction::Remediate;
+        }
+        let reason = format!("{} did not go through: {reason}", command.action);
+        self.hold(&command.incident, Hold { reason, until_heard: false });
+    }
+
+    /// L2: its deadline passed before a call left, so it is looked at anew: a failover is still needed while
+    /// its incident is open, a revert always.
+    fn decide_anew(&mut self, command: Command) {
+        let open = self.track.open.as_ref().is_some_and(|incident| incident.id == command.incident);
+        let still_needed = open || command.direction == Direction::Revert;
+        self.decide_for(&command.incident, What::DecidedAnew { action: command.action.clone(), still_needed });
+        if still_needed {
+            let again = Intended {
+                deadline_ms: self.now_ms.saturating_add(self.rules.deadline_ms),
+                incident: command.incident,
+                direction: command.direction,
+                step: command.step,
+                action: command.action,
+                values: command.values,
+            };
+            self.track.lineup.insert(0, again);
+        } else {
+            self.track
+                .lineup
+                .retain(|next| next.incident != command.incident || next.direction != Direction::Remediate);
+        }
+    }
+
+    /// Ends an incident in its closing when nothing of it is under way any more. If nothing was done, nothing
+    /// is undone.
+    fn settle(&mut self, id: &str) {
+        let Some(incident) = self.track.closing.iter().find(|incident| incident.id == id) else { return };
+        let (acted, held) = (incident.acted, incident.held.is_some());
+        if self.under_way(id, Direction::Remediate) {
+            return;
+        }
+        let undoing = self.track.outstanding.as_ref().is_some_and(|command| command.incident == id);
+        if !acted && !undoing {
+            self.track.lineup.retain(|next| next.incident != id);
+        }
+        if self.under_way(id, Direction::Revert) {
+            return;
+        }
+        // A revert that did not go through stays in sight until a person has dealt with it.
+        if acted && held && self.track.closing.len() < LINEUP_MAX {
+            return;
+        }
+        let reason = match (acted, self.rules.revert.act.is_empty()) {
+            (false, _) => "nothing had been done, so nothing had to be undone",
+            (true, true) => "over; this playbook undoes nothing",
+            (true, false) => "what was done is undone",
+        };
+        if let Some(incident) = self.incident_mut(id) {
+            incident.phase = Phase::Resolved;
+        }
+        self.decide_for(id, What::Closed { reason: reason.into() });
+        self.track.closing.retain(|incident| incident.id != id);
+    }
+
+    /// A wake-up fired. It is a hint: what it means is read off the state.
+    pub(super) fn fired(&mut self, wake_up: &WakeUp, alive: Option<&Alive>) {
+        if let Some(armed) = &mut self.track.armed
+            && armed.generation == wake_up.generation
+        {
+            armed.fired = true;
+            self.due(alive);
+        }
+    }
+
+    /// Acts on a fired wake-up once the watermark has passed its deadline, so that it overtakes no event
+    /// that was accepted before it (O4).
+    pub(super) fn due(&mut self, alive: Option<&Alive>) {
+        let ready = |armed: &mut Armed| armed.fired && armed.deadline_ms <= self.watermark_ms;
+        if self.track.armed.take_if(ready).is_none() {
+            return;
+        }
+        if self.wanted().is_some_and(|deadline_ms| deadline_ms <= self.watermark_ms) {
+            let phase = self.track.open.as_ref().map(|incident| incident.phase);
+            match phase {
+                Some(Phase::Detected) => self.confirm(self.track.newest_ms),
+                Some(Phase::Stabilized) => self.back_off_over(),
+                Some(Phase::Remediating) => self.silence(alive),
+                Some(Phase::Resolved) | None => {}
+            }
+        }
+        self.arm();
+    }
+
+    fn back_off_over(&mut self) {
+        if let Some(incident) = &mut self.track.open {
+            // The deadline counts from here: waiting was decided, not suffered.
+            incident.counted_ms = incident.counted_ms.max(self.now_ms);
+        }
+        self.remediate();
+    }
+
+    fn silence(&mut self, alive: Option<&Alive>) {
+        let Some(incident) = &self.track.open else { return };
+        let (id, heard_ms) = (incident.id.clone(), incident.heard_ms);
+        match recover::silence_proves_nothing(self.track, heard_ms, self.watermark_ms, alive) {
+            Some(reason) => self.hold(&id, Hold { reason, until_heard: true }),
+            None => {
+                if let Some(incident) = &mut self.track.open {
+                    incident.counted_ms = incident.counted_ms.max(self.now_ms);
+                }
+                self.over(What::SilentlyRecovered { silent_ms: self.watermark_ms.saturating_sub(heard_ms) });
+            }
+        }
+    }
+
+    /// When the state wants to be looked at again without an event. Unix milliseconds.
+    fn wanted(&self) -> Option<i64> {
+        let incident = self.track.open.as_ref()?;
+        match incident.phase {
+            Phase::Detected => confirm::confirmed_at(self.rules, incident.counted_ms),
+            Phase::Stabilized => incident.not_before_ms,
+            // Silence that proved nothing is not judged again until there was something to hear.
+            Phase::Remediating if incident.held.as_ref().is_some_and(|hold| hold.until_heard) => None,
+            Phase::Remediating => recover::silent_at(self.rules, incident.heard_ms),
+            Phase::Resolved => None,
+        }
+    }
+
+    /// Has the broker wake us, unless an earlier wake-up is under way already: that one will look and arm
+    /// the next.
+    fn arm(&mut self) {
+        let Some(deadline_ms) = self.wanted() else { return };
+        if self.track.armed.is_some_and(|armed| armed.deadline_ms <= deadline_ms) {
+            return;
+        }
+        let Some(incident) = &self.track.open else { return };
+        let incident = incident.id.clone();
+        self.track.generation = self.track.generation.saturating_add(1);
+        let generation = self.track.generation;
+        self.track.armed = Some(Armed { generation, deadline_ms, fired: false });
+        self.effects.push(Effect::WakeAt(WakeUp { key: self.track.key.clone(), incident, generation, deadline_ms }));
+    }
+
+    fn hold(&mut self, id: &str, hold: Hold) {
+        let reason = hold.reason.clone();
+        if let Some(incident) = self.incident_mut(id) {
+            incident.held = Some(hold);
+        }
+        self.decide_for(id, What::Held { reason });
+    }
+
+    /// Ends the open incident without having acted.
+    fn resolve_open(&mut self, what: What) {
+        if let Some(incident) = &mut self.track.open {
+            incident.phase = Phase::Resolved;
+        }
+        self.decide(what);
+        self.track.open = None;
+    }
+
+    fn incident_mut(&mut self, id: &str) -> Option<&mut Incident> {
+        self.track.open.iter_mut().chain(&mut self.track.closing).find(|incident| incident.id == id)
+    }
+
+    /// Records a decision on the open incident.
+    fn decide(&mut self, what: What) {
+        if let Some(incident) = &self.track.open {
+            let id = incident.id.clone();
+            self.decide_for(&id, what);
+        }
+    }
+
+    fn decide_for(&mut self, id: &str, what: What) {
+        let mut incidents = self.track.open.iter().chain(&self.track.closing);
+        let incident = incidents.find(|incident| incident.id == id);
+        let phase = incident.map_or(Phase::Resolved, |incident| incident.phase);
+        if let Some(incident) = incident {
+            let view = view(self.track, incident, self.rules.threshold, self.input);
+            self.views.insert(id.into(), view);
+        }
+        self.decisions.push(Decision {
+            at_ms: self.now_ms,
+            input: self.input,
+            incident: id.into(),
+            key: self.track.key.clone(),
+            phase,
+            what,
+        });
+    }
+}
+
+fn view(track: &Track, incident: &Incident, threshold: u32, as_of: u64) -> View {
+    View {
+        id: incident.id.clone(),
+        partition: track.partition,
+        key: track.key.clone(),
+        subscription: track.subscription.clone(),
+        group: track.group.clone(),
+        phase: incident.phase,
+        playbooks: incident.playbooks.clone(),
+        opened_ms: incident.opened_ms,
+        last_event_ms: track.newest_ms,
+        consecutive_failures: incident.trouble.count,
+        threshold,
+        decision: incident.decision,
+        held: incident.held.as_ref().map(|hold| hold.reason.clone()),
+        as_of,
+    }
+}
+
+fn nothing_open() -> Verdict {
+    Verdict::Unneeded { reason: "no incident is open" }
+}
