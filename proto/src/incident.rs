@@ -195,8 +195,6 @@ pub struct View {
     pub decision: u32,
     #[serde(default)]
     pub held: Option<String>,
-    /// Position in INPUTS as of this entry.
-    pub as_of: u64,
 }
 
 impl Wire for View {

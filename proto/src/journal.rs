@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
 use crate::event::Origin;
-use crate::incident::{Lane, Phase, Track, TrackKey};
+use crate::incident::{Lane, Phase, Track, TrackKey, View};
 use crate::outcome::Outcome;
 use crate::signal::{Classified, Health};
 use crate::wire::Wire;
@@ -80,6 +80,9 @@ pub struct Decided {
     /// Tracks that changed, as they are after the inputs.
     #[serde(default)]
     pub changed: Vec<Track>,
+    /// Incidents that ended, as people see them: their tracks no longer hold them, and views can be lost.
+    #[serde(default)]
+    pub closed: Vec<View>,
     /// Tracks that were forgotten.
     #[serde(default)]
     pub forgotten: Vec<TrackKey>,

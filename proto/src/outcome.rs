@@ -41,8 +41,12 @@ pub enum Done {
         #[serde(default)]
         perhaps_done: bool,
     },
-    /// The deadline passed before a call left.
-    Expired,
+    /// The deadline passed before a call left, or before an earlier one was answered.
+    Expired {
+        /// See [`Done::Failed`].
+        #[serde(default)]
+        perhaps_done: bool,
+    },
     /// It is not known whether it happened and it must not be repeated: a person has to look.
     Held { reason: String },
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Origin;
 use crate::journal::Disposed;
+use crate::wire::Wire;
 
 /// How an entity is, by one event. The three are told apart for good: FAILED may fail over, DEGRADED may
 /// scale, and neither can be mistaken for the other further down.
@@ -84,4 +85,12 @@ pub struct Classified {
     /// Broker time at which each subscription was last heard. Unix milliseconds.
     #[serde(default)]
     pub heard: Vec<(String, i64)>,
+}
+
+/// An entry of the DEDUP bucket: the ids that one record claimed. A view.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Claims(pub Vec<Claim>);
+
+impl Wire for Claims {
+    const KIND: &'static str = "claims";
 }

@@ -306,7 +306,8 @@ impl Topology {
                 ..spec(Bucket::Leases, "who owns which partition; how far it had got")
             },
             BucketSpec {
-                max_age_hours: 24,
+                max_age_hours: 24 * 5,
+                entry_ttl: true,
                 view: true,
                 ..spec(Bucket::Dedup, "event ids of the dedup window and who claimed them")
             },

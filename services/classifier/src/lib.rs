@@ -1,1 +1,157 @@
+//! Reads `hl.event.<p>`, decides what each event means to the playbooks, writes `hl.signal.<p>`.
+//!
+//! What an event means stands in `decide::classify`; how it becomes durable in `stage::pipe`. Here the two
+//! are wired together. Invariants: every accepted event gets a disposition or a signal; an event id counts
+//! once within the window; a position moves only with the record that holds what came of it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdline_decide::MACHINE;
+use holdline_decide::classify::Partition;
+use holdline_decide::playbook::{self, Set};
+use holdline_proto::event::Frame;
+use holdline_proto::playbooks::Bundle;
+use holdline_proto::signal::Classified;
+use holdline_proto::topology::{Bucket, Role, Stream};
+use holdline_proto::wire;
+use holdline_stage::bus::Bus;
+use holdline_stage::pipe::{self, Conclusion, Machine, Message, NotReady, Stage, View};
+use holdline_stage::playbooks::{Playbooks, installation};
+use holdline_stage::run::Shell;
+use holdline_stage::settings::Reader;
+
+const STAGE: Stage = Stage {
+    role: Role::Classifier,
+    reads: Stream::Events,
+    inputs: |topology, partition| vec![topology.event(partition)],
+    writes: Stream::Inputs,
+    record: |topology, partition| topology.signal(partition),
+    machine: MACHINE,
+};
+
+/// Settings of the classifier.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long an event id is remembered. Never below the signature window, the oldest spool and the retry
+    /// tiers together.
+    pub dedup_window: Duration,
+    /// Ids remembered per partition; beyond, the oldest go first.
+    pub dedup_ids_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { dedup_window: Duration::from_secs(24 * 3_600), dedup_ids_max: 1_000_000 }
+    }
+}
+
+impl Settings {
+    /// Reads `classifier.dedup_window_s` and `classifier.dedup_ids_max`.
+    pub fn read(reader: &mut Reader) -> Settings {
+        let default = Settings::default();
+        Settings {
+            dedup_window: Duration::from_secs(
+                reader.or("classifier", "dedup_window_s", default.dedup_window.as_secs()),
+            ),
+            dedup_ids_max: reader.or("classifier", "dedup_ids_max", default.dedup_ids_max),
+        }
+    }
+}
+
+/// Runs the classifier until the service is stopped.
+///
+/// # Errors
+/// When the broker stays away or the settings cannot be used.
+pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
+    let bus = Bus::connect(Role::Classifier, &shell.common.nats, &shell.tasks, &shell.health).await?;
+    let partitions = installation(&bus, &shell).await?.partitions;
+    let playbooks = Playbooks::follow(&bus, &shell, compile);
+    let window_ms = i64::try_from(settings.dedup_window.as_millis()).unwrap_or(i64::MAX);
+    pipe::run(STAGE, &bus, &shell, partitions, move |partition| Classifier {
+        partition,
+        state: Partition::new(window_ms, settings.dedup_ids_max),
+        playbooks: playbooks.clone(),
+        set: None,
+        pending: None,
+        window: settings.dedup_window,
+    })
+    .await;
+    Ok(())
+}
+
+fn compile(bundle: &Bundle) -> Result<Set, String> {
+    let (set, findings) = playbook::load(bundle);
+    set.ok_or_else(|| findings.iter().map(|finding| finding.message.clone()).collect::<Vec<_>>().join("; "))
+}
+
+/// One partition of the classifier.
+struct Classifier {
+    partition: u16,
+    state: Partition,
+    playbooks: Playbooks<Set>,
+    /// The set that this record's signals are made with; one record, one set.
+    set: Option<(String, Arc<Set>)>,
+    pending: Option<Classified>,
+    window: Duration,
+}
+
+impl Machine for Classifier {
+    type Body = Classified;
+
+    fn fold(&mut self, sequence: u64, body: Classified) {
+        self.state.fold(sequence, body);
+    }
+
+    fn restored(&mut self, _base: u64, _last: u64) {}
+
+    async fn prepare(&mut self, _input: Option<&Message>) -> Result<(), NotReady> {
+        if self.pending.is_none() {
+            self.set = self.playbooks.current();
+        }
+        match self.set {
+            Some(_) => Ok(()),
+            None => Err(NotReady("no set of playbooks was pushed yet".into())),
+        }
+    }
+
+    fn decide(&mut self, input: &Message) -> Result<usize, String> {
+        let frame: Frame = wire::decode(&input.payload).map_err(|error| error.to_string())?;
+        let Some((hash, set)) = &self.set else { return Err("no set of playbooks".into()) };
+        let pending = self
+            .pending
+            .get_or_insert_with(|| Classified { playbooks: hash.clone(), ..Classified::default() });
+        self.state.frame(set, input.sequence, input.published_ms, &frame, pending);
+        Ok(input.payload.len() + 128 * frame.events.len())
+    }
+
+    /// Every frame is passed on, a tick too: it carries the watermark.
+    fn conclude(&mut self, must: bool) -> Option<Conclusion<Classified>> {
+        let pending = self.pending.take().or_else(|| must.then(Classified::default));
+        let mut body = pending?;
+        self.state.conclude(&mut body);
+        let views = self.dedup_view(&body).into_iter().collect();
+        Some(Conclusion { base: self.state.base(), effects: vec![], views, body })
+    }
+
+    fn committed(&mut self, sequence: u64) {
+        self.state.committed(sequence, self.state.now_ms());
+    }
+
+    fn views(&self) -> Vec<View> {
+        vec![]
+    }
+}
+
+impl Classifier {
+    /// The window as others can look it up: the ids that one record claims, and where.
+    fn dedup_view(&self, body: &Classified) -> Option<View> {
+        let first = body.claims.first()?.origin;
+        Some(View {
+            bucket: Bucket::Dedup,
+            key: format!("{}.{}", self.partition, first.sequence),
+            value: wire::encode(&holdline_proto::signal::Claims(body.claims.clone())).into(),
+            ttl: Some(self.window),
+        })
+    }
+}

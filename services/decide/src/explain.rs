@@ -1,1 +1,127 @@
-//! To come.
+//! Decisions in a person's words.
+
+use holdline_proto::command::Direction;
+use holdline_proto::incident::Lane;
+use holdline_proto::journal::{Decision, Disposition, What};
+use holdline_proto::outcome::Done;
+use holdline_proto::signal::Health;
+
+/// What was decided and why, as one sentence.
+pub fn sentence(decision: &Decision) -> String {
+    let entity = &decision.key.entity;
+    let trouble = match decision.key.lane {
+        Lane::Failover => ("failure", "FAILED"),
+        Lane::Scaling => ("warning", "DEGRADED"),
+    };
+    match &decision.what {
+        What::Opened { threshold, stable_for_ms, .. } => format!(
+            "{entity} reports {}. Not acting yet: that takes {threshold} in a row over at least {}.",
+            trouble.1,
+            duration(*stable_for_ms)
+        ),
+        What::NotConfirmed { failures, threshold, span_ms } => format!(
+            "{entity} is healthy again after {failures} of {threshold} {}s within {}. A blip; nothing was done.",
+            trouble.0,
+            duration(*span_ms)
+        ),
+        What::Confirmed { failures, threshold, span_ms, stable_for_ms } => format!(
+            "{entity}: {failures} {}s in a row ({threshold} needed) over {} ({} needed). This is real.",
+            trouble.0,
+            duration(*span_ms),
+            duration(*stable_for_ms)
+        ),
+        What::BackedOff { changes, wait_ms, .. } => format!(
+            "{entity} has changed {changes} times lately: it flaps. The action waits {}.",
+            duration(*wait_ms)
+        ),
+        What::BackOffEnded => {
+            format!("{entity} became healthy while the action waited. Nothing was done.")
+        }
+        What::Commanded(command) => format!(
+            "{}: {} for {entity} (decision {}).",
+            match command.direction {
+                Direction::Remediate => "Acting",
+                Direction::Revert => "Undoing",
+            },
+            command.action,
+            command.decision
+        ),
+        What::LinedUp { action } => {
+            format!("{action} for {entity} is decided on and waits for the action under way.")
+        }
+        What::Reported(outcome) => match &outcome.result {
+            Done::Carried { status } => format!(
+                "{} for {entity}: the target answered {status} ({}, {} after the deciding event).",
+                outcome.action,
+                attempts(outcome.attempts),
+                duration(outcome.took_ms)
+            ),
+            Done::Failed { reason, .. } => {
+                format!("{} for {entity} failed: {reason}. It is in the dead letters.", outcome.action)
+            }
+            Done::Expired { .. } => format!("{} for {entity}: its deadline passed before a call left.", outcome.action),
+            Done::Held { reason } => format!("{} for {entity} is held: {reason}.", outcome.action),
+        },
+        What::DecidedAnew { action, still_needed: true } => {
+            format!("{action} for {entity} is still needed; it is issued anew.")
+        }
+        What::DecidedAnew { action, still_needed: false } => {
+            format!("{action} for {entity} is no longer needed: the trouble ended meanwhile.")
+        }
+        What::Recovering { healthy, needed, span_ms, stable_for_ms } => format!(
+            "{entity} reports health ({healthy} of {needed} in a row, {} of {}). Not reverting yet.",
+            duration(*span_ms),
+            duration(*stable_for_ms)
+        ),
+        What::FalseRecovery { healthy, health } => format!(
+            "{entity} reports {} again after {healthy} healthy event(s): a false recovery. Nothing is reverted.",
+            match health {
+                Health::Failed => "FAILED",
+                Health::Degraded => "DEGRADED",
+                Health::Healthy => "HEALTHY",
+            }
+        ),
+        What::Recovered { healthy, span_ms, stable_for_ms, relapses } => format!(
+            "{entity} was healthy {healthy} times in a row over {} ({} needed{}). It is over.",
+            duration(*span_ms),
+            duration(*stable_for_ms),
+            if *relapses > 0 { format!(", doubled for {relapses} relapse(s)") } else { String::new() }
+        ),
+        What::SilentlyRecovered { silent_ms } => format!(
+            "{entity} has been silent for {}, its source never reports health, and the path was alive all the \
+             time. It is over.",
+            duration(*silent_ms)
+        ),
+        What::Closed { reason } => format!("The incident of {entity} is closed: {reason}."),
+        What::Held { reason } => format!("The incident of {entity} waits for a person: {reason}."),
+    }
+}
+
+/// What became of an event, as one sentence.
+pub fn disposition(disposition: &Disposition) -> String {
+    match disposition {
+        Disposition::Duplicate { of } => format!("a duplicate of the event accepted at {of}; it was not counted again"),
+        Disposition::Ignored { reason } => format!("ignored: {reason}"),
+        Disposition::Stale { newer_by_ms } => format!(
+            "stale: an event that is newer by {} was there already, so it moved nothing",
+            duration(*newer_by_ms)
+        ),
+        Disposition::Undecidable { reason } => format!("could not be judged: {reason}"),
+        Disposition::Counted { incidents } => format!("counted into incident {}", incidents.join(", ")),
+        Disposition::Parked { reason } => format!("in the dead letters: {reason}"),
+    }
+}
+
+fn attempts(attempts: u32) -> String {
+    if attempts == 1 { "first attempt".into() } else { format!("attempt {attempts}") }
+}
+
+/// Milliseconds for people: `40 ms`, `4.2 s`, `15 min`.
+pub fn duration(ms: i64) -> String {
+    match ms {
+        ..1_000 => format!("{ms} ms"),
+        1_000..120_000 if ms % 1_000 == 0 => format!("{} s", ms / 1_000),
+        1_000..120_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+        _ => format!("{} min", ms / 60_000),
+    }
+}

@@ -1,1 +1,76 @@
+//! Takes commands, calls targets, reports outcomes.
+//!
+//! [`protocol`] is the way of one command, readable from top to bottom: at most one executor acts on an
+//! entity at a time ([`lock`]), what is about to be called is written down before it is called ([`intent`]),
+//! and an outcome goes out on `hl.internal.outcome.<p>` only, from where it can never begin an incident.
+//! What an answer means stands in `decide::execute`.
 
+mod call;
+mod intent;
+mod lock;
+mod protocol;
+mod rate;
+
+use std::sync::Arc;
+
+use holdline_decide::playbook::{self, Set};
+use holdline_proto::playbooks::Bundle;
+use holdline_proto::topology::{EXECUTOR_CONSUMER, Role, Stream};
+use holdline_stage::bus::Bus;
+use holdline_stage::playbooks::Playbooks;
+use holdline_stage::queue;
+use holdline_stage::run::Shell;
+use holdline_stage::settings::Reader;
+
+/// Settings of the executor.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Commands under way at once in this replica.
+    pub at_once: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { at_once: 64 }
+    }
+}
+
+impl Settings {
+    /// Reads `executor.at_once`.
+    pub fn read(reader: &mut Reader) -> Settings {
+        let at_once = reader.or("executor", "at_once", Settings::default().at_once);
+        if at_once == 0 {
+            reader.problem("executor.at_once: 0 would do nothing; expected 1 or more".into());
+        }
+        Settings { at_once }
+    }
+}
+
+/// Runs the executor until the service is stopped; calls under way are let end.
+///
+/// # Errors
+/// When the broker stays away, or no HTTP client can be made.
+pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
+    // Two crypto providers are never compiled in, but reqwest wants to be told all the same.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let bus = Bus::connect(Role::Executor, &shell.common.nats, &shell.tasks, &shell.health).await?;
+    let playbooks = Playbooks::follow(&bus, &shell, compile);
+    let executor = Arc::new(protocol::Executor {
+        bus: bus.clone(),
+        playbooks,
+        replica: shell.common.replica.clone(),
+        caller: call::Caller::new()?,
+        rates: rate::Rates::default(),
+    });
+    queue::run(&bus, &shell, Stream::Commands, EXECUTOR_CONSUMER, settings.at_once, move |work| {
+        let executor = executor.clone();
+        async move { executor.take(work).await }
+    })
+    .await;
+    Ok(())
+}
+
+fn compile(bundle: &Bundle) -> Result<Set, String> {
+    let (set, findings) = playbook::load(bundle);
+    set.ok_or_else(|| findings.iter().map(|finding| finding.message.clone()).collect::<Vec<_>>().join("; "))
+}

@@ -93,6 +93,11 @@ impl<T: Send + Sync + 'static> Playbooks<T> {
         }
     }
 
+    /// The names of the installation that these are the playbooks of.
+    pub fn topology(&self) -> &holdline_proto::topology::Topology {
+        self.bus.topology()
+    }
+
     /// The current set and its hash, once there is one.
     pub fn current(&self) -> Option<(String, Arc<T>)> {
         self.current.borrow().clone()

@@ -13,6 +13,9 @@ mod partition;
 mod recover;
 mod track;
 
+#[cfg(test)]
+mod tests;
+
 pub use partition::{Input, Partition, Rulebook, Step};
 
 /// What one lane of a playbook goes by.

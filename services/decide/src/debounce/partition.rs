@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holdline_proto::incident::{Lane, Track, TrackKey, View};
+use holdline_proto::incident::{Lane, Phase, Track, TrackKey, View};
 use holdline_proto::journal::{Alive, Decided, Decision, Disposed, Disposition, Effect, WakeUp};
 use holdline_proto::outcome::Outcome;
 use holdline_proto::signal::{Classified, Signal};
 
-use super::track::{Machine, Verdict, fresh, is_idle};
+use super::track::{Machine, Verdict, fresh, is_idle, view};
 use super::{PROOF_EVERY_MS, Rules};
 use crate::playbook::Set;
 
@@ -229,9 +229,22 @@ impl Partition {
             decisions: std::mem::take(&mut step.decisions),
             disposed: std::mem::take(&mut step.disposed),
             changed,
+            closed: step.views.values().filter(|view| view.phase == Phase::Resolved).cloned().collect(),
             forgotten,
             snapshot,
         }
+    }
+
+    /// Every incident that is not over, as people see it: what a new owner shows again.
+    pub fn views(&self, rulebook: &impl Rulebook) -> Vec<View> {
+        let mut views = vec![];
+        for track in self.tracks.values() {
+            for incident in track.open.iter().chain(&track.closing) {
+                let threshold = rules(rulebook.set(&incident.playbooks), &track.key).map_or(0, |r| r.threshold);
+                views.push(view(track, incident, threshold));
+            }
+        }
+        views
     }
 
     fn forgettable(&self, key: &TrackKey) -> bool {

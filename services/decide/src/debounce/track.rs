@@ -357,7 +357,7 @@ impl Machine<'_> {
                 self.gave_up(&command, reason, *perhaps_done);
             }
             Done::Held { reason } => self.gave_up(&command, reason, true),
-            Done::Expired => self.decide_anew(command),
+            Done::Expired { perhaps_done } => self.decide_anew(command, *perhaps_done),
         }
         self.settle(&id);
         self.advance(true);
@@ -386,7 +386,10 @@ impl Machine<'_> {
 
     /// L2: its deadline passed before a call left, so it is looked at anew: a failover is still needed while
     /// its incident is open, a revert always.
-    fn decide_anew(&mut self, command: Command) {
+    fn decide_anew(&mut self, command: Command, perhaps_done: bool) {
+        if perhaps_done {
+            self.carried(&command.incident, command.direction);
+        }
         let open = self.track.open.as_ref().is_some_and(|incident| incident.id == command.incident);
         let still_needed = open || command.direction == Direction::Revert;
         self.decide_for(&command.incident, What::DecidedAnew { action: command.action.clone(), still_needed });
@@ -551,7 +554,7 @@ impl Machine<'_> {
         let incident = incidents.find(|incident| incident.id == id);
         let phase = incident.map_or(Phase::Resolved, |incident| incident.phase);
         if let Some(incident) = incident {
-            let view = view(self.track, incident, self.rules.threshold, self.input);
+            let view = view(self.track, incident, self.rules.threshold);
             self.views.insert(id.into(), view);
         }
         self.decisions.push(Decision {
@@ -565,7 +568,8 @@ impl Machine<'_> {
     }
 }
 
-fn view(track: &Track, incident: &Incident, threshold: u32, as_of: u64) -> View {
+/// An incident as people see it.
+pub(super) fn view(track: &Track, incident: &Incident, threshold: u32) -> View {
     View {
         id: incident.id.clone(),
         partition: track.partition,
@@ -580,7 +584,6 @@ fn view(track: &Track, incident: &Incident, threshold: u32, as_of: u64) -> View 
         threshold,
         decision: incident.decision,
         held: incident.held.as_ref().map(|hold| hold.reason.clone()),
-        as_of,
     }
 }
 

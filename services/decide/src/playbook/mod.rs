@@ -12,13 +12,15 @@ use crate::debounce;
 
 mod check;
 mod finding;
+mod node;
 mod parse;
 mod predicate;
 mod secret;
 mod template;
 
+pub use check::explain;
 pub use finding::{Finding, Severity};
-pub use predicate::Predicate;
+pub use predicate::{Facts, Predicate};
 pub use secret::{SecretRef, replace_literals};
 pub use template::{Path, RenderError, Template};
 

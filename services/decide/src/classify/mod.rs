@@ -1,0 +1,287 @@
+//! What does it mean? Accepted events become signals, or end here with a reason.
+//!
+//! [`Partition`] folds the frames of one partition: it remembers who claimed an event id ([`window`]) and up
+//! to when everything has been read ([`watermark`]).
+
+use std::collections::BTreeMap;
+
+use holdline_proto::event::{Accepted, Frame, Origin};
+use holdline_proto::journal::{Disposed, Disposition};
+use holdline_proto::limits::{NAME_BYTES_MAX, VALUES_BYTES_MAX};
+use holdline_proto::signal::{Claim, Classified, Health, Signal, Values};
+use serde_json::Value;
+
+use crate::playbook::{Facts, Path, Playbook, Predicate, Set, Subscription};
+
+mod watermark;
+mod window;
+
+pub use window::{Claimed, Window, event_key};
+
+use watermark::Watermark;
+
+/// An event's own time may lie this far after its arrival; further, the arrival counts. Milliseconds.
+const FUTURE_MS_MAX: i64 = 5 * 60_000;
+
+/// What the classifier knows of one partition.
+#[derive(Debug)]
+pub struct Partition {
+    window: Window,
+    watermark: Watermark,
+}
+
+impl Partition {
+    /// `window_ms`: how long an event id is remembered; `ids_max`: how many at most.
+    pub fn new(window_ms: i64, ids_max: usize) -> Partition {
+        Partition { window: Window::new(window_ms, ids_max), watermark: Watermark::default() }
+    }
+
+    /// Classifies one frame into `out`. `sequence` and `published_ms` are its place and time in the log.
+    pub fn frame(&mut self, set: &Set, sequence: u64, published_ms: i64, frame: &Frame, out: &mut Classified) {
+        self.watermark.heard(frame, published_ms);
+        for heard in &frame.heard {
+            note(&mut out.heard, &heard.subscription, published_ms.saturating_sub(i64::from(heard.age_ms)));
+        }
+        for (index, accepted) in (0u32..).zip(&frame.events) {
+            note(&mut out.heard, &accepted.subscription, published_ms);
+            let origin = accepted.origin.unwrap_or(Origin { sequence, index });
+            self.event(set, origin, published_ms, accepted, out);
+        }
+    }
+
+    /// What every record says of the watermark.
+    pub fn conclude(&self, out: &mut Classified) {
+        out.watermark_ms = self.watermark.complete_ms();
+        out.gateways = self.watermark.gateways();
+    }
+
+    /// Folds a committed record.
+    pub fn fold(&mut self, sequence: u64, body: Classified) {
+        let at_ms = body.gateways.iter().map(|gateway| gateway.frame_ms).max().unwrap_or(0);
+        self.committed(sequence, at_ms.max(body.watermark_ms));
+        for claim in body.claims {
+            self.window.restore(&claim);
+        }
+        self.watermark.restore(body.watermark_ms, body.gateways);
+    }
+
+    /// A record is durable; claims that follow belong to later ones.
+    pub fn committed(&mut self, sequence: u64, at_ms: i64) {
+        self.window.record(sequence, at_ms);
+    }
+
+    /// Broker time of the newest frame. Unix milliseconds.
+    pub fn now_ms(&self) -> i64 {
+        self.watermark.now_ms()
+    }
+
+    /// The record after which the whole window can be folded.
+    pub fn base(&self) -> u64 {
+        self.window.base()
+    }
+
+    fn event(&mut self, set: &Set, origin: Origin, received_ms: i64, accepted: &Accepted, out: &mut Classified) {
+        let dispose = |event_id: &str, disposition| Disposed {
+            origin,
+            accept_id: accepted.accept_id.clone(),
+            event_id: event_id.into(),
+            disposition,
+        };
+        let event: Value = match serde_json::from_slice(&accepted.body) {
+            Ok(event) => event,
+            Err(error) => {
+                let reason = format!("the stored event is no JSON: {error}");
+                return out.disposed.push(dispose("", Disposition::Undecidable { reason }));
+            }
+        };
+        let event_id = text_at(&event, "id").unwrap_or_default();
+        let topic = text_at(&event, "topicName").unwrap_or_default();
+        let key = event_key(topic, event_id);
+        // T2: the same id from another place is a duplicate; from the same place it is finished.
+        match self.window.claim(&key, origin, received_ms) {
+            Claimed::By(earlier) if earlier != origin => {
+                return out.disposed.push(dispose(event_id, Disposition::Duplicate { of: earlier }));
+            }
+            Claimed::By(_) => {}
+            Claimed::Now => out.claims.push(Claim { id: key.to_vec(), origin }),
+        }
+        let arrival = Arrival { origin, accepted, received_ms, event_id, event: &event };
+        match signals(set, &arrival) {
+            Ok(signals) => out.signals.extend(signals),
+            Err(disposition) => out.disposed.push(dispose(event_id, disposition)),
+        }
+    }
+}
+
+/// Keeps the latest time per subscription.
+fn note(heard: &mut Vec<(String, i64)>, subscription: &str, at_ms: i64) {
+    match heard.iter_mut().find(|(name, _)| name == subscription) {
+        Some((_, latest)) => *latest = at_ms.max(*latest),
+        None => heard.push((subscription.into(), at_ms)),
+    }
+}
+
+struct Arrival<'a> {
+    origin: Origin,
+    accepted: &'a Accepted,
+    received_ms: i64,
+    event_id: &'a str,
+    event: &'a Value,
+}
+
+/// One signal per playbook that wants the event, or why none does.
+fn signals(set: &Set, arrival: &Arrival<'_>) -> Result<Vec<Signal>, Disposition> {
+    let ignored = |reason: String| Disposition::Ignored { reason };
+    let name = &arrival.accepted.subscription;
+    let Some(subscription) = set.subscriptions.get(name) else {
+        return Err(ignored(format!("the current set of playbooks has no subscription {name}")));
+    };
+    let facts = Facts::new(arrival.event);
+    let mut signals = vec![];
+    let mut reasons = vec![];
+    for playbook in set.listeners(name) {
+        match signal(subscription, playbook, arrival, &facts) {
+            Ok(signal) => signals.push(signal),
+            // One playbook that cannot be evaluated must not silence the others, nor be taken for "no".
+            Err(disposition) => reasons.push(disposition),
+        }
+    }
+    if !signals.is_empty() {
+        return Ok(signals);
+    }
+    let undecidable = reasons.iter().position(|r| matches!(r, Disposition::Undecidable { .. })).unwrap_or(0);
+    if reasons.is_empty() {
+        return Err(ignored(format!("no playbook listens to subscription {name}")));
+    }
+    Err(reasons.swap_remove(undecidable))
+}
+
+fn signal(
+    subscription: &Subscription,
+    playbook: &Playbook,
+    arrival: &Arrival<'_>,
+    facts: &Facts<'_>,
+) -> Result<Signal, Disposition> {
+    let undecidable = |reason: String| Disposition::Undecidable { reason };
+    let health = health(subscription, playbook, facts)?;
+    let entity = name_at(&playbook.on.entity, arrival.event).map_err(undecidable)?;
+    let group = match &playbook.on.group {
+        Some(path) if path.get(arrival.event).is_some() => {
+            Some(name_at(path, arrival.event).map_err(undecidable)?)
+        }
+        _ => None,
+    };
+    Ok(Signal {
+        origin: arrival.origin,
+        accept_id: arrival.accepted.accept_id.clone(),
+        event_id: arrival.event_id.into(),
+        subscription: arrival.accepted.subscription.clone(),
+        playbook: playbook.name.clone(),
+        entity,
+        group,
+        health,
+        event_ms: event_ms(arrival),
+        received_ms: arrival.received_ms,
+        values: values(playbook, arrival.event).map_err(undecidable)?,
+    })
+}
+
+/// FAILED before DEGRADED before HEALTHY. A predicate that cannot be evaluated is not "false".
+fn health(
+    subscription: &Subscription,
+    playbook: &Playbook,
+    facts: &Facts<'_>,
+) -> Result<Health, Disposition> {
+    let holds = |which: &str, predicate: &Predicate| {
+        predicate.evaluate(facts).map_err(|error| Disposition::Undecidable {
+            reason: format!("{}: on.{which}: {error}", playbook.name),
+        })
+    };
+    let kinds = [
+        ("failed", Health::Failed, Some(&playbook.on.failed)),
+        ("degraded", Health::Degraded, playbook.on.degraded.as_ref()),
+        ("healthy", Health::Healthy, playbook.on.healthy.as_ref()),
+    ];
+    for (which, health, predicate) in kinds {
+        let Some(predicate) = predicate else { continue };
+        if !holds(which, predicate)? {
+            continue;
+        }
+        // G3: the subscription's filter is applied again to what counts as trouble, never to health.
+        if health != Health::Healthy
+            && let Some(filter) = &subscription.filter
+            && !holds("subscription.filterExpression", filter)?
+        {
+            let reason = format!("filterExpression of subscription {} excludes it", subscription.name);
+            return Err(Disposition::Ignored { reason });
+        }
+        return Ok(health);
+    }
+    Err(Disposition::Ignored { reason: format!("{}: neither failed nor degraded nor healthy", playbook.name) })
+}
+
+/// The event's own time, else the accept time; never much later than its arrival. Unix milliseconds.
+fn event_ms(arrival: &Arrival<'_>) -> i64 {
+    let own = arrival.event.get("timestamp").and_then(parse_time_ms);
+    let latest = arrival.received_ms.saturating_add(FUTURE_MS_MAX);
+    match own {
+        Some(own) if own <= latest => own,
+        Some(_) => arrival.received_ms,
+        None => arrival.accepted.accepted_ms,
+    }
+}
+
+/// ISO 8601 text, or a number of seconds or milliseconds since 1970.
+fn parse_time_ms(value: &Value) -> Option<i64> {
+    // Beyond this a number of seconds would lie after the year 5000.
+    const SECONDS_MAX: i64 = 100_000_000_000;
+    match value {
+        Value::String(text) => Some(text.parse::<jiff::Timestamp>().ok()?.as_millisecond()),
+        Value::Number(number) => {
+            let number = number.as_i64()?;
+            Some(if number.abs() < SECONDS_MAX { number.saturating_mul(1_000) } else { number })
+        }
+        _ => None,
+    }
+}
+
+fn text_at<'a>(event: &'a Value, field: &str) -> Option<&'a str> {
+    event.get(field).and_then(Value::as_str)
+}
+
+/// The text of an entity or a group: a string as it is, a number or a truth value as JSON writes it. The
+/// gateway hashes the same text.
+pub fn name_at(path: &Path, event: &Value) -> Result<String, String> {
+    let name = match path.get(event) {
+        Some(Value::String(text)) => text.clone(),
+        Some(value @ (Value::Number(_) | Value::Bool(_))) => value.to_string(),
+        Some(_) => return Err(format!("{path} is neither text nor a number")),
+        None => return Err(format!("the event has no {path}")),
+    };
+    match name.len() {
+        0 => Err(format!("{path} is empty")),
+        1..=NAME_BYTES_MAX => Ok(name),
+        length => Err(format!("{path} has {length} bytes; at most {NAME_BYTES_MAX} are a name")),
+    }
+}
+
+fn values(playbook: &Playbook, event: &Value) -> Result<Values, String> {
+    let mut values = BTreeMap::new();
+    let mut bytes = 0;
+    for path in &playbook.paths {
+        if let Some(value) = path.get(event) {
+            bytes += match value {
+                Value::String(text) => text.len(),
+                other => other.to_string().len(),
+            };
+            values.insert(path.to_string(), value.clone());
+        }
+    }
+    if bytes > VALUES_BYTES_MAX {
+        return Err(format!(
+            "{}: the fields that its actions refer to have {bytes} bytes; at most {VALUES_BYTES_MAX} are carried",
+            playbook.name
+        ));
+    }
+    Ok(values)
+}

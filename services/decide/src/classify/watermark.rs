@@ -1,0 +1,105 @@
+//! Up to when everything has been read (architecture.md 7), by the broker's timestamps alone, so that no
+//! gateway's clock matters.
+//!
+//! A gateway has one frame of a partition in flight. So when its next frame is read, everything that it
+//! accepted before its previous frame was stored is in one of the two: the previous frame's timestamp is how
+//! far this gateway is complete.
+
+use std::collections::BTreeMap;
+
+use holdline_proto::event::Frame;
+use holdline_proto::limits::GATEWAYS_MAX;
+use holdline_proto::signal::GatewayMark;
+
+/// A gateway that is this late beyond its own promise is taken for dead. Milliseconds.
+const GRACE_MS: i64 = 5_000;
+
+/// A gateway's first frame may have been on its way for this long at most: its write time-out.
+const FIRST_FRAME_MS: i64 = 5_000;
+
+#[derive(Debug, Default)]
+pub(super) struct Watermark {
+    complete_ms: i64,
+    now_ms: i64,
+    gateways: BTreeMap<String, GatewayMark>,
+}
+
+impl Watermark {
+    /// A frame was read; `published_ms` is the broker's timestamp.
+    pub(super) fn heard(&mut self, frame: &Frame, published_ms: i64) {
+        self.now_ms = self.now_ms.max(published_ms);
+        if frame.leaving {
+            self.gateways.remove(&frame.gateway);
+            if self.gateways.is_empty() {
+                self.complete_ms = self.complete_ms.max(published_ms);
+            }
+        } else {
+            let before = self.gateways.get(&frame.gateway).map(|mark| mark.frame_ms);
+            let mark = GatewayMark {
+                gateway: frame.gateway.clone(),
+                frame_ms: published_ms,
+                complete_ms: before.unwrap_or(published_ms - FIRST_FRAME_MS),
+                next_within_ms: frame.next_within_ms,
+            };
+            self.gateways.insert(frame.gateway.clone(), mark);
+        }
+        let now_ms = self.now_ms;
+        self.gateways.retain(|_, mark| {
+            now_ms <= mark.frame_ms.saturating_add(i64::from(mark.next_within_ms)).saturating_add(GRACE_MS)
+        });
+        while self.gateways.len() > GATEWAYS_MAX {
+            let oldest = self.gateways.values().min_by_key(|mark| mark.frame_ms).map(|m| m.gateway.clone());
+            self.gateways.remove(&oldest.unwrap_or_default());
+        }
+        let slowest = self.gateways.values().map(|mark| mark.complete_ms).min();
+        self.complete_ms = self.complete_ms.max(slowest.unwrap_or(0));
+    }
+
+    pub(super) fn complete_ms(&self) -> i64 {
+        self.complete_ms
+    }
+
+    pub(super) fn now_ms(&self) -> i64 {
+        self.now_ms
+    }
+
+    pub(super) fn gateways(&self) -> Vec<GatewayMark> {
+        self.gateways.values().cloned().collect()
+    }
+
+    pub(super) fn restore(&mut self, complete_ms: i64, gateways: Vec<GatewayMark>) {
+        self.complete_ms = complete_ms;
+        self.now_ms = gateways.iter().map(|mark| mark.frame_ms).max().unwrap_or(self.now_ms).max(self.now_ms);
+        self.gateways = gateways.into_iter().map(|mark| (mark.gateway.clone(), mark)).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watermark_follows_the_slowest_live_gateway() {
+        let frame = |gateway: &str, leaving| Frame {
+            gateway: gateway.into(),
+            next_within_ms: 1_000,
+            leaving,
+            heard: vec![],
+            events: vec![],
+        };
+        let mut watermark = Watermark::default();
+        let mut check = |gateway: &str, leaving, at_ms, expected| {
+            watermark.heard(&frame(gateway, leaving), at_ms);
+            assert_eq!(watermark.complete_ms(), expected, "{gateway} at {at_ms}");
+        };
+        check("a", false, 10_000, 5_000);
+        check("a", false, 11_000, 10_000);
+        check("b", false, 11_500, 10_000); // a newcomer never pulls it back
+        check("a", false, 12_000, 10_000); // b is complete only to 6,500
+        check("b", false, 12_500, 11_000); // a: 11,000, b: 11,500
+        check("a", false, 13_500, 11_500);
+        check("a", false, 18_499, 11_500);
+        check("a", false, 18_501, 18_499); // b is a second and the grace late: dead
+        check("a", true, 19_000, 19_000); // said goodbye: nothing is held back
+    }
+}

@@ -1,0 +1,159 @@
+//! The dedup window: which acceptance claimed an event id (T2).
+
+use std::collections::{HashMap, VecDeque};
+
+use holdline_proto::event::Origin;
+use holdline_proto::signal::Claim;
+use sha2::{Digest, Sha256};
+
+/// Identity of an event: the first 16 bytes of SHA-256 over topic and id.
+pub(super) type EventKey = [u8; 16];
+
+/// Makes the key of an event id. The topic belongs to it, so that two sources that count from one do not
+/// swallow each other's events, while the same event through two subscriptions counts once.
+pub fn event_key(topic: &str, event_id: &str) -> EventKey {
+    let mut hasher = Sha256::new();
+    hasher.update((topic.len() as u64).to_be_bytes());
+    hasher.update(topic.as_bytes());
+    hasher.update(event_id.as_bytes());
+    let mut key = EventKey::default();
+    for (to, from) in key.iter_mut().zip(hasher.finalize()) {
+        *to = from;
+    }
+    key
+}
+
+/// Who had the id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claimed {
+    /// Nobody in the window: it is claimed now.
+    Now,
+    /// This acceptance.
+    By(Origin),
+}
+
+/// Claims of the last while, oldest first to go.
+#[derive(Debug)]
+pub struct Window {
+    window_ms: i64,
+    ids_max: usize,
+    claims: HashMap<EventKey, Origin>,
+    /// Claims in the order of their making, by the record that holds them.
+    records: VecDeque<Recorded>,
+    /// Claims since the last record.
+    current: Vec<EventKey>,
+    last_record: u64,
+}
+
+#[derive(Debug)]
+struct Recorded {
+    sequence: u64,
+    at_ms: i64,
+    keys: Vec<EventKey>,
+}
+
+impl Window {
+    pub fn new(window_ms: i64, ids_max: usize) -> Window {
+        Window {
+            window_ms,
+            ids_max,
+            claims: HashMap::new(),
+            records: VecDeque::new(),
+            current: vec![],
+            last_record: 0,
+        }
+    }
+
+    /// Claims an id for an acceptance, unless it is taken.
+    pub fn claim(&mut self, key: &EventKey, origin: Origin, now_ms: i64) -> Claimed {
+        self.expire(now_ms);
+        if let Some(earlier) = self.claims.get(key) {
+            return Claimed::By(*earlier);
+        }
+        self.claims.insert(*key, origin);
+        self.current.push(*key);
+        Claimed::Now
+    }
+
+    /// Takes over a claim of a committed record.
+    pub fn restore(&mut self, claim: &Claim) {
+        let mut key = EventKey::default();
+        for (to, from) in key.iter_mut().zip(&claim.id) {
+            *to = *from;
+        }
+        if self.claims.insert(key, claim.origin).is_none()
+            && let Some(last) = self.records.back_mut()
+        {
+            last.keys.push(key);
+        }
+    }
+
+    /// The claims since the last record are in this one.
+    pub fn record(&mut self, sequence: u64, at_ms: i64) {
+        self.last_record = sequence;
+        let keys = std::mem::take(&mut self.current);
+        self.records.push_back(Recorded { sequence, at_ms, keys });
+        self.expire(at_ms);
+    }
+
+    /// The whole window can be folded from the records after this one.
+    pub fn base(&self) -> u64 {
+        self.records.front().map_or(self.last_record, |oldest| oldest.sequence.saturating_sub(1))
+    }
+
+    /// Ids that the window holds.
+    pub fn len(&self) -> usize {
+        self.claims.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.claims.is_empty()
+    }
+
+    fn expire(&mut self, now_ms: i64) {
+        while let Some(oldest) = self.records.front() {
+            let old = now_ms.saturating_sub(oldest.at_ms) > self.window_ms;
+            if !old && self.claims.len() <= self.ids_max {
+                return;
+            }
+            for key in &oldest.keys {
+                self.claims.remove(key);
+            }
+            self.records.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t2_the_window_remembers_who_claimed() {
+        let origin = |sequence| Origin { sequence, index: 0 };
+        let mut window = Window::new(1_000, 100);
+        let (a, b) = (event_key("t", "a"), event_key("t", "b"));
+        assert_ne!(a, event_key("ta", ""), "topic and id are told apart");
+        assert_eq!(window.claim(&a, origin(1), 0), Claimed::Now);
+        assert_eq!(window.claim(&a, origin(1), 0), Claimed::By(origin(1)), "the same acceptance is finished");
+        assert_eq!(window.claim(&a, origin(2), 0), Claimed::By(origin(1)), "another is a duplicate");
+        window.record(10, 0);
+        assert_eq!(window.base(), 9);
+        assert_eq!(window.claim(&b, origin(3), 900), Claimed::Now);
+        window.record(11, 900);
+        assert_eq!(window.claim(&a, origin(4), 1_000), Claimed::By(origin(1)), "still inside");
+        assert_eq!(window.claim(&a, origin(4), 1_001), Claimed::Now, "the window has passed");
+        assert_eq!(window.base(), 10);
+    }
+
+    #[test]
+    fn the_window_is_bounded_and_the_oldest_go_first() {
+        let mut window = Window::new(i64::MAX, 2);
+        for n in 1..=5u64 {
+            window.claim(&event_key("t", &n.to_string()), Origin { sequence: n, index: 0 }, 0);
+            window.record(n, 0);
+        }
+        assert_eq!(window.len(), 2);
+        assert_eq!(window.base(), 3);
+    }
+}

@@ -1,0 +1,409 @@
+//! Timelines: events go in at their time, actions are expected at theirs. Virtual time throughout; every
+//! run is also recorded, folded and replayed.
+
+use std::collections::BTreeMap;
+
+use holdline_proto::command::Command;
+use holdline_proto::event::Origin;
+use holdline_proto::journal::{Decision, Disposition, Effect, Record, WakeUp, What};
+use holdline_proto::outcome::{Done, Outcome};
+use holdline_proto::playbooks::Bundle;
+use holdline_proto::signal::{Classified, Health, Signal, Values};
+
+use super::{Input, Partition, Rulebook, Step};
+use crate::playbook::{self, Set};
+use crate::replay::{Recorded, Replay, Verdict};
+
+const SUBSCRIPTION: &str = r#"{"name": "s", "topicName": "telephony.service.status", "authType": "HMAC", "secretToken": "env:S" CHANGES}"#;
+const ACTION: &str = r#"{"name": "NAME", "actionType": "WEBHOOK", "url": "https://t.example.com/NAME", "method": "POST"}"#;
+
+struct Book(Set);
+
+impl Rulebook for Book {
+    fn set(&self, _hash: &str) -> Option<&Set> {
+        Some(&self.0)
+    }
+}
+
+fn book(rules: &str, changes_only: bool) -> Book {
+    let on = "playbook: p\nmode: live\non:\n  subscription: s\n  entity: data.gw\n  failed: status == 'FAILED'\n  degraded: status == 'DEGRADED'\n  healthy: status == 'HEALTHY'\n";
+    let changes = if changes_only { r#", "reports": "changes""# } else { "" };
+    let mut files = BTreeMap::from([
+        ("p.playbook.yaml".to_string(), format!("{on}{rules}")),
+        ("subscriptions/s.json".into(), SUBSCRIPTION.replace("CHANGES", changes)),
+    ]);
+    for name in ["fail", "also", "restore", "scale"] {
+        files.insert(format!("actions/{name}.json"), ACTION.replace("NAME", name));
+    }
+    let (set, findings) = playbook::load(&Bundle { files });
+    Book(set.unwrap_or_else(|| panic!("{findings:?}")))
+}
+
+/// What happens besides the events.
+#[derive(Clone, Default)]
+struct Circumstances {
+    /// How the executor answers, by action; carried out at once unless named. `None`: never.
+    outcomes: BTreeMap<&'static str, Option<Done>>,
+    /// Another entity of the subscription is heard this often. 0: never.
+    others_every_ms: i64,
+    changes_only: bool,
+}
+
+struct World {
+    book: Book,
+    live: Partition,
+    replay: Replay,
+    sequence: u64,
+    timers: Vec<WakeUp>,
+    actions: Vec<(i64, String)>,
+    decisions: Vec<Decision>,
+    dispositions: Vec<Disposition>,
+    circumstances: Circumstances,
+    records: u64,
+}
+
+impl World {
+    fn step(&mut self, at_ms: i64, input: Input<'_>) -> Vec<Command> {
+        self.sequence += 1;
+        let mut step = Step::default();
+        self.live.step(&self.book, self.sequence, at_ms, input, &mut step);
+        let effects = std::mem::take(&mut step.effects);
+        self.decisions.extend(step.decisions.iter().cloned());
+        self.dispositions.extend(step.disposed.iter().map(|d| d.disposition.clone()));
+        self.records += 1;
+        let record = Record {
+            position: self.sequence,
+            base: 0,
+            effects_done: 0,
+            owner: "test".into(),
+            machine: crate::MACHINE.into(),
+            body: self.live.record(&mut step, &[]),
+            effects: effects.clone(),
+        };
+        // O4: every step is replayed from its record, byte for byte.
+        let recorded = Recorded { sequence: self.sequence, published_ms: at_ms, input };
+        assert_eq!(self.replay.record(&self.book, [recorded], record), Verdict::Same);
+        let mut commands = vec![];
+        for effect in effects {
+            match effect {
+                Effect::Command(command) => {
+                    self.actions.push((at_ms, format!("{} {}", command.action, command.key.entity)));
+                    commands.push(command);
+                }
+                Effect::WakeAt(wake_up) => self.timers.push(wake_up),
+            }
+        }
+        commands
+    }
+
+    fn outcomes(&mut self, at_ms: i64, commands: Vec<Command>) {
+        for command in commands {
+            let carried = Some(Done::Carried { status: 200 });
+            let answer = self.circumstances.outcomes.get(command.action.as_str()).cloned();
+            let Some(result) = answer.unwrap_or(carried) else { continue };
+            // What expires does so once; issued anew it is carried out.
+            let result = match result {
+                Done::Expired { .. } if command.decision > 1 => Done::Carried { status: 200 },
+                result => result,
+            };
+            let outcome = Outcome {
+                incident: command.incident.clone(),
+                key: command.key.clone(),
+                direction: command.direction,
+                step: command.step,
+                action: command.action.clone(),
+                decision: command.decision,
+                result,
+                attempts: 1,
+                took_ms: 0,
+            };
+            let next = self.step(at_ms, Input::Outcome(&outcome));
+            self.outcomes(at_ms, next);
+        }
+    }
+
+    fn classified(&mut self, at_ms: i64, signals: Vec<Signal>, heard: bool) {
+        let classified = Classified {
+            playbooks: "set".into(),
+            heard: if heard { vec![("s".into(), at_ms)] } else { vec![] },
+            signals,
+            watermark_ms: at_ms,
+            ..Classified::default()
+        };
+        let commands = self.step(at_ms, Input::Classified(&classified));
+        self.outcomes(at_ms, commands);
+    }
+
+    /// Lets time pass: due wake-ups fire, and each second a gateway ticks.
+    fn pass(&mut self, from_ms: i64, to_ms: i64) {
+        let mut at_ms = from_ms;
+        while at_ms < to_ms {
+            at_ms = (at_ms + 1_000).min(to_ms);
+            let (due, later): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.timers).into_iter().partition(|timer| timer.deadline_ms <= at_ms);
+            self.timers = later;
+            for timer in due {
+                let commands = self.step(at_ms, Input::Fired(&timer));
+                self.outcomes(at_ms, commands);
+            }
+            let every = self.circumstances.others_every_ms;
+            self.classified(at_ms, vec![], every > 0 && at_ms % every < 1_000);
+        }
+    }
+}
+
+/// `start (+every xN) STATUS`, times in seconds; `@t` gives another event time.
+fn events(timeline: &str) -> Vec<(i64, i64, Health)> {
+    let mut events = vec![];
+    for line in timeline.split(',').map(str::trim).filter(|line| !line.is_empty()) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let status = match *words.last().unwrap() {
+            "F" => Health::Failed,
+            "D" => Health::Degraded,
+            "H" => Health::Healthy,
+            other => panic!("{other}"),
+        };
+        let seconds = |text: &str| text.parse::<i64>().unwrap() * 1_000;
+        let start = seconds(words[0]);
+        let mut times = vec![(start, start)];
+        match words[1..words.len() - 1] {
+            [] => {}
+            [at] if at.starts_with('@') => times = vec![(start, seconds(&at[1..]))],
+            [every, count] => {
+                let count: i64 = count[1..].parse().unwrap();
+                let every = seconds(&every[1..]);
+                times = (0..count).map(|n| (start + n * every, start + n * every)).collect();
+            }
+            _ => panic!("{line}"),
+        }
+        events.extend(times.into_iter().map(|(received, event)| (received, event, status)));
+    }
+    events
+}
+
+fn run(rules: &str, circumstances: Circumstances, timeline: &str, until_s: i64) -> World {
+    let mut world = World {
+        book: book(rules, circumstances.changes_only),
+        live: Partition::new(0),
+        replay: Replay::new(0),
+        sequence: 0,
+        timers: vec![],
+        actions: vec![],
+        decisions: vec![],
+        dispositions: vec![],
+        circumstances,
+        records: 0,
+    };
+    // Not at the epoch, so that a forgotten zero shows.
+    const BEGIN: i64 = 1_000_000;
+    let mut now_ms = BEGIN;
+    for (n, (received, event, health)) in events(timeline).into_iter().enumerate() {
+        world.pass(now_ms, BEGIN + received);
+        now_ms = now_ms.max(BEGIN + received);
+        let signal = Signal {
+            origin: Origin { sequence: n as u64, index: 0 },
+            accept_id: format!("0-0-t-{n}"),
+            event_id: n.to_string(),
+            subscription: "s".into(),
+            playbook: "p".into(),
+            entity: "gw".into(),
+            group: None,
+            health,
+            event_ms: BEGIN + event,
+            received_ms: BEGIN + received,
+            values: Values::new(),
+        };
+        world.classified(now_ms, vec![signal], true);
+    }
+    world.pass(now_ms, BEGIN + until_s * 1_000);
+    for (at_ms, _) in &mut world.actions {
+        *at_ms -= BEGIN;
+    }
+    world
+}
+
+fn check_in(rules: &str, circumstances: Circumstances, timeline: &str, until_s: i64, expected: &[(f64, &str)]) {
+    let world = run(rules, circumstances, timeline, until_s);
+    let found: Vec<(f64, &str)> =
+        world.actions.iter().map(|(at, action)| (*at as f64 / 1_000.0, action.as_str())).collect();
+    assert_eq!(found, expected, "\n{timeline}\n{:#?}", world.decisions);
+}
+
+fn check(rules: &str, timeline: &str, until_s: i64, expected: &[(f64, &str)]) {
+    check_in(rules, Circumstances::default(), timeline, until_s, expected);
+}
+
+const GUIDE: &str = "confirm: {failures: 5, stable_for: 20s}\nact:\n  failed: {do: [fail], class: failover}\nrevert: {healthy: 2, stable_for: 0s, silence: 15m, do: [restore]}\n";
+const LOOP: &str = "confirm: {failures: 3, stable_for: 0s}\nact:\n  failed: {do: [fail], class: failover}\nrevert: {healthy: 2, stable_for: 0s, silence: 15m, do: [restore]}\n";
+
+#[test]
+fn a1_nothing_is_remediated_before_threshold_and_window() {
+    check(GUIDE, "0 +1 x4 F", 60, &[]);
+    check(GUIDE, "0 +1 x20 F", 60, &[]);
+    check(GUIDE, "0 +1 x21 F", 60, &[(20.0, "fail gw")]);
+    check(GUIDE, "0 +10 x5 F", 60, &[(40.0, "fail gw")]);
+    check(GUIDE, "0 +10 x3 F, 60 +1 x2 F", 90, &[(61.0, "fail gw")]);
+    check(LOOP, "0 +1 x2 F", 60, &[]);
+    check(LOOP, "0 +1 x9 F", 60, &[(2.0, "fail gw")]);
+    // One lone failure is never confirmed by time alone where the source repeats its state.
+    check(GUIDE, "0 F", 600, &[]);
+}
+
+#[test]
+fn d2_before_the_failover_consecutive_means_consecutive() {
+    check(LOOP, "0 F, 1 F, 2 H, 3 F, 4 F, 5 H, 6 F, 7 F", 60, &[]);
+    check(LOOP, "0 F, 1 F, 2 H, 3 F, 4 F, 5 F", 60, &[(5.0, "fail gw")]);
+    check(LOOP, "0 F, 1 D, 2 F, 3 D, 4 F", 60, &[(4.0, "fail gw")]);
+    check(LOOP, "0 +1 x9 D", 60, &[]);
+}
+
+#[test]
+fn o3_an_older_event_moves_nothing() {
+    check(LOOP, "10 F, 11 F, 12 @5 F, 13 @6 F", 60, &[]);
+    check(LOOP, "10 F, 11 F, 12 @5 H, 13 F", 60, &[(13.0, "fail gw")]);
+    let world = run(LOOP, Circumstances::default(), "10 F, 12 @5 H", 20);
+    assert_eq!(world.dispositions[1], Disposition::Stale { newer_by_ms: 5_000 });
+}
+
+#[test]
+fn d3_two_healthy_in_a_row_and_for_a_time() {
+    check(LOOP, "0 +1 x3 F, 10 H, 11 F, 12 H, 13 F", 60, &[(2.0, "fail gw")]);
+    check(LOOP, "0 +1 x3 F, 10 H, 11 H", 60, &[(2.0, "fail gw"), (11.0, "restore gw")]);
+    check(LOOP, "0 +1 x3 F, 10 H, 11 D, 12 H", 60, &[(2.0, "fail gw")]);
+    let slow = LOOP.replace("healthy: 2, stable_for: 0s", "healthy: 2, stable_for: 2m");
+    check(&slow, "0 +1 x3 F, 10 H, 11 H, 129 H", 200, &[(2.0, "fail gw")]);
+    check(&slow, "0 +1 x3 F, 10 H, 11 H, 130 H", 200, &[(2.0, "fail gw"), (130.0, "restore gw")]);
+    // The example of playbooks.md.
+    check(
+        &GUIDE.replace("healthy: 2, stable_for: 0s", "healthy: 2, stable_for: 2m"),
+        "0 +1 x30 F, 40 H, 45 F, 90 +10 x13 H",
+        300,
+        &[(20.0, "fail gw"), (210.0, "restore gw")],
+    );
+}
+
+#[test]
+fn d3_each_relapse_doubles_the_time_up_to_fifteen_minutes() {
+    let rules = LOOP.replace("healthy: 2, stable_for: 0s", "healthy: 2, stable_for: 4m");
+    let mut timeline = String::new();
+    let mut expected = vec![];
+    let mut at = 0;
+    for minutes in [4, 8, 15, 15] {
+        let healthy = at + 10;
+        let over = healthy + minutes * 60;
+        timeline += &format!("{at} +1 x3 F, {healthy} H, {} H, {over} H,", over - 1);
+        expected.push(((at + 2) as f64, "fail gw"));
+        expected.push((over as f64, "restore gw"));
+        at = over + 60;
+    }
+    check(&rules, &timeline, at + 10, &expected);
+    // An hour later it is no relapse.
+    check(
+        &rules,
+        "0 +1 x3 F, 10 H, 250 H, 3900 +1 x3 F, 3910 H, 4150 H",
+        4_200,
+        &[(2.0, "fail gw"), (250.0, "restore gw"), (3902.0, "fail gw"), (4150.0, "restore gw")],
+    );
+}
+
+#[test]
+fn d4_silence_reverts_only_where_it_can_mean_health() {
+    let alive = Circumstances { others_every_ms: 60_000, ..Circumstances::default() };
+    let act = (2.0, "fail gw");
+    // A failures-only source, the path alive: fifteen minutes after the last failure.
+    check_in(LOOP, alive.clone(), "0 +1 x3 F", 1_000, &[act, (902.0, "restore gw")]);
+    check_in(LOOP, alive.clone(), "0 +1 x3 F, 600 F", 1_600, &[act, (1_500.0, "restore gw")]);
+    check_in(LOOP, alive.clone(), "0 +1 x3 F, 600 D", 1_600, &[act, (1_500.0, "restore gw")]);
+    // It used to report health and has gone quiet.
+    check_in(LOOP, alive.clone(), "0 H, 1 +1 x3 F", 2_000, &[(3.0, "fail gw")]);
+    check_in(LOOP, alive, "0 +1 x3 F, 60 H", 2_000, &[act]);
+    // Nothing proves the path alive.
+    check(LOOP, "0 +1 x3 F", 2_000, &[act]);
+    let world = run(LOOP, Circumstances::default(), "0 +1 x3 F", 2_000);
+    assert!(matches!(world.decisions.last().unwrap().what, What::Held { .. }), "a person is told");
+    // A short silence needs no other event than its own.
+    check(&LOOP.replace("15m", "5s"), "0 +1 x3 F", 60, &[act, (7.0, "restore gw")]);
+    // Held silence ends when the entity is heard again.
+    check(LOOP, "0 +1 x3 F, 1000 H, 1001 H", 2_000, &[act, (1_001.0, "restore gw")]);
+}
+
+#[test]
+fn d2_a_source_of_changes_is_confirmed_by_the_windows_end() {
+    let changes = Circumstances { changes_only: true, ..Circumstances::default() };
+    check_in(GUIDE, changes.clone(), "0 F", 600, &[(20.0, "fail gw")]);
+    check_in(GUIDE, changes.clone(), "0 F, 10 F", 600, &[(20.0, "fail gw")]);
+    check_in(GUIDE, changes.clone(), "0 F, 10 H", 600, &[]);
+    // Its silence is its last state, however long.
+    check_in(GUIDE, changes, "0 F", 7_200, &[(20.0, "fail gw")]);
+}
+
+#[test]
+fn d5_flapping_delays_the_action_itself() {
+    let rules = LOOP.replace(
+        "stable_for: 0s}\nact",
+        "stable_for: 0s, flapping: {changes: 4, within: 10m, back_off: {first: 1m, factor: 2, most: 30m}}}\nact",
+    );
+    let jitter = "0 F, 1 H, 2 F, 3 H, 4 F";
+    check(&rules, &format!("{jitter}, 5 F, 6 F"), 50, &[]);
+    check(&rules, &format!("{jitter}, 5 F, 6 F"), 200, &[(66.0, "fail gw")]);
+    check(&rules, &format!("{jitter}, 5 F, 6 F, 30 H"), 200, &[]);
+    // The second back-off in a row is twice as long.
+    check(&rules, &format!("{jitter}, 5 F, 6 F, 30 H, 31 +1 x3 F"), 400, &[(153.0, "fail gw")]);
+    // Calm again: no back-off.
+    check(&rules, &format!("{jitter}, 7 H, 1000 +1 x3 F"), 1_200, &[(1_002.0, "fail gw")]);
+}
+
+#[test]
+fn c1_degraded_scales_and_never_fails_over() {
+    let rules = LOOP.replace("revert:", "  degraded: {do: [scale], class: scaling}\nrevert:");
+    check(&rules, "0 +1 x3 D", 60, &[(2.0, "scale gw")]);
+    check(&rules, "0 D, 1 F, 2 D, 3 F, 4 D", 60, &[(4.0, "scale gw")]);
+    check(&rules, "0 +1 x3 D, 5 +1 x3 F", 60, &[(2.0, "scale gw"), (7.0, "fail gw")]);
+    check(&rules, "0 +1 x3 D, 5 H, 6 H, 7 +1 x3 D", 60, &[(2.0, "scale gw"), (9.0, "scale gw")]);
+}
+
+#[test]
+fn one_command_is_outstanding_and_the_next_waits_for_its_outcome() {
+    let never = Circumstances { outcomes: BTreeMap::from([("fail", None)]), ..Circumstances::default() };
+    check_in(LOOP, never, "0 +1 x3 F, 5 H, 6 H, 7 +1 x3 F", 60, &[(2.0, "fail gw")]);
+    let both = LOOP.replace("do: [fail]", "do: [fail, also]");
+    check(&both, "0 +1 x3 F, 5 H, 6 H", 60, &[(2.0, "fail gw"), (2.0, "also gw"), (6.0, "restore gw")]);
+}
+
+#[test]
+fn what_did_not_go_through_is_not_undone_and_is_held() {
+    let fails = |perhaps_done| Circumstances {
+        outcomes: BTreeMap::from([("fail", Some(Done::Failed { reason: "404".into(), perhaps_done }))]),
+        ..Circumstances::default()
+    };
+    check_in(LOOP, fails(false), "0 +1 x3 F, 5 H, 6 H", 60, &[(2.0, "fail gw")]);
+    // What may have happened is undone.
+    check_in(LOOP, fails(true), "0 +1 x3 F, 5 H, 6 H", 60, &[(2.0, "fail gw"), (6.0, "restore gw")]);
+    let both = LOOP.replace("do: [fail]", "do: [fail, also]");
+    check_in(&both, fails(false), "0 +1 x3 F", 60, &[(2.0, "fail gw")]);
+}
+
+#[test]
+fn l2_what_expired_is_decided_anew() {
+    let late = Circumstances {
+        outcomes: BTreeMap::from([("fail", Some(Done::Expired { perhaps_done: false }))]),
+        ..Circumstances::default()
+    };
+    check_in(LOOP, late, "0 +1 x3 F, 5 H, 6 H", 60, &[(2.0, "fail gw"), (2.0, "fail gw"), (6.0, "restore gw")]);
+}
+
+#[test]
+fn an_incident_ends_with_its_revert_and_the_next_is_another() {
+    let world = run(LOOP, Circumstances::default(), "0 +1 x3 F, 5 H, 6 H, 10 +1 x3 F", 60);
+    let closed: Vec<&Decision> =
+        world.decisions.iter().filter(|d| matches!(d.what, What::Closed { .. })).collect();
+    assert_eq!(closed.len(), 1);
+    let opened: Vec<&str> = world
+        .decisions
+        .iter()
+        .filter(|d| matches!(d.what, What::Opened { .. }))
+        .map(|d| d.incident.as_str())
+        .collect();
+    assert_eq!(opened.len(), 2);
+    assert_ne!(opened[0], opened[1]);
+}

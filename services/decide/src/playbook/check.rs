@@ -1,0 +1,389 @@
+//! What no single file can know: that the files of a set fit together.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::ops::Range;
+
+use holdline_proto::limits::{BUNDLE_BYTES_MAX, PLAYBOOKS_PER_SUBSCRIPTION_MAX, SUBSCRIPTIONS_MAX};
+use holdline_proto::playbooks::Bundle;
+use serde_json::{Value, json};
+
+use super::finding::{Finding, Findings, Source};
+use super::parse::{self, At, Draft, FileKind};
+use super::{Action, Facts, On, Path, Playbook, Predicate, Set, Subscription, Target};
+use crate::debounce::Rules;
+use crate::explain::duration;
+
+/// A thing and the file that it came from.
+struct Filed<'a, T> {
+    source: Source<'a>,
+    at: Range<usize>,
+    value: T,
+}
+
+#[derive(Default)]
+struct Drafts<'a> {
+    playbooks: BTreeMap<String, Filed<'a, Draft>>,
+    subscriptions: BTreeMap<String, Filed<'a, Subscription>>,
+    actions: BTreeMap<String, Filed<'a, Action>>,
+    targets: Vec<Target>,
+}
+
+pub(super) fn load(bundle: &Bundle) -> (Option<Set>, Vec<Finding>) {
+    let mut findings = Findings::default();
+    let bytes: usize = bundle.files.values().map(String::len).sum();
+    let whole = Source { path: "(the set)", text: "" };
+    if bytes > BUNDLE_BYTES_MAX {
+        findings.error(whole, &(0..0), format!("the set has {bytes} bytes; at most {BUNDLE_BYTES_MAX}"));
+        return (None, findings.list);
+    }
+    let mut drafts = read(bundle, &mut findings);
+    if drafts.playbooks.is_empty() && !findings.has_errors() {
+        findings.error(whole, &(0..0), "there is no *.playbook.yaml here");
+    }
+    check_subscriptions(&drafts, &mut findings);
+    check_urls(&drafts, &mut findings);
+    let playbooks = join(&mut drafts, &mut findings);
+    // While something cannot be read, what uses what cannot be said.
+    if !findings.has_errors() {
+        check_use(&drafts, &playbooks, &mut findings);
+    }
+    findings.list.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+    if findings.has_errors() {
+        return (None, findings.list);
+    }
+    let set = Set {
+        hash: bundle.hash(),
+        subscriptions: drafts.subscriptions.into_iter().map(|(name, filed)| (name, filed.value)).collect(),
+        actions: drafts.actions.into_iter().map(|(name, filed)| (name, filed.value)).collect(),
+        playbooks,
+        targets: drafts.targets,
+    };
+    (Some(set), findings.list)
+}
+
+fn read<'a>(bundle: &'a Bundle, findings: &mut Findings) -> Drafts<'a> {
+    let mut drafts = Drafts::default();
+    for (path, text) in &bundle.files {
+        let Some(kind) = parse::kind_of(path) else { continue };
+        let source = Source { path, text };
+        let Some(node) = parse::tree(source, findings) else { continue };
+        match kind {
+            FileKind::Playbook => {
+                if let Some(draft) = parse::playbook(source, &node, findings) {
+                    let (name, at) = (draft.name.value.clone(), draft.name.at.clone());
+                    file(&mut drafts.playbooks, "playbook", name, Filed { source, at, value: draft }, findings);
+                }
+            }
+            FileKind::Subscription => {
+                if let Some(At { value, at }) = parse::subscription(source, &node, findings) {
+                    let name = value.name.clone();
+                    file(&mut drafts.subscriptions, "subscription", name, Filed { source, at, value }, findings);
+                }
+            }
+            FileKind::Action => {
+                if let Some(At { value, at }) = parse::action(source, &node, findings) {
+                    file(&mut drafts.actions, "action", value.name.clone(), Filed { source, at, value }, findings);
+                }
+            }
+            FileKind::Settings => drafts.targets.extend(parse::settings(source, &node, findings)),
+        }
+    }
+    drafts
+}
+
+fn file<'a, T>(
+    files: &mut BTreeMap<String, Filed<'a, T>>,
+    what: &str,
+    name: String,
+    filed: Filed<'a, T>,
+    findings: &mut Findings,
+) {
+    if let Some(other) = files.get(&name) {
+        let message = format!("there is another {what} {name}, in {}", other.source.path);
+        findings.error(filed.source, &filed.at, message);
+    } else {
+        files.insert(name, filed);
+    }
+}
+
+fn check_subscriptions(drafts: &Drafts<'_>, findings: &mut Findings) {
+    let mut paths: BTreeMap<&str, &str> = BTreeMap::new();
+    for (n, filed) in drafts.subscriptions.values().enumerate() {
+        if n == SUBSCRIPTIONS_MAX {
+            findings.error(filed.source, &filed.at, format!("there are more than {SUBSCRIPTIONS_MAX} subscriptions"));
+        }
+        let safe = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+        if filed.value.name.is_empty() || !filed.value.name.chars().all(safe) {
+            let message = "a subscription's name is part of its address: letters, digits, `_`, `-` and `.`";
+            findings.error(filed.source, &filed.at, message);
+        }
+        let Some(path) = &filed.value.callback_path else { continue };
+        if path != "/"
+            && let Some(other) = paths.insert(path, &filed.value.name)
+        {
+            let message = format!("its callbackUrl has the path of subscription {other}: {path}");
+            findings.error(filed.source, &filed.at, message);
+        }
+    }
+}
+
+/// Plain HTTP goes to loopback, or to a host that the settings name.
+fn check_urls(drafts: &Drafts<'_>, findings: &mut Findings) {
+    for filed in drafts.actions.values() {
+        let start = filed.value.url.fixed_start();
+        let Some((scheme, rest)) = start.split_once("://") else {
+            findings.error(filed.source, &filed.at, format!("{start:?} is no URL"));
+            continue;
+        };
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let host = match authority.rsplit_once(':') {
+            Some((host, port)) if port.chars().all(|c| c.is_ascii_digit()) => host,
+            _ => authority,
+        };
+        let loopback = host == "localhost"
+            || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let named = drafts.targets.iter().any(|target| target.host == host);
+        if host.is_empty() || authority.contains('@') {
+            findings.error(filed.source, &filed.at, format!("{start:?} names no plain host"));
+        } else if scheme == "http" && !loopback && !named {
+            findings.error_with(
+                filed.source,
+                &filed.at,
+                format!("plain HTTP to {host} would show everyone on the way what is done"),
+                "use https, or name the host under `targets` in holdline.yaml",
+            );
+        } else if scheme != "http" && scheme != "https" {
+            findings.error(filed.source, &filed.at, format!("{scheme:?} cannot be called; https can"));
+        }
+    }
+}
+
+/// Holds the playbooks against the subscriptions and actions they name.
+fn join(drafts: &mut Drafts<'_>, findings: &mut Findings) -> BTreeMap<String, Playbook> {
+    let mut playbooks = BTreeMap::new();
+    for (name, filed) in std::mem::take(&mut drafts.playbooks) {
+        let (source, draft) = (filed.source, filed.value);
+        let subscriptions = subscriptions_of(source, &draft, drafts, findings);
+        for action in &draft.actions {
+            if !drafts.actions.contains_key(&action.value) {
+                findings.error(source, &action.at, format!("there is no action {}", action.value));
+            }
+        }
+        agree(source, &draft, &subscriptions, drafts, findings);
+        try_predicates(source, &draft, &subscriptions, drafts, findings);
+        playbooks.insert(name.clone(), finish(name, draft, subscriptions, drafts));
+    }
+    for subscription in drafts.subscriptions.values() {
+        let listeners =
+            playbooks.values().filter(|p: &&Playbook| p.on.subscriptions.contains(&subscription.value.name)).count();
+        if listeners > PLAYBOOKS_PER_SUBSCRIPTION_MAX {
+            let message = format!("{listeners} playbooks listen to it; at most {PLAYBOOKS_PER_SUBSCRIPTION_MAX}");
+            findings.error(subscription.source, &subscription.at, message);
+        }
+    }
+    playbooks
+}
+
+fn subscriptions_of(
+    source: Source<'_>,
+    draft: &Draft,
+    drafts: &Drafts<'_>,
+    findings: &mut Findings,
+) -> Vec<String> {
+    if let Some(named) = &draft.subscription {
+        if drafts.subscriptions.contains_key(&named.value) {
+            return vec![named.value.clone()];
+        }
+        findings.error(source, &named.at, format!("there is no subscription {}", named.value));
+    }
+    let Some(topic) = &draft.topic else { return vec![] };
+    let of_topic = drafts.subscriptions.values().filter(|filed| filed.value.topic == topic.value);
+    let found: Vec<String> = of_topic.map(|filed| filed.value.name.clone()).collect();
+    if found.is_empty() {
+        findings.error(source, &topic.at, format!("no subscription has the topic {}", topic.value));
+    }
+    found
+}
+
+/// Everyone who listens to a subscription must mean the same entity: it is what events are partitioned by.
+fn agree(
+    source: Source<'_>,
+    draft: &Draft,
+    subscriptions: &[String],
+    drafts: &mut Drafts<'_>,
+    findings: &mut Findings,
+) {
+    for name in subscriptions {
+        let Some(subscription) = drafts.subscriptions.get_mut(name) else { continue };
+        let key = subscription.value.partition_key.get_or_insert_with(|| draft.entity.value.clone());
+        if *key != draft.entity.value {
+            let message = format!(
+                "another playbook on subscription {name} has the entity {key}; events are kept in order per \
+                 entity, so all playbooks on a subscription must agree on it"
+            );
+            findings.error(source, &draft.entity.at, message);
+        }
+    }
+}
+
+/// A trial on made-up events shows functions that are not there, and filters that keep health away.
+fn try_predicates(
+    source: Source<'_>,
+    draft: &Draft,
+    subscriptions: &[String],
+    drafts: &Drafts<'_>,
+    findings: &mut Findings,
+) {
+    let Some(healthy) = &draft.healthy else {
+        if draft.failover.is_some() {
+            findings.warning(
+                "no-health",
+                source,
+                &draft.failed.at,
+                "without `on.healthy` nothing but silence can end an incident",
+                "say what a healthy event looks like, such as `healthy: status == 'HEALTHY'`",
+            );
+        }
+        return;
+    };
+    let event = trial_event(&healthy.value);
+    if healthy.value.evaluate(&Facts::new(&event)) != Ok(true) {
+        return;
+    }
+    for name in subscriptions {
+        let Some(filed) = drafts.subscriptions.get(name) else { continue };
+        let kept = filed.value.filter.as_ref().map(|filter| filter.evaluate(&Facts::new(&event)));
+        if kept == Some(Ok(false)) {
+            findings.warning(
+                "filter-hides-health",
+                filed.source,
+                &filed.at,
+                format!(
+                    "filterExpression of subscription {name} keeps every healthy event away, so that only silence \
+                     can end an incident"
+                ),
+                "add health to it, such as `OR status == 'HEALTHY'`",
+            );
+        }
+    }
+}
+
+/// An event for which the predicate's comparisons hold.
+fn trial_event(predicate: &Predicate) -> Value {
+    let mut event = json!({"id": "trial", "data": {}});
+    for (path, text) in predicate.texts() {
+        let mut at = &mut event;
+        let path = path.strip_prefix("event.").unwrap_or(&path);
+        for step in path.split('.') {
+            if !at.is_object() {
+                *at = json!({});
+            }
+            let Some(map) = at.as_object_mut() else { return json!({}) };
+            at = map.entry(step).or_insert(Value::Null);
+        }
+        *at = Value::String(text);
+    }
+    event
+}
+
+fn finish(name: String, draft: Draft, subscriptions: Vec<String>, drafts: &Drafts<'_>) -> Playbook {
+    let reports = subscriptions.first().and_then(|name| drafts.subscriptions.get(name));
+    let reports = reports.map(|filed| filed.value.reports).unwrap_or_default();
+    let lane = |rules: Option<Rules>| rules.map(|rules| Rules { reports, ..rules });
+    let mut paths: Vec<Path> = vec![];
+    for action in draft.actions.iter().filter_map(|action| drafts.actions.get(&action.value)) {
+        let action = &action.value;
+        let templates =
+            std::iter::once(&action.url).chain(action.headers.iter().map(|(_, value)| value)).chain(&action.body);
+        paths.extend(templates.flat_map(|template| template.paths().cloned()));
+    }
+    paths.sort();
+    paths.dedup();
+    Playbook {
+        name,
+        description: draft.description,
+        owner: draft.owner,
+        on: On {
+            subscriptions,
+            entity: draft.entity.value,
+            group: draft.group,
+            failed: draft.failed.value,
+            degraded: draft.degraded.map(|degraded| degraded.value),
+            healthy: draft.healthy.map(|healthy| healthy.value),
+        },
+        failover: lane(draft.failover),
+        scaling: lane(draft.scaling),
+        paths,
+    }
+}
+
+fn check_use(drafts: &Drafts<'_>, playbooks: &BTreeMap<String, Playbook>, findings: &mut Findings) {
+    let used = |name: &String| {
+        playbooks.values().flat_map(|p| p.failover.iter().chain(&p.scaling)).any(|rules| {
+            rules.act.contains(name) || rules.revert.act.contains(name)
+        })
+    };
+    for (name, filed) in &drafts.actions {
+        if !used(name) {
+            let message = format!("no playbook uses the action {name}");
+            findings.warning("unused", filed.source, &filed.at, message, "remove it, or name it under `do`");
+        }
+    }
+    for (name, filed) in &drafts.subscriptions {
+        if filed.value.partition_key.is_none() {
+            let message = format!("no playbook listens to subscription {name}; its events are recorded and ignored");
+            findings.warning("unused", filed.source, &filed.at, message, "name it under `on` of a playbook");
+        }
+    }
+}
+
+/// Every default and every rule that applies, in words: nothing is hidden.
+pub fn explain(set: &Set) -> String {
+    let mut text = String::new();
+    for playbook in set.playbooks.values() {
+        writeln!(text, "{}", playbook.name).ok();
+        let on = &playbook.on;
+        writeln!(text, "  listens to {}, one incident per {}", on.subscriptions.join(", "), on.entity).ok();
+        for (kind, rules) in [("failed", &playbook.failover), ("degraded", &playbook.scaling)] {
+            let Some(rules) = rules else { continue };
+            let revert = &rules.revert;
+            writeln!(
+                text,
+                "  {kind}: {} in a row over at least {} → {}; not later than {} after the deciding event, else \
+                 decided anew",
+                rules.threshold,
+                duration(rules.stable_for_ms),
+                rules.act.join(", "),
+                duration(rules.deadline_ms)
+            )
+            .ok();
+            writeln!(
+                text,
+                "    over after {} healthy in a row over at least {} (doubled after each relapse, at most {}), or \
+                 after {} of silence where silence can mean health → {}",
+                revert.healthy,
+                duration(revert.stable_for_ms),
+                duration(crate::debounce::REVERT_STABLE_FOR_MS_MAX.max(revert.stable_for_ms)),
+                duration(revert.silence_ms),
+                if revert.act.is_empty() { "nothing to undo".into() } else { revert.act.join(", ") }
+            )
+            .ok();
+            match &rules.flapping {
+                None => writeln!(text, "    flapping: not looked for").ok(),
+                Some(flapping) => writeln!(
+                    text,
+                    "    flapping: {} changes within {} delay the action by {}, then {} times longer each time, at \
+                     most {}",
+                    flapping.changes,
+                    duration(flapping.within_ms),
+                    duration(flapping.first_ms),
+                    flapping.factor,
+                    duration(flapping.most_ms)
+                )
+                .ok(),
+            };
+        }
+    }
+    text
+}

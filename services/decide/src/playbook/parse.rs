@@ -1,0 +1,787 @@
+//! From files to what they say: each kind of file, field by field, every mistake noted where it stands.
+
+use std::ops::Range;
+
+use super::finding::{Findings, Source};
+use super::node::{Entry, Kind, Node, too_deep};
+use super::predicate::Predicate;
+use super::secret::{self, SecretRef, Written};
+use super::template::{Path, Place, Template};
+use super::{Action, Auth, ConnectTo, Method, Reports, Subscription, Target};
+use crate::debounce::{
+    DEADLINE_MS, Flapping, REVERT_STABLE_FOR_MS, Revert, Rules, SILENCE_MS,
+};
+
+/// `confirm.failures` unless set: the guide's example.
+pub(super) const FAILURES: u32 = 5;
+
+/// `confirm.stable_for` unless set: the guide's example. Milliseconds.
+pub(super) const STABLE_FOR_MS: i64 = 20_000;
+
+/// The longest window. Milliseconds.
+const WINDOW_MS_MAX: i64 = 24 * 3_600_000;
+
+/// What a file of a set is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FileKind {
+    Playbook,
+    Subscription,
+    Action,
+    Settings,
+}
+
+pub(super) fn kind_of(path: &str) -> Option<FileKind> {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let folder = folder.rsplit('/').next().unwrap_or_default();
+    let data = name.ends_with(".json") || name.ends_with(".yaml");
+    match folder {
+        _ if name.ends_with(".playbook.yaml") => Some(FileKind::Playbook),
+        _ if name == "holdline.yaml" => Some(FileKind::Settings),
+        "subscriptions" if data => Some(FileKind::Subscription),
+        "actions" if data => Some(FileKind::Action),
+        _ => None,
+    }
+}
+
+/// A value with its place.
+#[derive(Debug, Clone)]
+pub(super) struct At<T> {
+    pub value: T,
+    pub at: Range<usize>,
+}
+
+/// A playbook as its file says it, before it is held against the rest of the set.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub name: At<String>,
+    pub description: Option<String>,
+    pub owner: Option<String>,
+    pub subscription: Option<At<String>>,
+    pub topic: Option<At<String>>,
+    pub entity: At<Path>,
+    pub group: Option<Path>,
+    pub failed: At<Predicate>,
+    pub degraded: Option<At<Predicate>>,
+    pub healthy: Option<At<Predicate>>,
+    pub failover: Option<Rules>,
+    pub scaling: Option<Rules>,
+    /// Every action that is named, where it is.
+    pub actions: Vec<At<String>>,
+}
+
+/// Reads a file's tree, or notes why it cannot be read.
+pub(super) fn tree(source: Source<'_>, findings: &mut Findings) -> Option<Node> {
+    match Node::parse(source.path, source.text) {
+        Ok(node) if too_deep(&node) => {
+            findings.error(source, &(0..0), "the file is nested too deep");
+            None
+        }
+        Ok(node) => Some(node),
+        Err((at, message)) => {
+            findings.error(source, &at, message);
+            None
+        }
+    }
+}
+
+/// Reads the fields of one map.
+struct Fields<'a, 'f> {
+    source: Source<'a>,
+    at: Range<usize>,
+    entries: &'a [Entry],
+    /// What the map is, for messages.
+    what: &'static str,
+    findings: &'f mut Findings,
+}
+
+impl<'a, 'f> Fields<'a, 'f> {
+    /// `known`: what may stand there; `planned`: what the design has and this version has not.
+    fn of(
+        node: &'a Node,
+        what: &'static str,
+        known: &[&str],
+        planned: &[&str],
+        source: Source<'a>,
+        findings: &'f mut Findings,
+    ) -> Option<Fields<'a, 'f>> {
+        let Kind::Map(entries) = &node.kind else {
+            findings.error(source, &node.at, format!("{what}: expected a map, found {}", node.what()));
+            return None;
+        };
+        for entry in entries {
+            if planned.contains(&entry.key.as_str()) {
+                findings.unsupported(source, &entry.key_at, &format!("`{}` of {what}", entry.key));
+            } else if !known.contains(&entry.key.as_str()) {
+                let help = match nearest(&entry.key, known) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("{what} has {}", known.join(", ")),
+                };
+                findings.error_with(source, &entry.key_at, format!("{what} has no `{}`", entry.key), help);
+            }
+        }
+        let mut seen: Vec<&str> = vec![];
+        for entry in entries {
+            if seen.contains(&entry.key.as_str()) {
+                findings.error(source, &entry.key_at, format!("`{}` stands here twice", entry.key));
+            }
+            seen.push(&entry.key);
+        }
+        Some(Fields { source, at: node.at.clone(), entries, what, findings })
+    }
+
+    fn get(&self, key: &str) -> Option<&'a Node> {
+        self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
+    }
+
+    fn key_at(&self, key: &str) -> Range<usize> {
+        let entry = self.entries.iter().find(|entry| entry.key == key);
+        entry.map_or(self.at.clone(), |entry| entry.key_at.clone())
+    }
+
+    fn missing(&mut self, key: &str) {
+        let at = self.entries.first().map_or(self.at.clone(), |entry| entry.key_at.clone());
+        self.findings.error(self.source, &at, format!("{} lacks `{key}`", self.what));
+    }
+
+    fn wrong(&mut self, key: &str, node: &Node, expected: &str) {
+        let found = node.what();
+        self.findings.error(self.source, &node.at, format!("`{key}`: expected {expected}, found {found}"));
+    }
+
+    fn text(&mut self, key: &str) -> Option<At<String>> {
+        let node = self.get(key)?;
+        match node.as_str() {
+            Some(text) => Some(At { value: text.to_string(), at: node.at.clone() }),
+            None => {
+                self.wrong(key, node, "text");
+                None
+            }
+        }
+    }
+
+    fn needed_text(&mut self, key: &str) -> Option<At<String>> {
+        if self.get(key).is_none() {
+            self.missing(key);
+        }
+        self.text(key)
+    }
+
+    fn parsed<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<At<T>> {
+        let text = self.text(key)?;
+        match parse(&text.value) {
+            Ok(value) => Some(At { value, at: text.at }),
+            Err(error) => {
+                self.findings.error(self.source, &text.at, format!("`{key}`: {error}"));
+                None
+            }
+        }
+    }
+
+    fn count(&mut self, key: &str, default: u32, least: u32) -> u32 {
+        let Some(node) = self.get(key) else { return default };
+        let number = match &node.kind {
+            Kind::Scalar(value) => value.as_u64().and_then(|n| u32::try_from(n).ok()),
+            _ => None,
+        };
+        match number {
+            Some(number) if number >= least => number,
+            Some(number) => {
+                let message = format!("`{key}`: {number} is too few; at least {least}");
+                self.findings.error(self.source, &node.at, message);
+                default
+            }
+            None => {
+                self.wrong(key, node, "a whole number");
+                default
+            }
+        }
+    }
+
+    fn truth(&mut self, key: &str, default: bool) -> bool {
+        let Some(node) = self.get(key) else { return default };
+        match &node.kind {
+            Kind::Scalar(serde_json::Value::Bool(value)) => *value,
+            _ => {
+                self.wrong(key, node, "true or false");
+                default
+            }
+        }
+    }
+
+    fn duration(&mut self, key: &str, default: i64) -> i64 {
+        let Some(node) = self.get(key) else { return default };
+        match node.as_str().map(parse_duration_ms) {
+            Some(Ok(ms)) => ms,
+            Some(Err(error)) => {
+                self.findings.error(self.source, &node.at, format!("`{key}`: {error}"));
+                default
+            }
+            None => {
+                self.wrong(key, node, "a duration such as `20s` or `15m`");
+                default
+            }
+        }
+    }
+
+    fn names(&mut self, key: &str) -> Vec<At<String>> {
+        let Some(node) = self.get(key) else { return vec![] };
+        let Kind::List(items) = &node.kind else {
+            self.wrong(key, node, "a list of names, such as `[Failover]`");
+            return vec![];
+        };
+        let mut names = vec![];
+        for item in items {
+            match item.as_str() {
+                Some(name) => names.push(At { value: name.to_string(), at: item.at.clone() }),
+                None => self.wrong(key, item, "the name of an action"),
+            }
+        }
+        names
+    }
+}
+
+fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    let scored = known.iter().map(|k| (strsim::normalized_damerau_levenshtein(word, k), *k));
+    scored.filter(|(score, _)| *score > 0.6).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
+}
+
+/// `20s`, `15m`, `2h`, `1d`, `500ms`. Milliseconds.
+pub(super) fn parse_duration_ms(text: &str) -> Result<i64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let expected = || format!("{text:?} is no duration; expected a number and ms, s, m, h or d, as in `20s`");
+    let number: i64 = number.parse().map_err(|_| expected())?;
+    let factor = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(expected()),
+    };
+    let ms = number.saturating_mul(factor);
+    if ms > WINDOW_MS_MAX { Err(format!("{text} is too long; at most 24h")) } else { Ok(ms) }
+}
+
+/// Reads a playbook.
+pub(super) fn playbook(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<Draft> {
+    let known = ["playbook", "description", "owner", "mode", "on", "confirm", "act", "revert"];
+    let mut fields = Fields::of(node, "a playbook", &known, &["guard"], source, findings)?;
+    let name = fields.needed_text("playbook");
+    let description = fields.text("description").map(|text| text.value);
+    let owner = fields.text("owner").map(|text| text.value);
+    if let Some(mode) = fields.text("mode") {
+        match mode.value.as_str() {
+            "live" => {}
+            "shadow" | "approve" | "canary" => {
+                fields.findings.unsupported(source, &mode.at, &format!("mode {}", mode.value));
+            }
+            other => fields.findings.error_with(
+                source,
+                &mode.at,
+                format!("there is no mode {other:?}"),
+                "modes are shadow, approve, canary and live; this version has live",
+            ),
+        }
+    }
+    let (on, confirm, act, revert) =
+        (fields.get("on"), fields.get("confirm"), fields.get("act"), fields.get("revert"));
+    for (key, section) in [("on", on), ("act", act)] {
+        if section.is_none() {
+            fields.missing(key);
+        }
+    }
+    let revert_at = revert.map_or(node.at.clone(), |revert| revert.at.clone());
+    let on = on.and_then(|on| read_on(source, on, findings));
+    let confirm = confirm.map_or_else(Confirm::default, |confirm| read_confirm(source, confirm, findings));
+    let mut actions = vec![];
+    let (revert, undo) = match revert {
+        Some(revert) => read_revert(source, revert, findings),
+        None => (default_revert(), vec![]),
+    };
+    actions.extend(undo);
+    let (failover, scaling) = match act {
+        Some(act) => read_act(source, act, &confirm, &revert, &mut actions, findings),
+        None => (None, None),
+    };
+    if failover.is_some() && revert.act.is_empty() {
+        let message = "a failover without a way back: `revert.do` names the action that undoes it";
+        findings.error(source, &revert_at, message);
+    }
+    let on = on?;
+    if scaling.is_some() && on.degraded.is_none() {
+        findings.error(source, &node.at, "`act.degraded` can never begin, because there is no `on.degraded`");
+    }
+    Some(Draft {
+        name: name?,
+        description,
+        owner,
+        subscription: on.subscription,
+        topic: on.topic,
+        entity: on.entity?,
+        group: on.group,
+        failed: on.failed?,
+        degraded: on.degraded,
+        healthy: on.healthy,
+        failover,
+        scaling,
+        actions,
+    })
+}
+
+struct OnDraft {
+    subscription: Option<At<String>>,
+    topic: Option<At<String>>,
+    entity: Option<At<Path>>,
+    group: Option<Path>,
+    failed: Option<At<Predicate>>,
+    degraded: Option<At<Predicate>>,
+    healthy: Option<At<Predicate>>,
+}
+
+fn read_on(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<OnDraft> {
+    let known = ["subscription", "topic", "entity", "group", "failed", "degraded", "healthy"];
+    let mut fields = Fields::of(node, "`on`", &known, &[], source, findings)?;
+    let (subscription, topic) = (fields.text("subscription"), fields.text("topic"));
+    if subscription.is_some() == topic.is_some() {
+        let at = fields.at.clone();
+        fields.findings.error(source, &at, "`on` names one `subscription` or one `topic`");
+    }
+    for key in ["entity", "failed"] {
+        if fields.get(key).is_none() {
+            fields.missing(key);
+        }
+    }
+    Some(OnDraft {
+        entity: fields.parsed("entity", Path::parse),
+        group: fields.parsed("group", Path::parse).map(|group| group.value),
+        failed: fields.parsed("failed", Predicate::parse),
+        degraded: fields.parsed("degraded", Predicate::parse),
+        healthy: fields.parsed("healthy", Predicate::parse),
+        subscription,
+        topic,
+    })
+}
+
+struct Confirm {
+    failures: u32,
+    stable_for_ms: i64,
+    flapping: Option<Flapping>,
+}
+
+impl Default for Confirm {
+    fn default() -> Self {
+        Confirm { failures: FAILURES, stable_for_ms: STABLE_FOR_MS, flapping: None }
+    }
+}
+
+fn read_confirm(source: Source<'_>, node: &Node, findings: &mut Findings) -> Confirm {
+    let known = ["failures", "stable_for", "flapping"];
+    let Some(mut fields) = Fields::of(node, "`confirm`", &known, &["evidence"], source, findings) else {
+        return Confirm::default();
+    };
+    let failures = fields.count("failures", FAILURES, 1);
+    let stable_for_ms = fields.duration("stable_for", STABLE_FOR_MS);
+    let flapping = fields.get("flapping");
+    Confirm {
+        failures,
+        stable_for_ms,
+        flapping: flapping.and_then(|flapping| read_flapping(source, flapping, findings)),
+    }
+}
+
+fn read_flapping(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<Flapping> {
+    let mut fields =
+        Fields::of(node, "`flapping`", &["changes", "within", "back_off"], &[], source, findings)?;
+    for key in ["changes", "within", "back_off"] {
+        if fields.get(key).is_none() {
+            fields.missing(key);
+        }
+    }
+    let changes = fields.count("changes", 4, 2);
+    let within_ms = fields.duration("within", 600_000);
+    let back_off = fields.get("back_off")?;
+    let mut fields =
+        Fields::of(back_off, "`back_off`", &["first", "factor", "most"], &[], source, findings)?;
+    Some(Flapping {
+        changes,
+        within_ms,
+        first_ms: fields.duration("first", 60_000),
+        factor: fields.count("factor", 2, 1),
+        most_ms: fields.duration("most", 30 * 60_000),
+    })
+}
+
+fn default_revert() -> Revert {
+    Revert { healthy: 2, stable_for_ms: REVERT_STABLE_FOR_MS, silence_ms: SILENCE_MS, act: vec![] }
+}
+
+fn read_revert(source: Source<'_>, node: &Node, findings: &mut Findings) -> (Revert, Vec<At<String>>) {
+    let known = ["healthy", "stable_for", "silence", "do"];
+    let Some(mut fields) = Fields::of(node, "`revert`", &known, &["undo"], source, findings) else {
+        return (default_revert(), vec![]);
+    };
+    if let Some(text) = fields.get("do").and_then(Node::as_str)
+        && text == "undo"
+    {
+        let at = fields.key_at("do");
+        fields.findings.unsupported(source, &at, "`revert.do: undo`");
+        return (Revert { act: vec!["undo".into()], ..default_revert() }, vec![]);
+    }
+    let actions = fields.names("do");
+    let revert = Revert {
+        healthy: fields.count("healthy", 2, 2),
+        stable_for_ms: fields.duration("stable_for", REVERT_STABLE_FOR_MS),
+        silence_ms: fields.duration("silence", SILENCE_MS),
+        act: actions.iter().map(|action| action.value.clone()).collect(),
+    };
+    (revert, actions)
+}
+
+fn read_act(
+    source: Source<'_>,
+    node: &Node,
+    confirm: &Confirm,
+    revert: &Revert,
+    actions: &mut Vec<At<String>>,
+    findings: &mut Findings,
+) -> (Option<Rules>, Option<Rules>) {
+    let Some(mut fields) = Fields::of(node, "`act`", &["failed", "degraded"], &[], source, findings) else {
+        return (None, None);
+    };
+    if fields.entries.is_empty() {
+        fields.missing("failed");
+    }
+    let (failed, degraded) = (fields.get("failed"), fields.get("degraded"));
+    let mut lane = |node: &Node, what, class: &str, revert: Revert| {
+        let (act, deadline_ms) = read_lane(source, node, what, class, findings)?;
+        actions.extend(act.iter().cloned());
+        Some(Rules {
+            threshold: confirm.failures,
+            stable_for_ms: confirm.stable_for_ms,
+            flapping: confirm.flapping.clone(),
+            reports: Reports::Repeats,
+            act: act.into_iter().map(|action| action.value).collect(),
+            deadline_ms,
+            revert,
+        })
+    };
+    let failover = failed.and_then(|node| lane(node, "`act.failed`", "failover", revert.clone()));
+    let no_undo = Revert { act: vec![], ..revert.clone() };
+    let scaling = degraded.and_then(|node| lane(node, "`act.degraded`", "scaling", no_undo));
+    (failover, scaling)
+}
+
+fn read_lane(
+    source: Source<'_>,
+    node: &Node,
+    what: &'static str,
+    expected: &str,
+    findings: &mut Findings,
+) -> Option<(Vec<At<String>>, i64)> {
+    let mut fields =
+        Fields::of(node, what, &["do", "class", "deadline"], &["verify"], source, findings)?;
+    match fields.needed_text("class") {
+        Some(class) if class.value == expected => {}
+        Some(class) if class.value == "notice" => {
+            fields.findings.unsupported(source, &class.at, "class notice");
+        }
+        Some(class) if class.value == "failover" => fields.findings.error(
+            source,
+            &class.at,
+            "DEGRADED is a warning: it may scale, and it may never fail over",
+        ),
+        Some(class) => {
+            let message = format!("{what} has class {expected:?}, not {:?}", class.value);
+            fields.findings.error(source, &class.at, message);
+        }
+        None => {}
+    }
+    if fields.get("do").is_none() {
+        fields.missing("do");
+    }
+    let actions = fields.names("do");
+    if actions.is_empty() && fields.get("do").is_some() {
+        let at = fields.key_at("do");
+        fields.findings.error(source, &at, format!("{what} does nothing: `do` names no action"));
+    }
+    Some((actions, fields.duration("deadline", DEADLINE_MS)))
+}
+
+/// Reads a subscription; its partition key is the set's to say.
+pub(super) fn subscription(
+    source: Source<'_>,
+    node: &Node,
+    findings: &mut Findings,
+) -> Option<At<Subscription>> {
+    let known = [
+        "name",
+        "topicName",
+        "filterExpression",
+        "callbackUrl",
+        "authType",
+        "secretToken",
+        "retryPolicy",
+        "reports",
+    ];
+    let mut fields = Fields::of(node, "a subscription", &known, &[], source, findings)?;
+    let name = fields.needed_text("name");
+    let topic = fields.needed_text("topicName");
+    if let Some(topic) = &topic
+        && (topic.value == "all" || topic.value.contains(['*', '>']))
+    {
+        fields.findings.error_with(
+            source,
+            &topic.at,
+            format!("subscribing to {:?} would send every event of the organisation here", topic.value),
+            "name one topic per subscription, such as `telephony.service.status`",
+        );
+    }
+    let filter = fields.parsed("filterExpression", Predicate::parse).map(|filter| filter.value);
+    let callback_path = fields.parsed("callbackUrl", callback_path).map(|path| path.value);
+    let auth = fields.needed_text("authType").and_then(|auth| read_auth(source, &auth, fields.findings));
+    let reports = match fields.text("reports").as_ref().map(|text| (text.value.as_str(), &text.at)) {
+        None | Some(("repeats", _)) => Reports::Repeats,
+        Some(("changes", _)) => Reports::Changes,
+        Some((other, at)) => {
+            let message = format!("`reports`: {other:?}: expected `repeats` or `changes`");
+            fields.findings.error(source, at, message);
+            Reports::Repeats
+        }
+    };
+    if fields.get("retryPolicy").is_some() {
+        let at = fields.key_at("retryPolicy");
+        fields.findings.warning(
+            "retry-policy",
+            source,
+            &at,
+            "`retryPolicy` is for the platform's side and changes nothing here",
+            "`holdline subscriptions apply` will send it; that command is to come",
+        );
+    }
+    let secret_name = name.as_ref().map_or("", |name| name.value.as_str());
+    let secrets = read_secrets(&mut fields, secret_name);
+    if secrets.is_empty() && auth.is_some_and(|auth| auth != Auth::None) {
+        fields.missing("secretToken");
+    }
+    let name = name?;
+    let subscription = Subscription {
+        name: name.value,
+        topic: topic?.value,
+        filter,
+        callback_path,
+        auth: auth?,
+        secrets,
+        partition_key: None,
+        reports,
+    };
+    Some(At { value: subscription, at: name.at })
+}
+
+fn read_auth(source: Source<'_>, auth: &At<String>, findings: &mut Findings) -> Option<Auth> {
+    match auth.value.as_str() {
+        "HMAC" => Some(Auth::Hmac),
+        "BASIC" => Some(Auth::Basic),
+        "NONE" => Some(Auth::None),
+        "STANDARD_WEBHOOKS" | "HUB_SIGNATURE" | "PATH_TOKEN" => {
+            findings.unsupported(source, &auth.at, &format!("authType {}", auth.value));
+            None
+        }
+        other => {
+            let message = format!("there is no authType {other:?}");
+            findings.error_with(source, &auth.at, message, "HMAC, BASIC, or NONE for loopback senders");
+            None
+        }
+    }
+}
+
+fn callback_path(url: &str) -> Result<String, String> {
+    let rest = url.split_once("://").map(|(_, rest)| rest).ok_or(format!("{url:?} is no URL"))?;
+    let path = rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/");
+    Ok(path.split(['?', '#']).next().unwrap_or("/").to_string())
+}
+
+fn read_secrets(fields: &mut Fields<'_, '_>, subscription: &str) -> Vec<SecretRef> {
+    let Some(node) = fields.get("secretToken") else { return vec![] };
+    let tokens: Vec<&Node> = match &node.kind {
+        Kind::List(items) => items.iter().collect(),
+        _ => vec![node],
+    };
+    if tokens.is_empty() || tokens.len() > 2 {
+        let message = "`secretToken`: one secret, or two while one is being replaced";
+        fields.findings.error(fields.source, &node.at, message);
+    }
+    let mut secrets = vec![];
+    for (index, token) in tokens.into_iter().enumerate() {
+        let Some(text) = token.as_str() else {
+            fields.wrong("secretToken", token, "a reference such as `env:NAME`");
+            continue;
+        };
+        match secret::read(text) {
+            Written::Reference(reference) => secrets.push(reference),
+            Written::Vault => fields.findings.unsupported(fields.source, &token.at, "a `vault:` secret"),
+            Written::Literal if text.is_empty() => {
+                fields.findings.error(fields.source, &token.at, "`secretToken` is empty");
+            }
+            Written::Literal => {
+                let variable = secret::derived(subscription, index);
+                fields.findings.warning(
+                    "literal-secret",
+                    fields.source,
+                    &token.at,
+                    "a secret is written in place, where everyone who reads this file can read it",
+                    format!("refer to it: `env:NAME` or `file:PATH`; until then it is looked up as {variable}"),
+                );
+                secrets.push(SecretRef::Env(variable));
+            }
+        }
+    }
+    secrets
+}
+
+/// Reads an action. Whether its URL may be called is the set's to say.
+pub(super) fn action(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<At<Action>> {
+    let known = ["name", "actionType", "url", "method", "headers", "bodyTemplate", "idempotent"];
+    let mut fields = Fields::of(node, "an action", &known, &["allowOverride"], source, findings)?;
+    let name = fields.needed_text("name");
+    match fields.needed_text("actionType") {
+        Some(kind) if kind.value == "WEBHOOK" => {}
+        Some(kind) if kind.value == "GENESYS" => {
+            fields.findings.unsupported(source, &kind.at, "actionType GENESYS");
+        }
+        Some(kind) => {
+            let message = format!("there is no actionType {:?}", kind.value);
+            fields.findings.error_with(source, &kind.at, message, "this version has WEBHOOK");
+        }
+        None => {}
+    }
+    if fields.get("url").is_none() {
+        fields.missing("url");
+    }
+    let url = fields.parsed("url", |text| Template::parse(text, Place::Url));
+    let method = fields.parsed("method", |text| match text.to_ascii_uppercase().as_str() {
+        "GET" => Ok(Method::Get),
+        "POST" => Ok(Method::Post),
+        "PUT" => Ok(Method::Put),
+        "PATCH" => Ok(Method::Patch),
+        "DELETE" => Ok(Method::Delete),
+        other => Err(format!("there is no method {other:?}")),
+    });
+    let idempotent = fields.truth("idempotent", true);
+    let headers = match fields.get("headers") {
+        Some(headers) => read_headers(source, headers, fields.findings),
+        None => vec![],
+    };
+    let json = headers.iter().any(|(name, value)| {
+        name.eq_ignore_ascii_case("content-type") && value.fixed_start().contains("json")
+    });
+    let body = fields.parsed("bodyTemplate", |text| {
+        let json = json || text.trim_start().starts_with(['{', '[']);
+        Template::parse(text, if json { Place::Json } else { Place::Text })
+    });
+    let name = name?;
+    let action = Action {
+        name: name.value,
+        method: method.map_or(Method::Post, |method| method.value),
+        url: url?.value,
+        headers,
+        body: body.map(|body| body.value),
+        idempotent,
+    };
+    Some(At { value: action, at: name.at })
+}
+
+fn read_headers(source: Source<'_>, node: &Node, findings: &mut Findings) -> Vec<(String, Template)> {
+    let Kind::Map(entries) = &node.kind else {
+        findings.error(source, &node.at, format!("`headers`: expected a map, found {}", node.what()));
+        return vec![];
+    };
+    let mut headers = vec![];
+    for entry in entries {
+        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if entry.key.is_empty() || !entry.key.chars().all(token) {
+            findings.error(source, &entry.key_at, format!("{:?} is no header name", entry.key));
+            continue;
+        }
+        match entry.value.as_str().map(|text| Template::parse(text, Place::Header)) {
+            Some(Ok(template)) => headers.push((entry.key.clone(), template)),
+            Some(Err(error)) => findings.error(source, &entry.value.at, format!("`{}`: {error}", entry.key)),
+            None => {
+                let found = entry.value.what();
+                findings.error(source, &entry.value.at, format!("`{}`: expected text, found {found}", entry.key));
+            }
+        }
+    }
+    headers
+}
+
+/// Reads the installation's settings.
+pub(super) fn settings(source: Source<'_>, node: &Node, findings: &mut Findings) -> Vec<Target> {
+    let planned = ["business_hours", "people", "groups", "oauth", "vault"];
+    let Some(fields) = Fields::of(node, "holdline.yaml", &["targets"], &planned, source, findings) else {
+        return vec![];
+    };
+    let Some(list) = fields.get("targets") else { return vec![] };
+    let Kind::List(items) = &list.kind else {
+        findings.error(source, &list.at, format!("`targets`: expected a list, found {}", list.what()));
+        return vec![];
+    };
+    items.iter().filter_map(|item| target(source, item, findings)).collect()
+}
+
+fn target(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<Target> {
+    let known = ["host", "calls_per_second", "connect_to"];
+    let mut fields = Fields::of(node, "a target", &known, &[], source, findings)?;
+    let host = fields.needed_text("host")?;
+    let (name, port) = match host.value.rsplit_once(':') {
+        Some((name, port)) => match port.parse() {
+            Ok(port) => (name.to_string(), Some(port)),
+            Err(_) => {
+                fields.findings.error(source, &host.at, format!("{:?}: expected HOST or HOST:PORT", host.value));
+                return None;
+            }
+        },
+        None => (host.value, None),
+    };
+    let calls_per_second =
+        fields.get("calls_per_second").is_some().then(|| fields.count("calls_per_second", 100, 1));
+    let connect_to = fields.parsed("connect_to", connect_to).map(|to| to.value);
+    Some(Target { host: name, port, calls_per_second, connect_to })
+}
+
+fn connect_to(text: &str) -> Result<ConnectTo, String> {
+    let (tls, address) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+        (Some(address), _) => (true, address),
+        (None, Some(address)) => (false, address),
+        (None, None) => (false, text),
+    };
+    let parsed = address.replace("localhost:", "127.0.0.1:").parse::<std::net::SocketAddr>();
+    let address = parsed.map_err(|_| format!("{text:?}: expected IP:PORT, plain HTTP to loopback, or https://IP:PORT"))?;
+    if !tls && !address.ip().is_loopback() {
+        return Err(format!("{text:?}: plain HTTP goes to loopback only; write https:// for TLS"));
+    }
+    Ok(ConnectTo { tls, address })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        let check = |text, expected| assert_eq!(parse_duration_ms(text).ok(), expected, "{text}");
+        check("0s", Some(0));
+        check("500ms", Some(500));
+        check("20s", Some(20_000));
+        check("15m", Some(900_000));
+        check("24h", Some(86_400_000));
+        check("1d", Some(86_400_000));
+        check("25h", None);
+        check("20", None);
+        check("s", None);
+        check("-5s", None);
+        check("1.5s", None);
+        check("20 s", None);
+        check("99999999999999999999s", None);
+    }
+}

@@ -1,0 +1,160 @@
+//! Sets of playbooks as people write them: the samples load unchanged, and what is wrong is pointed at.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use holdline_decide::playbook::{self, Auth, Finding, SecretRef, Set, Severity};
+use holdline_proto::playbooks::Bundle;
+
+fn sample(name: &str) -> Bundle {
+    fn visit(root: &Path, folder: &Path, files: &mut BTreeMap<String, String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                visit(root, &path, files);
+            } else {
+                let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_string();
+                files.insert(name, std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/samples/playbooks").join(name);
+    let mut bundle = Bundle::default();
+    visit(&root, &root, &mut bundle.files);
+    bundle
+}
+
+fn load(bundle: &Bundle) -> (Set, Vec<Finding>) {
+    let (set, findings) = playbook::load(bundle);
+    (set.unwrap_or_else(|| panic!("{}", findings.iter().map(|f| f.to_string()).collect::<String>())), findings)
+}
+
+#[test]
+fn the_guides_own_files_load_unchanged() {
+    let (set, findings) = load(&sample("guide"));
+    let codes: Vec<&str> = findings.iter().map(|finding| finding.code).collect();
+    assert_eq!(codes, ["filter-hides-health", "literal-secret"]);
+    assert!(findings.iter().all(|finding| !finding.to_string().contains("aGVsbG8gd29ybGQ")), "a secret is shown");
+    let subscription = &set.subscriptions["IncidentResponse_TelephonyService"];
+    assert_eq!(subscription.auth, Auth::Basic);
+    assert_eq!(subscription.callback_path.as_deref(), Some("/genesys-webhook"));
+    assert_eq!(subscription.partition_key.as_ref().unwrap().to_string(), "data.gatewayId");
+    let rules = set.playbooks["voice-gateway-failover"].failover.as_ref().unwrap();
+    assert_eq!((rules.threshold, rules.stable_for_ms), (5, 20_000));
+    assert_eq!((rules.revert.healthy, rules.revert.stable_for_ms, rules.revert.silence_ms), (2, 0, 900_000));
+    let paths: Vec<String> = set.playbooks["voice-gateway-failover"].paths.iter().map(|p| p.to_string()).collect();
+    assert_eq!(paths, ["data.gatewayId", "event.id"]);
+}
+
+#[test]
+fn the_loop_loads_unchanged() {
+    let (set, findings) = load(&sample("loop"));
+    assert_eq!(findings, []);
+    assert_eq!(set.target("127.0.0.1", 44_001).unwrap().calls_per_second, Some(5_000));
+    assert_eq!(set.target("127.0.0.1", 44_002), None);
+    assert_eq!(set.subscriptions["telephony"].secrets, [SecretRef::Env("HOLDLINE_TELEPHONY_SECRET".into())]);
+    assert_eq!(set.playbooks["loop"].failover.as_ref().unwrap().threshold, 3);
+}
+
+#[test]
+fn g7_a_secret_written_in_place_never_reaches_a_stored_bundle() {
+    let mut bundle = sample("guide");
+    let literals = playbook::replace_literals(&mut bundle);
+    let name = "HOLDLINE_SECRET_INCIDENTRESPONSE_TELEPHONYSERVICE";
+    assert_eq!(literals, BTreeMap::from([(name.to_string(), "aGVsbG8gd29ybGQ=".to_string())]));
+    assert!(bundle.files.values().all(|text| !text.contains("aGVsbG8gd29ybGQ")));
+    let (set, _) = load(&bundle);
+    let subscription = &set.subscriptions["IncidentResponse_TelephonyService"];
+    assert_eq!(subscription.secrets, [SecretRef::Env(name.into())]);
+    assert!(subscription.filter.is_some());
+}
+
+/// Changes one file of the loop and expects these findings (severity, line, part of the message), no more.
+fn check(file: &str, from: &str, to: &str, expected: &[(Severity, usize, &str)]) {
+    let mut bundle = sample("loop");
+    let text = bundle.files.get_mut(file).unwrap();
+    assert!(text.contains(from), "{file} has no {from:?}");
+    *text = text.replacen(from, to, 1);
+    let (set, findings) = playbook::load(&bundle);
+    let found: Vec<_> = findings.iter().map(|f| (f.severity, f.line, f.message.as_str())).collect();
+    assert_eq!(found.len(), expected.len(), "{from:?} → {to:?}: {found:#?}");
+    for (finding, (severity, line, message)) in findings.iter().zip(expected) {
+        let text = format!("{} {}", finding.message, finding.help.clone().unwrap_or_default());
+        assert!(
+            finding.severity == *severity && finding.line == *line && text.contains(message),
+            "{from:?} → {to:?}: expected {severity:?} at line {line} with {message:?}\n{finding:?}"
+        );
+    }
+    assert_eq!(set.is_none(), expected.iter().any(|(severity, ..)| *severity == Severity::Error));
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_place() {
+    use Severity::{Error, Warning};
+    let p = "loop.playbook.yaml";
+    let refuse = |file, from, to, line, message| check(file, from, to, &[(Error, line, message)]);
+    refuse(p, "stable_for", "stable_fro", 11, "did you mean `stable_for`?");
+    refuse(p, "failures: 3", "failures: three", 10, "expected a whole number, found text");
+    refuse(p, "failures: 3", "failures: 0", 10, "too few");
+    refuse(p, "stable_for: 0s", "stable_for: 20", 11, "expected a duration");
+    refuse(p, "stable_for: 0s", "stable_for: 25h", 11, "too long");
+    refuse(p, "healthy: 2", "healthy: 1", 17, "at least 2");
+    refuse(p, "class: failover", "class: scaling", 15, "class");
+    refuse(p, "    class: failover\n", "", 14, "lacks `class`");
+    refuse(p, "do: [remediate]", "do: [remidiate]", 14, "no action remidiate");
+    refuse(p, "do: [remediate]", "do: []", 14, "does nothing");
+    refuse(p, "  do: [revert]", "  healthy: 3", 20, "twice");
+    refuse(p, "subscription: telephony", "subscription: telefony", 5, "no subscription telefony");
+    refuse(p, "subscription: telephony", "topic: nothing", 5, "no subscription has the topic");
+    refuse(p, "entity: data.gatewayId", "entity: gatewayId", 6, "no path");
+    refuse(p, "status == 'FAILED'", "status == 'FAILED", 7, "never ends");
+    refuse(p, "status == 'FAILED'", "nosuch(status)", 7, "no function");
+    for (planned, line) in [("guard: {}\n", 1), ("mode: canary\n", 3), ("mode: shadow\n", 3)] {
+        let from = if line == 1 { "playbook: loop\n" } else { "mode: live\n" };
+        let to = if line == 1 { format!("{planned}playbook: loop\n") } else { planned.to_string() };
+        check(p, from, &to, &[(Error, line, "not supported yet")]);
+    }
+    refuse(p, "failures: 3", "evidence: usual", 10, "not supported yet");
+    refuse(p, "do: [remediate]", "do: [remediate]\n    verify: {}", 15, "not supported yet");
+    let s = "subscriptions/telephony.json";
+    refuse(s, "\"telephony.service.status\"", "\"all\"", 3, "every event of the organisation");
+    refuse(s, "HMAC", "NOTHING", 5, "no authType");
+    refuse(s, "HMAC", "PATH_TOKEN", 5, "not supported yet");
+    refuse(s, "env:HOLDLINE_TELEPHONY_SECRET", "vault:a#b", 6, "not supported yet");
+    check(s, "env:HOLDLINE_TELEPHONY_SECRET", "hush", &[(Warning, 6, "written in place")]);
+    let filter = "\"filterExpression\": \"status == 'FAILED'\", \"authType\"";
+    check(s, "\"authType\"", filter, &[(Warning, 2, "keeps every healthy event away")]);
+    let a = "actions/remediate.json";
+    refuse(a, "\"WEBHOOK\"", "\"GENESYS\"", 3, "not supported yet");
+    refuse(a, "\"method\": \"POST\"", "\"method\": \"POST\", \"allowOverride\": true", 5, "not supported yet");
+    refuse(a, "127.0.0.1:44001", "example.com", 2, "plain HTTP");
+    refuse(a, "http://127.0.0.1:44001", "http://{{data.host}}", 4, "host or port");
+    refuse(a, "{{event.id}}", "{{event.id", 6, "never closed");
+    refuse(a, "\\\"gatewayId\\\"", "gatewayId", 7, "not JSON");
+    refuse("holdline.yaml", "calls_per_second: 5000", "connect_to: 10.0.0.1:80", 4, "loopback");
+    refuse("holdline.yaml", "targets:", "business_hours: {}\ntargets:", 2, "not supported yet");
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let mut bundle = sample("loop");
+    let text = bundle.files.get_mut("loop.playbook.yaml").unwrap();
+    *text = text.replace("failures: 3", "failures: x").replace("healthy: 2", "healthy: 1").replace("15m", "15x");
+    let (set, findings) = playbook::load(&bundle);
+    assert!(set.is_none());
+    assert_eq!(findings.len(), 3, "{findings:#?}");
+    assert!(findings[0].rendered.contains("^"), "underlined:\n{}", findings[0].rendered);
+}
+
+#[test]
+fn any_bytes_are_refused_without_a_panic() {
+    let deep = "[".repeat(100_000);
+    for text in ["", "\0", "- - -", "a: &a [*a]", &deep, "playbook: 1\non: []\nact: 3\nrevert: no", "{", "]"] {
+        for file in ["x.playbook.yaml", "subscriptions/x.json", "actions/x.json", "holdline.yaml"] {
+            let mut bundle = sample("loop");
+            bundle.files.insert(file.into(), text.into());
+            playbook::load(&bundle);
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The way of one command, from top to bottom (architecture.md 8).
+//!
+//! Outcome already there? → deadline → lock → look for earlier calls → turn in the rate window → intent →
+//! lock still sure? → call → outcome → release, acknowledge. A crash between any two lines leads to one more
+//! delivery, which finds out from the intent and the outcome how far this one had got.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::message::PublishMessage;
+use holdline_decide::execute::{self, Next, Request};
+use holdline_decide::playbook::Set;
+use holdline_proto::command::Command;
+use holdline_proto::dead_letter::DeadLetter;
+use holdline_proto::outcome::{Done, Outcome};
+use holdline_proto::topology::{Role, Stream};
+use holdline_proto::wire;
+use holdline_stage::bus::{Bus, StoreError};
+use holdline_stage::clock;
+use holdline_stage::dead_letter;
+use holdline_stage::playbooks::{Playbooks, SetError};
+use holdline_stage::queue::{Answer, Work};
+use holdline_stage::telemetry::Metric;
+use sha2::{Digest, Sha256};
+
+use crate::call::{Caller, Destination};
+use crate::intent::{self, Earlier, Intent};
+use crate::lock::{self, Lock};
+use crate::rate::Rates;
+
+/// A command whose entity is locked is looked at again after this.
+const LOCKED_WAIT: Duration = Duration::from_millis(250);
+
+/// A command for which the broker gave no answer is looked at again after this.
+const UNKNOWN_WAIT: Duration = Duration::from_millis(500);
+
+pub(crate) struct Executor {
+    pub bus: Bus,
+    pub playbooks: Playbooks<Set>,
+    pub replica: String,
+    pub caller: Caller,
+    pub rates: Rates,
+}
+
+impl Executor {
+    /// Works on one delivery.
+    pub(crate) async fn take(&self, work: Work) -> Answer {
+        match self.carry_out(&work).await {
+            Ok(answer) => answer,
+            Err(StoreError::Fenced) => Answer::Later(LOCKED_WAIT),
+            Err(StoreError::Unknown(why)) => {
+                tracing::warn!(subject = work.subject, "a command waits: {why}");
+                Answer::Later(UNKNOWN_WAIT)
+            }
+        }
+    }
+
+    async fn carry_out(&self, work: &Work) -> Result<Answer, StoreError> {
+        let command: Command = match wire::decode(&work.payload) {
+            Ok(command) => command,
+            Err(error) => {
+                self.park(work, error.to_string(), 0).await?;
+                return Ok(Answer::Done);
+            }
+        };
+        if self.outcome_stands(&command).await? {
+            return Ok(Answer::Done);
+        }
+        let set = match self.playbooks.by_hash(&command.playbooks).await {
+            Ok(set) => set,
+            Err(SetError::Unreachable(error)) => return Err(error),
+            Err(error) => return self.cannot(work, &command, error.to_string()).await,
+        };
+        let Some(lock) = lock::take(&self.bus, &command.key.entity, &self.replica).await? else {
+            return Ok(Answer::Later(LOCKED_WAIT));
+        };
+        self.act(work, &command, &set, lock).await
+    }
+
+    /// With the entity to ourselves.
+    async fn act(
+        &self,
+        work: &Work,
+        command: &Command,
+        set: &Arc<Set>,
+        lock: Lock,
+    ) -> Result<Answer, StoreError> {
+        let earlier = intent::earlier(&self.bus, command).await?;
+        if self.is_late(command) {
+            let done = Done::Expired { perhaps_done: earlier.perhaps_done };
+            return self.report(command, done, earlier.attempts, lock).await;
+        }
+        let Some(action) = set.actions.get(&command.action) else {
+            let reason = format!("the set {} has no action {}", command.playbooks, command.action);
+            return self.cannot(work, command, reason).await;
+        };
+        let prepared = execute::request(action, command).map_err(|error| error.to_string());
+        let prepared = prepared
+            .and_then(|request| Destination::of(&request, set).map(|destination| (request, destination)));
+        let (request, destination) = match prepared {
+            Ok(prepared) => prepared,
+            Err(reason) => return self.cannot(work, command, reason).await,
+        };
+        // An intent without an answer: a call may have left before a crash.
+        if earlier.perhaps_done && !action.idempotent {
+            let reason = "an earlier call may have happened, and this target must not be asked twice";
+            self.park(work, reason.into(), earlier.attempts).await?;
+            return self.report(command, Done::Held { reason: reason.into() }, earlier.attempts, lock).await;
+        }
+        self.rates.turn(&destination.host, destination.calls_per_second).await;
+        let called = self.call(command, action.idempotent, &request, &destination, earlier, lock).await?;
+        let Some((next, intent, revision, lock)) = called else {
+            return Ok(Answer::Later(LOCKED_WAIT));
+        };
+        match next {
+            Next::Report(done) => self.report(command, done, intent.attempts, lock).await,
+            Next::GiveUp(done) => {
+                let reason = match &done {
+                    Done::Failed { reason, .. } | Done::Held { reason } => reason.clone(),
+                    Done::Carried { .. } | Done::Expired { .. } => String::new(),
+                };
+                self.park(work, reason, intent.attempts).await?;
+                self.report(command, done, intent.attempts, lock).await
+            }
+            Next::Retry { after_ms, reason } => {
+                tracing::warn!(
+                    action = command.action,
+                    entity = command.key.entity,
+                    "{}: attempt {} of {}: {reason}; again in {after_ms} ms",
+                    command.action,
+                    intent.attempts,
+                    execute::ATTEMPTS_MAX
+                );
+                intent::write(&self.bus, command, &intent, revision).await?;
+                lock.release(&self.bus).await;
+                Ok(Answer::Later(Duration::from_millis(after_ms)))
+            }
+        }
+    }
+
+    /// Intent, a last look, call. `None` when it must not leave now.
+    async fn call(
+        &self,
+        command: &Command,
+        idempotent: bool,
+        request: &Request,
+        destination: &Destination,
+        earlier: Earlier,
+        mut lock: Lock,
+    ) -> Result<Option<(Next, Intent, u64, Lock)>, StoreError> {
+        let mut intent = Intent {
+            action_key: command.action_key(),
+            issue_key: command.issue_key(),
+            token: lock.token,
+            attempts: earlier.attempts.saturating_add(1),
+            request: fingerprint(request),
+            answered: false,
+            perhaps_done: earlier.perhaps_done,
+        };
+        let revision = intent::write(&self.bus, command, &intent, earlier.revision).await?;
+        if !lock.is_sure() || self.is_late(command) {
+            // Nothing left, and the next delivery must know that.
+            intent.answered = true;
+            intent.attempts = earlier.attempts;
+            intent::write(&self.bus, command, &intent, revision).await?;
+            lock.release(&self.bus).await;
+            return Ok(None);
+        }
+        let calling = self.caller.call(destination, request);
+        tokio::pin!(calling);
+        let answer = loop {
+            tokio::select! {
+                answer = &mut calling => break answer,
+                () = clock::sleep(lock::RENEW_EVERY) => {
+                    if let Err(error) = lock.renew(&self.bus).await {
+                        tracing::warn!(entity = command.key.entity, "the lock is not renewed: {error}");
+                    }
+                }
+            }
+        };
+        let next = execute::judge(&answer, intent.attempts, idempotent, intent.perhaps_done);
+        let result = match &next {
+            Next::Report(_) => "carried",
+            Next::GiveUp(_) => "given_up",
+            Next::Retry { .. } => "retried",
+        };
+        Metric::Calls.add(1, Role::Executor.name(), Some(("result", result.into())));
+        intent.answered = true;
+        intent.perhaps_done |= may_have_happened(&answer);
+        Ok(Some((next, intent, revision, lock)))
+    }
+
+    /// The synced truth about a command: once it stands, the command is done whatever else is lost.
+    async fn report(
+        &self,
+        command: &Command,
+        result: Done,
+        attempts: u32,
+        lock: Lock,
+    ) -> Result<Answer, StoreError> {
+        let (reported, ()) = tokio::join!(self.tell(command, result, attempts), lock.release(&self.bus));
+        reported?;
+        Ok(Answer::Done)
+    }
+
+    async fn tell(&self, command: &Command, result: Done, attempts: u32) -> Result<(), StoreError> {
+        let carried = matches!(result, Done::Carried { .. });
+        let outcome = Outcome {
+            incident: command.incident.clone(),
+            key: command.key.clone(),
+            direction: command.direction,
+            step: command.step,
+            action: command.action.clone(),
+            decision: command.decision,
+            result,
+            attempts,
+            took_ms: if carried { clock::wall_ms().saturating_sub(command.decided_ms).max(0) } else { 0 },
+        };
+        let message = PublishMessage::build()
+            .message_id(format!("outcome-{}", command.issue_key()))
+            .payload(wire::encode(&outcome).into());
+        let subject = self.bus.topology().outcome(command.partition, &command.issue_key());
+        self.bus.publish(message.outbound_message(subject)).await?;
+        tracing::info!(
+            action = command.action,
+            entity = command.key.entity,
+            incident = command.incident,
+            "{} for {}: {:?}",
+            command.action,
+            command.key.entity,
+            outcome.result
+        );
+        Ok(())
+    }
+
+    async fn outcome_stands(&self, command: &Command) -> Result<bool, StoreError> {
+        let subject = self.bus.topology().outcome(command.partition, &command.issue_key());
+        Ok(self.bus.glance(Stream::Inputs, &subject).await?.is_some())
+    }
+
+    /// A command that can never be carried out: parked, and reported, so that its incident does not wait.
+    async fn cannot(&self, work: &Work, command: &Command, reason: String) -> Result<Answer, StoreError> {
+        self.park(work, reason.clone(), 0).await?;
+        self.tell(command, Done::Failed { reason, perhaps_done: false }, 0).await?;
+        Ok(Answer::Done)
+    }
+
+    async fn park(&self, work: &Work, reason: String, attempts: u32) -> Result<(), StoreError> {
+        let letter = DeadLetter {
+            stage: Role::Executor.name().into(),
+            reason,
+            subject: work.subject.clone(),
+            sequence: work.sequence,
+            attempts,
+            payload: work.payload.to_vec(),
+        };
+        dead_letter::park(&self.bus, Role::Executor, &letter).await
+    }
+
+    /// The broker's clock made the deadline; ours is compared with it, so a clock that is minutes off makes
+    /// commands late or lets them be late, which `doctor` looks for.
+    fn is_late(&self, command: &Command) -> bool {
+        clock::wall_ms() > command.deadline_ms
+    }
+}
+
+fn may_have_happened(answer: &execute::Answer) -> bool {
+    match answer {
+        execute::Answer::Status { status, .. } => *status < 300 || *status >= 500 || *status == 408,
+        execute::Answer::Unsent { .. } => false,
+        execute::Answer::Lost { .. } => true,
+    }
+}
+
+fn fingerprint(request: &Request) -> String {
+    let mut hasher = Sha256::new();
+    for part in [request.method.name(), &request.url, request.body.as_deref().unwrap_or_default()] {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hex::encode(hasher.finalize())
+}
