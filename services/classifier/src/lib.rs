@@ -11,7 +11,6 @@ use holdline_decide::MACHINE;
 use holdline_decide::classify::Partition;
 use holdline_decide::playbook::{self, Set};
 use holdline_proto::event::Frame;
-use holdline_proto::playbooks::Bundle;
 use holdline_proto::signal::Classified;
 use holdline_proto::topology::{Bucket, Role, Stream};
 use holdline_proto::wire;
@@ -66,7 +65,7 @@ impl Settings {
 pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
     let bus = Bus::connect(Role::Classifier, &shell.common.nats, &shell.tasks, &shell.health).await?;
     let partitions = installation(&bus, &shell).await?.partitions;
-    let playbooks = Playbooks::follow(&bus, &shell, compile);
+    let playbooks = Playbooks::follow(&bus, &shell, playbook::compile);
     let window_ms = i64::try_from(settings.dedup_window.as_millis()).unwrap_or(i64::MAX);
     pipe::run(STAGE, &bus, &shell, partitions, move |partition| Classifier {
         partition,
@@ -78,11 +77,6 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
     })
     .await;
     Ok(())
-}
-
-fn compile(bundle: &Bundle) -> Result<Set, String> {
-    let (set, findings) = playbook::load(bundle);
-    set.ok_or_else(|| findings.iter().map(|finding| finding.message.clone()).collect::<Vec<_>>().join("; "))
 }
 
 /// One partition of the classifier.

@@ -15,7 +15,6 @@ use holdline_decide::playbook::{self, Set};
 use holdline_proto::incident::{Phase, TrackKey};
 use holdline_proto::journal::{Decided, Record, WakeUp};
 use holdline_proto::outcome::Outcome;
-use holdline_proto::playbooks::Bundle;
 use holdline_proto::signal::Classified;
 use holdline_proto::topology::{Bucket, Role, Stream, Topology};
 use holdline_proto::wire::{self, DecodeError};
@@ -54,7 +53,7 @@ impl Settings {
 pub async fn run(_settings: Settings, shell: Shell) -> anyhow::Result<()> {
     let bus = Bus::connect(Role::Debouncer, &shell.common.nats, &shell.tasks, &shell.health).await?;
     let partitions = installation(&bus, &shell).await?.partitions;
-    let playbooks = Playbooks::follow(&bus, &shell, compile);
+    let playbooks = Playbooks::follow(&bus, &shell, playbook::compile);
     pipe::run(STAGE, &bus, &shell, partitions, move |partition| Debouncer {
         number: partition,
         state: Partition::new(partition),
@@ -67,11 +66,6 @@ pub async fn run(_settings: Settings, shell: Shell) -> anyhow::Result<()> {
     })
     .await;
     Ok(())
-}
-
-fn compile(bundle: &Bundle) -> Result<Set, String> {
-    let (set, findings) = playbook::load(bundle);
-    set.ok_or_else(|| findings.iter().map(|finding| finding.message.clone()).collect::<Vec<_>>().join("; "))
 }
 
 /// An input, decoded.

@@ -104,7 +104,7 @@ fn what_is_wrong_is_said_with_its_place() {
     refuse(p, "    class: failover\n", "", 14, "lacks `class`");
     refuse(p, "do: [remediate]", "do: [remidiate]", 14, "no action remidiate");
     refuse(p, "do: [remediate]", "do: []", 14, "does nothing");
-    refuse(p, "  do: [revert]", "  healthy: 3", 20, "twice");
+    refuse(p, "  do: [revert]", "  healthy: 3", 20, "duplicate mapping key: healthy");
     refuse(p, "subscription: telephony", "subscription: telefony", 5, "no subscription telefony");
     refuse(p, "subscription: telephony", "topic: nothing", 5, "no subscription has the topic");
     refuse(p, "entity: data.gatewayId", "entity: gatewayId", 6, "no path");

@@ -13,8 +13,7 @@ mod rate;
 
 use std::sync::Arc;
 
-use holdline_decide::playbook::{self, Set};
-use holdline_proto::playbooks::Bundle;
+use holdline_decide::playbook;
 use holdline_proto::topology::{EXECUTOR_CONSUMER, Role, Stream};
 use holdline_stage::bus::Bus;
 use holdline_stage::playbooks::Playbooks;
@@ -54,7 +53,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
     // Two crypto providers are never compiled in, but reqwest wants to be told all the same.
     rustls::crypto::ring::default_provider().install_default().ok();
     let bus = Bus::connect(Role::Executor, &shell.common.nats, &shell.tasks, &shell.health).await?;
-    let playbooks = Playbooks::follow(&bus, &shell, compile);
+    let playbooks = Playbooks::follow(&bus, &shell, playbook::compile);
     let executor = Arc::new(protocol::Executor {
         bus: bus.clone(),
         playbooks,
@@ -68,9 +67,4 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
     })
     .await;
     Ok(())
-}
-
-fn compile(bundle: &Bundle) -> Result<Set, String> {
-    let (set, findings) = playbook::load(bundle);
-    set.ok_or_else(|| findings.iter().map(|finding| finding.message.clone()).collect::<Vec<_>>().join("; "))
 }

@@ -58,11 +58,16 @@ impl Tasks {
         Tasks { stop: self.stop.child_token(), tracker: TaskTracker::new() }
     }
 
+    /// Waits for every task to end by itself.
+    pub async fn wait(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+
     /// Stops, and waits for every task.
     pub async fn finish(&self) {
         self.stop();
-        self.tracker.close();
-        self.tracker.wait().await;
+        self.wait().await;
     }
 }
 

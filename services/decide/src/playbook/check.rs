@@ -27,6 +27,8 @@ struct Drafts<'a> {
     subscriptions: BTreeMap<String, Filed<'a, Subscription>>,
     actions: BTreeMap<String, Filed<'a, Action>>,
     targets: Vec<Target>,
+    /// Kinds of which a file could not be read: what is missing may be in there.
+    broken: Vec<FileKind>,
 }
 
 pub(super) fn load(bundle: &Bundle) -> (Option<Set>, Vec<Finding>) {
@@ -67,7 +69,10 @@ fn read<'a>(bundle: &'a Bundle, findings: &mut Findings) -> Drafts<'a> {
     for (path, text) in &bundle.files {
         let Some(kind) = parse::kind_of(path) else { continue };
         let source = Source { path, text };
-        let Some(node) = parse::tree(source, findings) else { continue };
+        let Some(node) = parse::tree(source, findings) else {
+            drafts.broken.push(kind);
+            continue;
+        };
         match kind {
             FileKind::Playbook => {
                 if let Some(draft) = parse::playbook(source, &node, findings) {
@@ -79,11 +84,15 @@ fn read<'a>(bundle: &'a Bundle, findings: &mut Findings) -> Drafts<'a> {
                 if let Some(At { value, at }) = parse::subscription(source, &node, findings) {
                     let name = value.name.clone();
                     file(&mut drafts.subscriptions, "subscription", name, Filed { source, at, value }, findings);
+                } else {
+                    drafts.broken.push(kind);
                 }
             }
             FileKind::Action => {
                 if let Some(At { value, at }) = parse::action(source, &node, findings) {
                     file(&mut drafts.actions, "action", value.name.clone(), Filed { source, at, value }, findings);
+                } else {
+                    drafts.broken.push(kind);
                 }
             }
             FileKind::Settings => drafts.targets.extend(parse::settings(source, &node, findings)),
@@ -166,7 +175,7 @@ fn join(drafts: &mut Drafts<'_>, findings: &mut Findings) -> BTreeMap<String, Pl
         let (source, draft) = (filed.source, filed.value);
         let subscriptions = subscriptions_of(source, &draft, drafts, findings);
         for action in &draft.actions {
-            if !drafts.actions.contains_key(&action.value) {
+            if !drafts.actions.contains_key(&action.value) && !drafts.broken.contains(&FileKind::Action) {
                 findings.error(source, &action.at, format!("there is no action {}", action.value));
             }
         }
@@ -195,12 +204,14 @@ fn subscriptions_of(
         if drafts.subscriptions.contains_key(&named.value) {
             return vec![named.value.clone()];
         }
-        findings.error(source, &named.at, format!("there is no subscription {}", named.value));
+        if !drafts.broken.contains(&FileKind::Subscription) {
+            findings.error(source, &named.at, format!("there is no subscription {}", named.value));
+        }
     }
     let Some(topic) = &draft.topic else { return vec![] };
     let of_topic = drafts.subscriptions.values().filter(|filed| filed.value.topic == topic.value);
     let found: Vec<String> = of_topic.map(|filed| filed.value.name.clone()).collect();
-    if found.is_empty() {
+    if found.is_empty() && !drafts.broken.contains(&FileKind::Subscription) {
         findings.error(source, &topic.at, format!("no subscription has the topic {}", topic.value));
     }
     found

@@ -41,6 +41,15 @@ pub fn load(bundle: &Bundle) -> (Option<Set>, Vec<Finding>) {
     check::load(bundle)
 }
 
+/// Compiles a set that was checked before; if it cannot be used after all, every reason.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn compile(bundle: &Bundle) -> Result<Set, String> {
+    let (set, findings) = load(bundle);
+    set.ok_or_else(|| findings.iter().map(|finding| finding.message.clone()).collect::<Vec<_>>().join("; "))
+}
+
 /// Whether a path below the playbooks' folder belongs to a set: `**/*.playbook.yaml`,
 /// `subscriptions/*.{json,yaml}`, `actions/*.{json,yaml}`, `holdline.yaml`.
 pub fn belongs(path: &str) -> bool {

@@ -55,8 +55,7 @@ impl Node {
             return Ok(from_json(&value, text));
         }
         let at = error.location().map_or(0..0, |location| range(&location));
-        let message = error.to_string();
-        Err((at, message.lines().next().unwrap_or_default().to_string()))
+        Err((at, plain(&error.to_string())))
     }
 
     pub(super) fn as_str(&self) -> Option<&str> {
@@ -88,6 +87,17 @@ impl Node {
             Kind::Scalar(value) => value.clone(),
         }
     }
+}
+
+/// The parser's message without its place, which is shown beside it, and without its hints to programmers.
+fn plain(message: &str) -> String {
+    let line = message.lines().next().unwrap_or_default();
+    let line = line.strip_prefix("error: ").unwrap_or(line);
+    let line = match line.split_once(": ") {
+        Some((place, rest)) if place.starts_with("line ") => rest,
+        _ => line,
+    };
+    line.split(", set DuplicateKeyPolicy").next().unwrap_or_default().to_string()
 }
 
 /// Where each key stands is found by its text; good enough to point at.

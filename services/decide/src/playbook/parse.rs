@@ -119,13 +119,6 @@ impl<'a, 'f> Fields<'a, 'f> {
                 findings.error_with(source, &entry.key_at, format!("{what} has no `{}`", entry.key), help);
             }
         }
-        let mut seen: Vec<&str> = vec![];
-        for entry in entries {
-            if seen.contains(&entry.key.as_str()) {
-                findings.error(source, &entry.key_at, format!("`{}` stands here twice", entry.key));
-            }
-            seen.push(&entry.key);
-        }
         Some(Fields { source, at: node.at.clone(), entries, what, findings })
     }
 
@@ -561,7 +554,7 @@ pub(super) fn subscription(
     }
     let secret_name = name.as_ref().map_or("", |name| name.value.as_str());
     let secrets = read_secrets(&mut fields, secret_name);
-    if secrets.is_empty() && auth.is_some_and(|auth| auth != Auth::None) {
+    if fields.get("secretToken").is_none() && auth.is_some_and(|auth| auth != Auth::None) {
         fields.missing("secretToken");
     }
     let name = name?;
