@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::http::StatusCode;
 use axum::routing::get;
 
-use crate::run::Shell;
+use crate::run::Tasks;
 use crate::telemetry;
 
 /// What is missing before a service can do its work. Silence is never success: a stage that cannot work
@@ -42,23 +42,24 @@ impl Health {
     }
 }
 
-/// Answers on the admin address until the service stops.
+/// Answers on the admin address until the service stops; `report` says what is missing, and why.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn serve(listen: SocketAddr, shell: &Shell) -> anyhow::Result<()> {
+pub async fn serve<R>(listen: SocketAddr, tasks: Tasks, report: R) -> anyhow::Result<()>
+where
+    R: Fn() -> BTreeMap<String, String> + Clone + Send + Sync + 'static,
+{
     use anyhow::Context;
-    let health = shell.health.clone();
     let router = axum::Router::new()
         .route("/livez", get(|| async { "alive\n" }))
-        .route("/readyz", get(move || std::future::ready(ready(&health))))
+        .route("/readyz", get(move || std::future::ready(ready(&report()))))
         .route("/metrics", get(|| async { telemetry::prometheus_text() }));
     let listener = tokio::net::TcpListener::bind(listen)
         .await
         .with_context(|| format!("admin address {listen} cannot be bound"))?;
-    let tasks = shell.tasks.clone();
-    shell.tasks.spawn(async move {
-        let stopping = tasks.clone();
+    let stopping = tasks.clone();
+    tasks.spawn(async move {
         let served = axum::serve(listener, router)
             .with_graceful_shutdown(async move { stopping.stopping().await })
             .await;
@@ -69,8 +70,7 @@ pub async fn serve(listen: SocketAddr, shell: &Shell) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn ready(health: &Health) -> (StatusCode, String) {
-    let missing = health.report();
+fn ready(missing: &BTreeMap<String, String>) -> (StatusCode, String) {
     if missing.is_empty() {
         return (StatusCode::OK, "ready\n".into());
     }

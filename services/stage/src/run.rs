@@ -131,7 +131,8 @@ where
             }
         });
         if let Some(listen) = shell.common.admin {
-            admin::serve(listen, &shell).await?;
+            let health = shell.health.clone();
+            admin::serve(listen, shell.tasks.clone(), move || health.report()).await?;
         }
         let tasks = shell.tasks.clone();
         let ran = run(settings, shell).await;

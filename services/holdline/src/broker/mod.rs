@@ -1,0 +1,111 @@
+//! The nats-server beside us: found or fetched ([`binary`]), configured with the users and rights of the
+//! topology ([`config`]), kept alive and taken along when we end ([`keeper`]).
+
+pub mod binary;
+pub mod config;
+mod keeper;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use holdline_proto::topology::{Role, Topology};
+use holdline_stage::settings::Nats;
+
+pub use config::Sync;
+pub use keeper::become_child;
+
+/// Where an installation on this machine keeps everything.
+#[derive(Debug, Clone)]
+pub struct DataDir(pub PathBuf);
+
+impl DataDir {
+    /// Makes the folder, readable by its owner alone.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn prepare(&self) -> anyhow::Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        for folder in [self.0.clone(), self.nats(), self.keys()] {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&folder)
+                .with_context(|| format!("the data folder {} cannot be made", folder.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Only one program at a time works in a data folder; the lock ends with the file handle.
+    ///
+    /// # Errors
+    /// When another has it.
+    pub fn lock(&self) -> anyhow::Result<std::fs::File> {
+        let path = self.0.join("lock");
+        let file = std::fs::File::create(&path).with_context(|| format!("{}", path.display()))?;
+        file.try_lock().map_err(|_| {
+            anyhow::anyhow!(
+                "{} is in use by another holdline; stop it, or choose another folder with --data",
+                self.0.display()
+            )
+        })?;
+        Ok(file)
+    }
+
+    pub fn nats(&self) -> PathBuf {
+        self.0.join("nats")
+    }
+
+    pub fn keys(&self) -> PathBuf {
+        self.0.join("keys")
+    }
+
+    /// How a role reaches the broker of this folder.
+    ///
+    /// # Errors
+    /// When no broker was ever started here.
+    pub fn connection(&self, role: Role) -> anyhow::Result<Nats> {
+        let file = self.nats().join("url");
+        let url = std::fs::read_to_string(&file).with_context(|| {
+            format!(
+                "{} holds no installation; start one with `holdline up`, or name another with --data or --nats",
+                self.0.display()
+            )
+        })?;
+        Ok(connection(url.trim(), Some(&self.keys()), role))
+    }
+}
+
+/// How a role reaches a broker, with the seed from a folder of keys if there is one.
+pub fn connection(url: &str, keys: Option<&Path>, role: Role) -> Nats {
+    Nats {
+        url: url.into(),
+        seed_file: keys.map(|keys| config::seed_file(keys, role)),
+        topology: Topology::default(),
+        patience: std::time::Duration::from_secs(20),
+    }
+}
+
+/// A running nats-server of our own; it ends with this value, and with this process however that ends.
+pub struct Embedded {
+    pub url: String,
+    _keeper: keeper::Keeper,
+}
+
+impl Embedded {
+    /// Starts the nats-server of a data folder. One left behind there by a killed program is ended first.
+    ///
+    /// # Errors
+    /// When there is no usable binary, or it does not start.
+    pub fn start(data: &DataDir, listen: Option<std::net::SocketAddr>, sync: Sync) -> anyhow::Result<Embedded> {
+        data.prepare()?;
+        let binary = binary::find(data)?;
+        keeper::end_left_behind(data)?;
+        let port = config::port(data, listen)?;
+        let address = listen.map_or_else(|| "127.0.0.1".into(), |listen| listen.ip().to_string());
+        let url = format!("nats://{address}:{port}");
+        let config = config::write(data, &address, port, sync, &Topology::default())?;
+        let keeper = keeper::Keeper::start(binary, config, data)?;
+        std::fs::write(data.nats().join("url"), &url)?;
+        Ok(Embedded { url, _keeper: keeper })
+    }
+}

@@ -1,0 +1,97 @@
+//! `holdline incidents`
+
+use std::time::Duration;
+
+use holdline_decide::explain::duration;
+use holdline_proto::incident::{Phase, View};
+use holdline_proto::topology::{Bucket, Role};
+use holdline_proto::wire;
+use holdline_stage::bus::Bus;
+use holdline_stage::clock;
+use serde_json::{Value, json};
+
+use super::Installation;
+use crate::output::{self, Output, iso, line};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Incidents {
+    /// Those that are over as well
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    installation: Installation,
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+impl Incidents {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let bus = self.installation.bus(Role::Operator).await?;
+        let mut views = list(&bus).await?;
+        views.retain(|view| self.all || view.phase != Phase::Resolved);
+        views.sort_by_key(|view| std::cmp::Reverse(view.opened_ms));
+        match self.output {
+            Output::Json => output::json(&Value::Array(views.iter().map(shape).collect())),
+            Output::Text if views.is_empty() => line("no incident is open"),
+            Output::Text => output::table(
+                ["INCIDENT", "ENTITY", "PLAYBOOK", "STATE", "FAILURES", "OPENED", "WAITS FOR A PERSON BECAUSE"],
+                views.iter().map(row).collect(),
+            ),
+        }
+        Ok(())
+    }
+}
+
+fn row(view: &View) -> [String; 7] {
+    [
+        view.id.clone(),
+        view.key.entity.clone(),
+        view.key.playbook.clone(),
+        view.phase.to_string(),
+        format!("{} of {}", view.consecutive_failures, view.threshold),
+        format!("{} ago", duration(clock::wall_ms().saturating_sub(view.opened_ms))),
+        view.held.clone().unwrap_or_default(),
+    ]
+}
+
+/// The guide's shape of an incident, with what holdline knows besides.
+pub(crate) fn shape(view: &View) -> Value {
+    json!({
+        "incidentId": view.id,
+        "entityId": view.key.entity,
+        "playbook": view.key.playbook,
+        "class": view.key.lane,
+        "group": view.group,
+        "subscription": view.subscription,
+        "currentState": view.phase,
+        "lastEventTimestamp": iso(view.last_event_ms),
+        "consecutiveFailures": view.consecutive_failures,
+        "threshold": view.threshold,
+        "openedAt": iso(view.opened_ms),
+        "decisionNumber": view.decision,
+        "held": view.held,
+        "playbookSet": view.playbooks,
+        "partition": view.partition,
+    })
+}
+
+/// Every incident of the INCIDENTS bucket.
+async fn list(bus: &Bus) -> anyhow::Result<Vec<View>> {
+    let bucket = bus.topology().bucket(Bucket::Incidents);
+    let store = bus.context().get_key_value(bucket).await?;
+    let mut views = vec![];
+    let keys = store.keys().await?;
+    tokio::pin!(keys);
+    while let Ok(Some(key)) =
+        tokio::time::timeout(Duration::from_secs(5), futures_util::StreamExt::next(&mut keys)).await
+    {
+        let key = key?;
+        if key.starts_with("fence.") {
+            continue;
+        }
+        if let Some(entry) = bus.get(Bucket::Incidents, &key).await? {
+            views.push(wire::decode(&entry.value)?);
+        }
+    }
+    Ok(views)
+}

@@ -1,0 +1,121 @@
+//! What a person types, one file per noun.
+
+mod check;
+pub(crate) mod files;
+mod incident;
+mod incidents;
+mod install;
+pub(crate) mod push;
+pub(crate) mod send;
+mod why_not;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use holdline_proto::topology::Role;
+use holdline_stage::admin::Health;
+use holdline_stage::bus::Bus;
+use holdline_stage::run::{Tasks, finish};
+use holdline_stage::settings::Nats;
+use holdline_stage::telemetry;
+
+use crate::broker::{self, DataDir};
+use crate::up::Up;
+
+/// Autonomous incident response for contact centres on Genesys Cloud.
+#[derive(Debug, Parser)]
+#[command(name = "holdline", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// All five services in one process, beside a nats-server of their own
+    Up(Box<Up>),
+    /// The nats-server alone, for services that are started apart
+    Broker(install::Broker),
+    /// Create or update streams, buckets and consumers; never destroys
+    Provision(install::Provision),
+    /// Check a folder of playbooks
+    Check(check::Check),
+    /// Make a folder of playbooks the current set
+    Push(push::Push),
+    /// Send a signed event to the gateway
+    Send(send::Send),
+    /// List incidents
+    Incidents(incidents::Incidents),
+    /// One incident: show it, or replay its decisions from the recorded inputs
+    Incident(incident::Incident),
+    /// What became of an event, by its accept id or its own id
+    WhyNot(why_not::WhyNot),
+}
+
+/// Which installation a command is about.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Installation {
+    /// The data folder of `holdline up`
+    #[arg(long, value_name = "DIR", default_value = "holdline-data")]
+    data: PathBuf,
+    /// A broker instead
+    #[arg(long, value_name = "URL")]
+    nats: Option<String>,
+    /// Folder with the seeds of the broker's users (<role>.nk)
+    #[arg(long, value_name = "DIR", requires = "nats")]
+    keys: Option<PathBuf>,
+}
+
+impl Installation {
+    pub(crate) fn connection(&self, role: Role) -> anyhow::Result<Nats> {
+        match &self.nats {
+            Some(url) => Ok(broker::connection(url, self.keys.as_deref(), role)),
+            None => DataDir(self.data.clone()).connection(role),
+        }
+    }
+
+    pub(crate) async fn bus(&self, role: Role) -> anyhow::Result<Bus> {
+        Bus::connect(role, &self.connection(role)?, &Tasks::default(), &Health::default()).await
+    }
+}
+
+/// The answer was "no": exit code 1, nothing more to say.
+#[derive(Debug, thiserror::Error)]
+#[error("no")]
+pub(crate) struct No;
+
+/// Runs what was typed.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let usage = error.use_stderr();
+            return if error.print().is_err() || usage { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    telemetry::init("holdline");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let ran = match runtime {
+        Ok(runtime) => runtime.block_on(run(arguments.command)),
+        Err(error) => Err(error.into()),
+    };
+    match ran {
+        Err(error) if error.is::<No>() => ExitCode::FAILURE,
+        ran => finish(ran),
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Up(up) => Box::pin(up.run()).await,
+        Command::Broker(broker) => broker.run().await,
+        Command::Provision(provision) => provision.run().await,
+        Command::Check(check) => check.run(),
+        Command::Push(push) => push.run().await,
+        Command::Send(send) => send.run().await,
+        Command::Incidents(incidents) => incidents.run().await,
+        Command::Incident(incident) => incident.run().await,
+        Command::WhyNot(why_not) => why_not.run().await,
+    }
+}

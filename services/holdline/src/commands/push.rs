@@ -1,0 +1,83 @@
+//! `holdline push DIR`
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use holdline_decide::playbook::{self, Severity};
+use holdline_proto::playbooks::{Bundle, CURRENT};
+use holdline_proto::topology::{Bucket, Role};
+use holdline_proto::wire;
+use holdline_stage::bus::Bus;
+use holdline_stage::playbooks;
+use serde_json::json;
+
+use super::{Installation, No, files};
+use crate::output::{self, Output, line};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Push {
+    folder: PathBuf,
+    #[command(flatten)]
+    installation: Installation,
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+impl Push {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let mut bundle = files::read(&self.folder)?;
+        let (set, findings) = playbook::load(&bundle);
+        if self.output == Output::Text {
+            for finding in &findings {
+                line(format!("{finding}\n"));
+            }
+        }
+        if set.is_none() || findings.iter().any(|f| f.severity == Severity::Error) {
+            if self.output == Output::Json {
+                output::json(&json!({"pushed": false, "findings": findings}));
+            }
+            return Err(No.into());
+        }
+        // A set is stored; a secret never is.
+        let literals = playbook::replace_literals(&mut bundle);
+        let bus = self.installation.bus(Role::Operator).await?;
+        check_partition_keys(&bus, &bundle).await?;
+        let hash = playbooks::push(&bus, &bundle).await?;
+        match self.output {
+            Output::Json => {
+                let secrets: Vec<&String> = literals.keys().collect();
+                output::json(&json!({"pushed": true, "set": hash, "secretsToSet": secrets, "findings": findings}));
+            }
+            Output::Text => {
+                for name in literals.keys() {
+                    line(format!("the gateway needs {name} in its environment: a secret written in place is not stored"));
+                }
+                line(format!("set {hash} is current"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A push that changes by what a subscription's events are partitioned would send an entity's next events
+/// elsewhere than its open incident.
+pub(crate) async fn check_partition_keys(bus: &Bus, bundle: &Bundle) -> anyhow::Result<()> {
+    let Some(entry) = bus.get(Bucket::Playbooks, CURRENT).await? else { return Ok(()) };
+    let hash = String::from_utf8_lossy(&entry.value).into_owned();
+    let Some(entry) = bus.get(Bucket::Playbooks, &Bundle::key(&hash)).await? else { return Ok(()) };
+    let current: Bundle = wire::decode(&entry.value)?;
+    let (Some(current), Some(next)) = (playbook::load(&current).0, playbook::load(bundle).0) else { return Ok(()) };
+    for (name, subscription) in &next.subscriptions {
+        let before = current.subscriptions.get(name).and_then(|s| s.partition_key.as_ref());
+        if let (Some(before), Some(after)) = (before, subscription.partition_key.as_ref())
+            && before != after
+        {
+            bail!(
+                "subscription {name} is partitioned by {before}, and this set would partition it by {after}: an \
+                 entity's next events would miss its open incident. Give the subscription another name, or push a \
+                 set without it first, once it is drained and has no open incidents"
+            );
+        }
+    }
+    Ok(())
+}

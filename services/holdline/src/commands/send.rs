@@ -1,0 +1,101 @@
+//! `holdline send FILE`: a signed event, as the sender would sign it.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use base64::Engine;
+use hmac::{Hmac, KeyInit, Mac};
+use holdline_decide::playbook::{self, Auth, SecretRef, Subscription};
+use holdline_stage::clock;
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use super::{No, files};
+use crate::output::{self, Output, line};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Send {
+    /// The event (JSON), or an array of events
+    file: PathBuf,
+    /// Its subscription; needed where the playbooks have several
+    #[arg(long)]
+    subscription: Option<String>,
+    /// Folder of playbooks, for the subscription and the reference to its secret
+    #[arg(long, value_name = "DIR", default_value = "playbooks")]
+    playbooks: PathBuf,
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    gateway: String,
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+impl Send {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let body = std::fs::read(&self.file).with_context(|| format!("{}", self.file.display()))?;
+        let mut bundle = files::read(&self.playbooks)?;
+        let literals = playbook::replace_literals(&mut bundle);
+        let set = playbook::compile(&bundle).map_err(anyhow::Error::msg)?;
+        let subscription = match &self.subscription {
+            Some(name) => set.subscriptions.get(name).with_context(|| format!("there is no subscription {name}"))?,
+            None if set.subscriptions.len() == 1 => {
+                set.subscriptions.values().next().context("there is no subscription")?
+            }
+            None => bail!("there are {} subscriptions; say which with --subscription", set.subscriptions.len()),
+        };
+        let lookup = holdline_gateway::environment();
+        let secret = match subscription.secrets.first() {
+            None => String::new(),
+            Some(SecretRef::Env(name)) => match literals.get(name) {
+                Some(literal) => literal.clone(),
+                None => {
+                    use secrecy::ExposeSecret;
+                    let found = lookup(name).with_context(|| format!("{name} is not set; it holds the secret"))?;
+                    found.expose_secret().to_string()
+                }
+            },
+            Some(SecretRef::File(path)) => {
+                std::fs::read_to_string(path).with_context(|| path.clone())?.trim_end().to_string()
+            }
+        };
+        let (status, answer) = post(&self.gateway, subscription, &secret, body).await?;
+        match self.output {
+            Output::Json => output::json(&json!({"status": status, "answer": answer})),
+            Output::Text => line(format!("{status}: {answer}")),
+        }
+        if (200..300).contains(&status) { Ok(()) } else { Err(No.into()) }
+    }
+}
+
+/// Posts an event to a gateway, signed as its subscription declares.
+pub(crate) async fn post(
+    gateway: &str,
+    subscription: &Subscription,
+    secret: &str,
+    body: Vec<u8>,
+) -> anyhow::Result<(u16, Value)> {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let client = reqwest::Client::builder().timeout(std::time::Duration::from_secs(10)).no_proxy().build()?;
+    let url = format!("{}/v1/events/{}", gateway.trim_end_matches('/'), subscription.name);
+    let mut request = client.post(url).header("Content-Type", "application/json");
+    match subscription.auth {
+        Auth::Hmac => {
+            let timestamp = (clock::wall_ms() / 1_000).to_string();
+            let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).context("the secret is no key")?;
+            mac.update(timestamp.as_bytes());
+            mac.update(b".");
+            mac.update(&body);
+            let signature = hex::encode(mac.finalize().into_bytes());
+            request = request.header("X-PureCloud-Timestamp", timestamp).header("X-PureCloud-Signature", signature);
+        }
+        Auth::Basic => {
+            let credentials = if secret.contains(':') { secret.to_string() } else { format!("holdline:{secret}") };
+            let encoded = base64::engine::general_purpose::STANDARD.encode(credentials);
+            request = request.header("Authorization", format!("Basic {encoded}"));
+        }
+        Auth::None => {}
+    }
+    let response = request.body(body).send().await.with_context(|| format!("{gateway} does not answer"))?;
+    let status = response.status().as_u16();
+    let text = response.text().await?;
+    Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+}

@@ -1,0 +1,296 @@
+//! `holdline up`: the five services in one process, beside a nats-server of their own. The same streams,
+//! subjects, users and rights as apart; there is no short cut in memory.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use holdline_decide::playbook::{self, Severity};
+use holdline_proto::playbooks::Bundle;
+use holdline_proto::topology::{PARTITIONS_DEFAULT, Role};
+use holdline_stage::admin::Health;
+use holdline_stage::bus::Bus;
+use holdline_stage::run::{Shell, Tasks, signalled};
+use holdline_stage::settings::{Common, Nats, Reader, host_name};
+use holdline_stage::{admin, clock, playbooks};
+use secrecy::SecretString;
+use tokio::sync::watch;
+
+use crate::broker::{self, DataDir, Embedded, Sync};
+use crate::commands::files;
+use crate::demo::Demo;
+use crate::output::line;
+use crate::provision::{Layout, provision};
+
+/// Runs everything on this machine.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Up {
+    /// Play a believable outage through a demonstration set of playbooks, and say what happens
+    #[arg(long)]
+    demo: bool,
+    /// End after the demonstration: exit code 0 when it went as it should, 1 otherwise
+    #[arg(long, requires = "demo")]
+    then_exit: bool,
+    /// Folder for the broker's data and keys
+    #[arg(long, value_name = "DIR", default_value = "holdline-data")]
+    data: PathBuf,
+    /// Folder of playbooks
+    #[arg(long, value_name = "DIR", default_value = "playbooks")]
+    playbooks: PathBuf,
+    /// Address on which events are received
+    #[arg(long, value_name = "ADDR")]
+    gateway: Option<SocketAddr>,
+    /// Address for /livez, /readyz and /metrics
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
+    /// Use this broker instead of one of our own
+    #[arg(long, value_name = "URL")]
+    nats: Option<String>,
+    /// Folder with the seeds of the users of --nats (<role>.nk)
+    #[arg(long, value_name = "DIR", requires = "nats")]
+    keys: Option<PathBuf>,
+    /// When the embedded broker syncs
+    #[arg(long, value_enum, default_value = "always")]
+    sync: Sync,
+    /// Partitions of a new installation
+    #[arg(long, default_value_t = PARTITIONS_DEFAULT)]
+    partitions: u16,
+}
+
+impl Up {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let data = DataDir(self.data.clone());
+        data.prepare()?;
+        let _lock = data.lock()?;
+        let (embedded, url, keys) = match &self.nats {
+            Some(url) => (None, url.clone(), self.keys.clone()),
+            None => {
+                let embedded = Embedded::start(&data, None, self.sync)?;
+                let url = embedded.url.clone();
+                (Some(embedded), url, Some(data.keys()))
+            }
+        };
+        let site = Site { url, keys, tasks: Tasks::default() };
+        site.provision(Layout { partitions: self.partitions, replicas: 1 }).await?;
+        let ran = self.with_services(&site, &data).await;
+        site.tasks.finish().await;
+        // The broker goes last.
+        drop(embedded);
+        ran
+    }
+
+    async fn with_services(&self, site: &Site, data: &DataDir) -> anyhow::Result<()> {
+        let demo = if self.demo { Some(Demo::start(&site.tasks).await?) } else { None };
+        let (mut bundle, mut secrets) = match &demo {
+            Some(demo) => (demo.bundle()?, demo.secrets()),
+            None => (files::read(&self.playbooks)?, BTreeMap::new()),
+        };
+        for (name, literal) in playbook::replace_literals(&mut bundle) {
+            line(format!("warning: a secret is written in place in {}; it is used as {name}", self.playbooks.display()));
+            secrets.insert(name, SecretString::from(literal));
+        }
+        site.push(&bundle, self.demo).await?;
+        let listen = self.gateway.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], if self.demo { 0 } else { 8080 })));
+        let mut running = Running::start(site, listen, secrets, self.admin).await?;
+        let gateway = tokio::select! {
+            ready = running.ready() => ready?,
+            () = signalled() => return running.stop().await,
+        };
+        line(format!("holdline is up: events are received on http://{gateway}/v1/events/SUBSCRIPTION"));
+        line(format!("  data folder {}, broker {}", data.0.display(), site.url));
+        if let Some(admin) = self.admin {
+            line(format!("  health and metrics on http://{admin}/readyz and /metrics"));
+        }
+        if let Some(demo) = &demo {
+            let played = tokio::select! {
+                played = demo.play(site, gateway) => played,
+                ended = running.ended() => ended.and_then(|()| bail!("a service ended")),
+                () = signalled() => return running.stop().await,
+            };
+            if self.then_exit {
+                running.stop().await?;
+                return played;
+            }
+            if let Err(error) = played {
+                line(format!("The demonstration did not go as it should: {error:#}"));
+            }
+        }
+        line("  Ctrl-C stops everything");
+        tokio::select! {
+            ended = running.ended() => ended,
+            () = signalled() => running.stop().await,
+        }
+    }
+}
+
+/// The broker that everything connects to.
+pub(crate) struct Site {
+    pub url: String,
+    pub keys: Option<PathBuf>,
+    pub tasks: Tasks,
+}
+
+impl Site {
+    pub(crate) fn connection(&self, role: Role) -> Nats {
+        broker::connection(&self.url, self.keys.as_deref(), role)
+    }
+
+    pub(crate) async fn bus(&self, role: Role) -> anyhow::Result<Bus> {
+        Bus::connect(role, &self.connection(role), &self.tasks, &Health::default()).await
+    }
+
+    async fn provision(&self, layout: Layout) -> anyhow::Result<()> {
+        let bus = self.bus(Role::Provisioner).await?;
+        retrying(|| provision(&bus, layout, false)).await?;
+        Ok(())
+    }
+
+    /// Checks a set and makes it the current one.
+    async fn push(&self, bundle: &Bundle, quiet: bool) -> anyhow::Result<()> {
+        let (set, findings) = playbook::load(bundle);
+        for finding in findings.iter().filter(|f| !quiet || f.severity == Severity::Error) {
+            line(finding);
+        }
+        if set.is_none() {
+            bail!("the playbooks cannot be used; see above");
+        }
+        let bus = self.bus(Role::Operator).await?;
+        crate::commands::push::check_partition_keys(&bus, bundle).await?;
+        playbooks::push(&bus, bundle).await?;
+        Ok(())
+    }
+}
+
+/// A broker that was just started answers a little later than it listens.
+pub(crate) async fn retrying<T, F>(mut attempt: impl FnMut() -> F) -> anyhow::Result<T>
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
+    let began = clock::now();
+    loop {
+        match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(error) if began.elapsed() > Duration::from_secs(15) => return Err(error),
+            Err(_) => clock::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+/// The five services.
+struct Running {
+    tasks: Tasks,
+    healths: Vec<(&'static str, Health)>,
+    bound: watch::Receiver<Option<SocketAddr>>,
+    failed: watch::Receiver<Option<String>>,
+    ended: Tasks,
+}
+
+impl Running {
+    async fn start(
+        site: &Site,
+        listen: SocketAddr,
+        secrets: BTreeMap<String, SecretString>,
+        admin_listen: Option<SocketAddr>,
+    ) -> anyhow::Result<Running> {
+        let tasks = Tasks::default();
+        let (failure, failed) = watch::channel(None);
+        let mut running = Running { tasks, healths: vec![], bound: watch::channel(None).1, failed, ended: Tasks::default() };
+        let environment = holdline_gateway::environment();
+        let lookup: holdline_gateway::Lookup =
+            Arc::new(move |name| secrets.get(name).cloned().or_else(|| environment(name)));
+        let gateway = holdline_gateway::Settings { listen, secrets: lookup, ..Default::default() };
+        running.bound = gateway.bound.subscribe();
+        let mut reader = Reader::of_process(None);
+        let classifier = holdline_classifier::Settings::read(&mut reader);
+        let debouncer = holdline_debouncer::Settings::read(&mut reader);
+        let executor = holdline_executor::Settings::read(&mut reader);
+        let replayer = holdline_dlq_replayer::Settings::read(&mut reader);
+        reader.finish()?;
+        running.spawn(site, Role::Gateway, &failure, |shell| holdline_gateway::run(gateway, shell));
+        running.spawn(site, Role::Classifier, &failure, |shell| holdline_classifier::run(classifier, shell));
+        running.spawn(site, Role::Debouncer, &failure, |shell| holdline_debouncer::run(debouncer, shell));
+        running.spawn(site, Role::Executor, &failure, |shell| holdline_executor::run(executor, shell));
+        running.spawn(site, Role::DlqReplayer, &failure, |shell| holdline_dlq_replayer::run(replayer, shell));
+        if let Some(listen) = admin_listen {
+            let healths = running.healths.clone();
+            admin::serve(listen, running.tasks.clone(), move || {
+                let all = healths.iter().flat_map(|(stage, health)| {
+                    health.report().into_iter().map(move |(what, why)| (format!("{stage}: {what}"), why))
+                });
+                all.collect()
+            })
+            .await?;
+        }
+        Ok(running)
+    }
+
+    fn spawn<F>(
+        &mut self,
+        site: &Site,
+        role: Role,
+        failure: &watch::Sender<Option<String>>,
+        run: impl FnOnce(Shell) -> F,
+    ) where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let health = Health::default();
+        self.healths.push((role.name(), health.clone()));
+        let common = Common {
+            nats: site.connection(role),
+            admin: None,
+            replica: format!("{}-{}", host_name(), std::process::id()),
+        };
+        let tasks = self.tasks.child();
+        let running = run(Shell { common, tasks: tasks.clone(), health });
+        let failure = failure.clone();
+        self.ended.spawn(async move {
+            let ran = running.await;
+            tasks.finish().await;
+            if let Err(error) = ran {
+                failure.send_replace(Some(format!("the {} ended: {error:#}", role.name())));
+            }
+        });
+    }
+
+    /// Waits until every service can do its work; gives the gateway's address.
+    async fn ready(&mut self) -> anyhow::Result<SocketAddr> {
+        let began = clock::now();
+        loop {
+            let missing: Vec<String> = self
+                .healths
+                .iter()
+                .flat_map(|(stage, health)| {
+                    health.report().into_iter().map(move |(what, why)| format!("{stage}: {what}: {why}"))
+                })
+                .collect();
+            let bound = *self.bound.borrow();
+            match (bound, missing.is_empty()) {
+                (Some(address), true) => return Ok(address),
+                _ if began.elapsed() > Duration::from_secs(60) => {
+                    bail!("not ready within a minute: {}", missing.join("; "))
+                }
+                _ => {}
+            }
+            if let Some(failure) = self.failed.borrow().clone() {
+                bail!(failure);
+            }
+            clock::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Completes when a service ends by itself.
+    async fn ended(&mut self) -> anyhow::Result<()> {
+        let failed = self.failed.wait_for(Option::is_some).await.context("every service ended")?.clone();
+        bail!(failed.unwrap_or_default())
+    }
+
+    async fn stop(&self) -> anyhow::Result<()> {
+        self.tasks.stop();
+        self.ended.wait().await;
+        Ok(())
+    }
+}
