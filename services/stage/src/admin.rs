@@ -28,6 +28,12 @@ impl Health {
         }
     }
 
+    /// Something has to come before there is work to do; that is no news yet.
+    pub fn awaiting(&self, what: &str, why: &str) {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.insert(what.into(), why.into());
+    }
+
     /// It is there now.
     pub fn present(&self, what: &str) {
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);

@@ -80,6 +80,7 @@ impl Bus {
             None => None,
         };
         let (epoch_sender, epoch) = watch::channel(0u64);
+        health.awaiting("nats", "not connected yet");
         let began = crate::clock::now();
         let client = loop {
             let options = options(role, seed.as_deref(), epoch_sender.clone(), health.clone());
@@ -319,6 +320,8 @@ fn heard(role: Role, event: &Event, epoch: &(watch::Sender<u64>, AtomicU64), hea
             Metric::PermissionsRefused.add(1, role.name(), None);
             tracing::error!(role = role.name(), "the broker refused: {error}");
         }
+        // Our own goodbye.
+        Event::Closed | Event::Draining => {}
         other => tracing::warn!(role = role.name(), "{other}"),
     }
 }

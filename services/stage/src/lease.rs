@@ -51,6 +51,7 @@ where
         resting: BTreeMap::new(),
         greeted: None,
     };
+    shell.health.awaiting(&format!("{} partitions", role.name()), "this replica owns none yet");
     loop {
         if let Err(error) = leases.look(&work).await {
             tracing::debug!("leases: {error}");

@@ -58,7 +58,7 @@ impl<T: Send + Sync + 'static> Playbooks<T> {
         let playbooks =
             Playbooks { bus: bus.clone(), compile, sets: moka::sync::Cache::new(SETS_MAX), current };
         let (following, shell) = (playbooks.clone(), shell.clone());
-        shell.health.missing("playbooks", "no set was read yet");
+        shell.health.awaiting("playbooks", "no set was read yet");
         shell.tasks.clone().spawn(async move {
             loop {
                 following.poll(&sender, &shell).await;

@@ -52,6 +52,7 @@ where
     let slots = Arc::new(Semaphore::new(at_once));
     let under_way = Tasks::default();
     let what = format!("consumer {consumer}");
+    shell.health.awaiting(&what, "not pulling yet");
     while !shell.tasks.is_stopping() {
         let mut epoch = bus.epoch();
         epoch.mark_unchanged();
@@ -60,6 +61,7 @@ where
             _ = epoch.changed() => "the connection is new".to_string(),
             () = shell.tasks.stopping() => break,
         };
+        shell.health.awaiting(&what, &ended);
         tracing::info!(consumer, "pulling begins anew: {ended}");
         tokio::select! {
             () = clock::sleep(Duration::from_millis(100)) => {}

@@ -108,7 +108,7 @@ where
     let mut reader = Reader::of_process(arguments.config.as_deref());
     let common = Common::read(&mut reader);
     let settings = read(&mut reader);
-    telemetry::init(role.name());
+    telemetry::init(role.name(), "info");
     match reader.finish() {
         Ok(()) => finish(start(settings, common, run)),
         Err(error) => finish(Err(error.into())),

@@ -9,10 +9,10 @@ use opentelemetry::metrics::{Counter, Gauge, MeterProvider};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::Registry;
 
-/// Starts logging: `RUST_LOG` says what, `info` unless set. Harmless when called twice.
-pub fn init(service: &str) {
+/// Starts logging: `RUST_LOG` says what, `level` unless set. Harmless when called twice.
+pub fn init(service: &str, level: &str) {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},async_nats=warn")));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = if std::io::stderr().is_terminal() {
         builder.with_target(false).try_init()

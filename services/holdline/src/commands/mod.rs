@@ -94,7 +94,8 @@ pub fn main() -> ExitCode {
             return if error.print().is_err() || usage { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    telemetry::init("holdline");
+    // A person reads the terminal: what goes well is said by the command itself.
+    telemetry::init("holdline", "warn");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let ran = match runtime {
         Ok(runtime) => runtime.block_on(run(arguments.command)),

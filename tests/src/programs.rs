@@ -1,0 +1,336 @@
+//! The real programs as processes of their own, over a real nats-server.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use holdline::broker::{DataDir, binary};
+
+use crate::sender::SECRET;
+
+/// Where cargo has put the programs.
+pub fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().unwrap().parent().unwrap().join(name);
+    assert!(path.is_file(), "{} is not built; `cargo test --workspace` builds it", path.display());
+    path
+}
+
+/// The samples that stand in this repository.
+pub fn sample(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/playbooks").join(name)
+}
+
+/// A nats-server for all tests of a run, so that it is fetched once.
+pub fn nats_server() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let data = DataDir(scratch_root().join("broker"));
+        data.prepare().unwrap();
+        // Test binaries run one after another, but a developer may run two at once.
+        let lock = std::fs::File::create(data.0.join("fetch-lock")).unwrap();
+        lock.lock().unwrap();
+        binary::find(&data).unwrap()
+    })
+}
+
+fn scratch_root() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().unwrap().parent().unwrap().join("scratch")
+}
+
+/// An empty folder of its own.
+pub fn scratch(name: &str) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::SeqCst);
+    let folder = scratch_root().join(format!("{name}-{}-{number}", std::process::id()));
+    std::fs::remove_dir_all(&folder).ok();
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// A free port on loopback.
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// A copy of a sample, changed.
+pub fn changed_sample(name: &str, to: &Path, change: impl Fn(&str, String) -> String) {
+    fn visit(from: &Path, to: &Path, change: &impl Fn(&str, String) -> String) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap();
+            if path.is_dir() {
+                visit(&path, &to.join(name), change);
+            } else {
+                let text = std::fs::read_to_string(&path).unwrap();
+                std::fs::write(to.join(name), change(name.to_str().unwrap(), text)).unwrap();
+            }
+        }
+    }
+    visit(&sample(name), to, &change);
+}
+
+/// Runs `holdline …` to its end.
+pub fn holdline(arguments: &[&str]) -> Output {
+    command("holdline").args(arguments).output().unwrap()
+}
+
+/// A command for one of the programs, in a bare environment.
+pub fn command(name: &str) -> Command {
+    let mut command = Command::new(program(name));
+    for (variable, _) in std::env::vars().filter(|(name, _)| name.starts_with("HOLDLINE_")) {
+        command.env_remove(variable);
+    }
+    command.env("HOLDLINE_NATS_SERVER", nats_server()).env("HOLDLINE_TELEPHONY_SECRET", SECRET);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A process that ends with this value.
+pub struct Running {
+    child: Child,
+}
+
+impl Running {
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `kill -9`, and wait for the end.
+    pub fn kill(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().unwrap();
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let done = Command::new("kill").args([&format!("-{signal}"), &self.id().to_string()]).status().unwrap();
+        assert!(done.success());
+    }
+
+    /// Waits for the end; gives the exit code.
+    pub fn wait(&mut self, most: Duration) -> Option<i32> {
+        let began = Instant::now();
+        while began.elapsed() < most {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("process {} did not end within {most:?}", self.id());
+    }
+
+    pub fn of(child: Child) -> Running {
+        Running { child }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// The four stages that run apart, in the order of the data.
+pub const STAGES: [&str; 4] = ["gateway", "classifier", "debouncer", "executor"];
+
+/// An installation of separate programs.
+pub struct Installation {
+    pub folder: PathBuf,
+    pub data: PathBuf,
+    broker: Running,
+    services: BTreeMap<(String, usize), Service>,
+    variables: Vec<(String, String)>,
+}
+
+struct Service {
+    running: Option<Running>,
+    gateway: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Installation {
+    /// A broker, provisioned, with these playbooks; no service yet.
+    pub fn broker(name: &str, playbooks: &Path, sync: &str) -> Installation {
+        let folder = scratch(name);
+        let data = folder.join("data");
+        let child = command("holdline")
+            .args(["broker", "--data", data.to_str().unwrap(), "--sync", sync])
+            .stdout(Stdio::null())
+            .stderr(log(&folder, "broker"))
+            .spawn()
+            .unwrap();
+        let mut installation = Installation {
+            folder,
+            data,
+            broker: Running::of(child),
+            services: BTreeMap::new(),
+            variables: vec![],
+        };
+        installation.push(playbooks);
+        installation
+    }
+
+    /// Everything: so many replicas of each stage.
+    pub fn start(name: &str, playbooks: &Path, replicas: usize, sync: &str) -> Installation {
+        let mut installation = Installation::broker(name, playbooks, sync);
+        for stage in STAGES {
+            for replica in 0..replicas {
+                installation.spawn(stage, replica);
+            }
+        }
+        installation.wait_ready();
+        installation
+    }
+
+    /// A variable for services that are started from now on.
+    pub fn variable(&mut self, name: &str, value: &str) {
+        self.variables.push((name.into(), value.into()));
+    }
+
+    /// Makes a folder of playbooks the current set; waits for the broker.
+    pub fn push(&mut self, playbooks: &Path) {
+        let began = Instant::now();
+        loop {
+            let output = self.holdline(&["push", playbooks.to_str().unwrap()]);
+            if output.status.success() {
+                return;
+            }
+            let told = String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr);
+            assert!(began.elapsed() < Duration::from_secs(60), "{told}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// `holdline … --data` of this installation.
+    pub fn holdline(&self, arguments: &[&str]) -> Output {
+        command("holdline").args(arguments).arg("--data").arg(&self.data).output().unwrap()
+    }
+
+    pub fn url(&self) -> String {
+        std::fs::read_to_string(self.data.join("nats/url")).unwrap()
+    }
+
+    pub fn seed(&self, role: &str) -> PathBuf {
+        self.data.join("keys").join(format!("{role}.nk"))
+    }
+
+    /// Starts a replica, or starts it again.
+    pub fn spawn(&mut self, stage: &str, replica: usize) {
+        let key = (stage.to_string(), replica);
+        let (gateway, admin) = match self.services.get(&key) {
+            Some(service) => (service.gateway, service.admin),
+            None => (free_address(), free_address()),
+        };
+        let child = command(&format!("holdline-{stage}"))
+            .env("HOLDLINE_NATS_URL", self.url())
+            .env("HOLDLINE_NATS_SEED_FILE", self.seed(stage))
+            .env("HOLDLINE_ADMIN_LISTEN", admin.to_string())
+            .env("HOLDLINE_REPLICA_NAME", format!("{stage}-{replica}"))
+            .env("HOLDLINE_GATEWAY_LISTEN", gateway.to_string())
+            .envs(self.variables.iter().cloned())
+            .stdout(Stdio::null())
+            .stderr(log(&self.folder, &format!("{stage}-{replica}")))
+            .spawn()
+            .unwrap();
+        self.services.insert(key, Service { running: Some(Running::of(child)), gateway, admin });
+    }
+
+    /// `kill -9` of one replica.
+    pub fn kill(&mut self, stage: &str, replica: usize) {
+        let service = self.services.get_mut(&(stage.to_string(), replica)).unwrap();
+        service.running.take().unwrap().kill();
+    }
+
+    pub fn service(&mut self, stage: &str, replica: usize) -> &mut Running {
+        self.services.get_mut(&(stage.to_string(), replica)).unwrap().running.as_mut().unwrap()
+    }
+
+    /// `kill -9` of nats-server itself; `holdline broker` starts it again.
+    pub fn kill_nats(&mut self) {
+        let pid = std::fs::read_to_string(self.data.join("nats/pid")).unwrap();
+        Command::new("kill").args(["-9", pid.trim()]).status().unwrap();
+    }
+
+    pub fn broker_process(&mut self) -> &mut Running {
+        &mut self.broker
+    }
+
+    /// Where events are received.
+    pub fn gateways(&self) -> Vec<SocketAddr> {
+        let gateways = self.services.iter().filter(|((stage, _), _)| stage == "gateway");
+        gateways.map(|(_, service)| service.gateway).collect()
+    }
+
+    /// Waits until every running service says that it is ready.
+    pub fn wait_ready(&self) {
+        let began = Instant::now();
+        for ((stage, replica), service) in &self.services {
+            if service.running.is_none() {
+                continue;
+            }
+            loop {
+                let answer = get(service.admin, "/readyz").unwrap_or_else(|error| error.to_string());
+                // A second replica of a partitioned stage waits for its share.
+                if answer.contains("\r\n\r\nready") || (*replica > 0 && answer.contains("owns none")) {
+                    break;
+                }
+                assert!(began.elapsed() < Duration::from_secs(60), "{stage}-{replica}: {answer}");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+
+    /// What a service shows of itself.
+    pub fn admin(&self, stage: &str, replica: usize, path: &str) -> String {
+        get(self.services[&(stage.to_string(), replica)].admin, path).unwrap_or_default()
+    }
+
+    /// What every process has logged.
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        for entry in std::fs::read_dir(&self.folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                text += &format!("== {}\n", path.display());
+                text += &std::fs::read_to_string(&path).unwrap_or_default();
+            }
+        }
+        text
+    }
+}
+
+impl Drop for Installation {
+    fn drop(&mut self) {
+        self.services.clear();
+        if std::thread::panicking() {
+            eprintln!("the logs are in {}", self.folder.display());
+        } else {
+            self.broker.kill();
+            std::fs::remove_dir_all(&self.folder).ok();
+        }
+    }
+}
+
+fn log(folder: &Path, name: &str) -> std::fs::File {
+    let path = folder.join(format!("{name}.log"));
+    std::fs::File::options().create(true).append(true).open(path).unwrap()
+}
+
+/// A plain GET, without waiting for more than a second.
+fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
