@@ -1,6 +1,8 @@
 //! A sender that signs as the guide says, and repeats what was not accepted with the same id.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -36,19 +38,21 @@ pub struct Sender {
     client: reqwest::Client,
     gateways: Vec<SocketAddr>,
     subscription: String,
+    turn: Arc<AtomicUsize>,
 }
 
 impl Sender {
     pub fn new(gateways: Vec<SocketAddr>, subscription: &str) -> Sender {
         rustls::crypto::ring::default_provider().install_default().ok();
         let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).no_proxy().build().unwrap();
-        Sender { client, gateways, subscription: subscription.into() }
+        Sender { client, gateways, subscription: subscription.into(), turn: Arc::default() }
     }
 
-    /// Posts once.
-    pub async fn post(&self, gateway: usize, body: &[u8]) -> Result<(u16, Value), reqwest::Error> {
+    /// Posts once, to the next gateway in turn.
+    pub async fn post(&self, body: &[u8]) -> Result<(u16, Value), reqwest::Error> {
         let timestamp = (clock::wall_ms() / 1_000).to_string();
-        let gateway = self.gateways[gateway % self.gateways.len()];
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let gateway = self.gateways[turn % self.gateways.len()];
         let response = self
             .client
             .post(format!("http://{gateway}/v1/events/{}", self.subscription))
@@ -67,7 +71,7 @@ impl Sender {
     pub async fn deliver(&self, event: &Value) -> u32 {
         let body = event.to_string().into_bytes();
         for attempt in 1..=1_200u32 {
-            match self.post(attempt as usize, &body).await {
+            match self.post(&body).await {
                 Ok((200, _)) => return attempt,
                 Ok((503, _)) | Err(_) => clock::sleep(Duration::from_millis(100)).await,
                 Ok((status, answer)) => panic!("{event} was answered {status}: {answer}"),

@@ -1,7 +1,5 @@
 //! `holdline incidents`
 
-use std::time::Duration;
-
 use holdline_decide::explain::duration;
 use holdline_proto::incident::{Phase, View};
 use holdline_proto::topology::{Bucket, Role};
@@ -77,15 +75,8 @@ pub(crate) fn shape(view: &View) -> Value {
 
 /// Every incident of the INCIDENTS bucket.
 async fn list(bus: &Bus) -> anyhow::Result<Vec<View>> {
-    let bucket = bus.topology().bucket(Bucket::Incidents);
-    let store = bus.context().get_key_value(bucket).await?;
     let mut views = vec![];
-    let keys = store.keys().await?;
-    tokio::pin!(keys);
-    while let Ok(Some(key)) =
-        tokio::time::timeout(Duration::from_secs(5), futures_util::StreamExt::next(&mut keys)).await
-    {
-        let key = key?;
+    for key in bus.keys(Bucket::Incidents, ">").await? {
         if key.starts_with("fence.") {
             continue;
         }
