@@ -1,0 +1,148 @@
+//! C3, A3: every pair of user and subject that the topology does not allow is tried and refused by the broker.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use holdline_proto::topology::{Bucket, Role, Stream, Topology, subject_matches};
+use holdline_stage::clock;
+use holdline_tests::programs::{Installation, sample};
+
+/// Subjects that stand for everything there is: each kind of message, each bucket, each right over streams.
+fn subjects(topology: &Topology) -> Vec<String> {
+    let mut subjects = vec![
+        topology.event(0),
+        topology.signal(0),
+        topology.log(0),
+        topology.timer(0, "i", 1),
+        topology.fired(0),
+        topology.command(0, "i"),
+        topology.outcome(0, "k"),
+        "hl.internal.operator.0".into(),
+        "hl.internal.fact.0".into(),
+        "hl.internal.retry.0".into(),
+        "hl.audit".into(),
+        "$SYS.REQ.SERVER.PING".into(),
+        "$JS.API.STREAM.CREATE.MINE".into(),
+    ];
+    subjects.extend(Role::ALL.map(|role| topology.dead(role.name())));
+    let streams = topology.streams().into_iter().map(|spec| spec.name);
+    let buckets = topology.buckets().into_iter().map(|spec| topology.bucket_stream(spec.bucket));
+    for name in streams.chain(buckets) {
+        for verb in ["STREAM.UPDATE", "STREAM.DELETE", "STREAM.PURGE", "STREAM.MSG.DELETE", "STREAM.MSG.GET"] {
+            subjects.push(format!("$JS.API.{verb}.{name}"));
+        }
+        for verb in ["CONSUMER.CREATE", "CONSUMER.DURABLE.CREATE", "CONSUMER.DELETE", "CONSUMER.MSG.NEXT"] {
+            subjects.push(format!("$JS.API.{verb}.{name}.mine"));
+        }
+    }
+    for spec in topology.buckets() {
+        for key in ["x", "classifier.lease.0", "debouncer.lease.0", "executor.x"] {
+            subjects.push(topology.entry(spec.bucket, key));
+        }
+    }
+    subjects
+}
+
+struct User {
+    client: async_nats::Client,
+    refused: Arc<Mutex<Vec<String>>>,
+}
+
+impl User {
+    async fn connect(installation: &Installation, role: Role) -> User {
+        let seed = std::fs::read_to_string(installation.seed(role.name())).unwrap();
+        let refused = Arc::new(Mutex::new(vec![]));
+        let heard = refused.clone();
+        let client = async_nats::ConnectOptions::with_nkey(seed.trim().into())
+            .custom_inbox_prefix(role.inbox())
+            .event_callback(move |event| {
+                let heard = heard.clone();
+                async move {
+                    if let async_nats::Event::ServerError(error) = event {
+                        heard.lock().unwrap().push(error.to_string());
+                    }
+                }
+            })
+            .connect(installation.url())
+            .await
+            .unwrap();
+        User { client, refused }
+    }
+
+    /// What was refused of all that was tried since.
+    async fn refusals(&self) -> Vec<String> {
+        self.client.flush().await.unwrap();
+        // A refusal comes on the side; by the answer to the next ping it is here.
+        clock::sleep(Duration::from_millis(100)).await;
+        std::mem::take(&mut self.refused.lock().unwrap())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c3_every_forbidden_pair_is_refused() {
+    let installation = Installation::broker("permissions", &sample("loop"), "default");
+    let topology = Topology::default();
+    let subjects = subjects(&topology);
+    let (mut tried, mut wrong) = (0, vec![]);
+    for role in Role::ALL.into_iter().filter(|role| *role != Role::Provisioner) {
+        let user = User::connect(&installation, role).await;
+        let rights = topology.rights(role);
+        let mut refusals = vec![];
+        // Few at a time: the client drops events that nobody has taken yet.
+        for some in subjects.chunks(10) {
+            for subject in some {
+                user.client.publish(subject.clone(), "{}".into()).await.unwrap();
+            }
+            refusals.extend(user.refusals().await);
+        }
+        for subject in &subjects {
+            tried += 1;
+            let allowed = rights.publish.iter().any(|right| subject_matches(right, subject));
+            let was_refused = refusals.iter().any(|refusal| refusal.contains(&format!("\"{subject}\"")));
+            if allowed == was_refused {
+                wrong.push(format!("{}: {subject}: allowed {allowed}, refused {was_refused}", role.name()));
+            }
+        }
+        // Nobody listens to anything but his own inbox.
+        let others = Role::ALL.into_iter().filter(|other| *other != role).map(|other| format!("{}.>", other.inbox()));
+        let listening: Vec<String> =
+            others.chain(["hl.>", ">", "$KV.>", "$JS.>"].map(String::from)).chain(["_INBOX.>".into()]).collect();
+        let mut subscriptions = vec![];
+        for subject in &listening {
+            subscriptions.push(user.client.subscribe(subject.clone()).await.unwrap());
+        }
+        let refusals = user.refusals().await;
+        for subject in &listening {
+            tried += 1;
+            if !refusals.iter().any(|refusal| refusal.contains(&format!("\"{subject}\""))) {
+                wrong.push(format!("{} may listen to {subject}", role.name()));
+            }
+        }
+    }
+    eprintln!("{tried} pairs of user and subject tried");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The executor cannot make the broker write where it may not write itself: a consumer that delivers to a
+/// subject of the pipeline.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a3_the_executor_and_the_gateway_make_no_consumer_with_a_foreign_deliver_subject() {
+    let installation = Installation::broker("deliver", &sample("loop"), "default");
+    let topology = Topology::default();
+    for role in [Role::Executor, Role::Gateway, Role::DlqReplayer] {
+        let user = User::connect(&installation, role).await;
+        for stream in [
+            topology.stream(Stream::Commands),
+            topology.stream(Stream::Inputs),
+            topology.bucket_stream(Bucket::Playbooks),
+            topology.bucket_stream(Bucket::Intents),
+        ] {
+            let request = format!(
+                r#"{{"stream_name": "{stream}", "config": {{"name": "sly", "deliver_subject": "hl.signal.0", "ack_policy": "none"}}}}"#
+            );
+            user.client.publish(format!("$JS.API.CONSUMER.CREATE.{stream}.sly"), request.into()).await.unwrap();
+        }
+        assert_eq!(user.refusals().await.len(), 4, "{}", role.name());
+    }
+}
