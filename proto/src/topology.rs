@@ -343,7 +343,13 @@ impl Topology {
                 publish.extend(self.read_rights(Stream::Inputs));
             }
             Role::Debouncer => {
-                publish.extend(own(&["log.*", "command.*.*", "timer.*.*.*", "internal.fact.*", "dead.debouncer"]));
+                publish.extend(own(&[
+                    "log.*",
+                    "command.*.*",
+                    "timer.*.*.*",
+                    "internal.fact.*",
+                    "dead.debouncer",
+                ]));
                 publish.extend(self.lease_rights(role));
                 publish.push(self.entry(Bucket::Incidents, ">"));
                 publish.extend(self.read_rights(Stream::Inputs));
@@ -384,6 +390,43 @@ impl Topology {
         publish.sort();
         publish.dedup();
         Rights { publish, subscribe: vec![format!("{}.>", role.inbox())] }
+    }
+
+    /// The table for people: what there is, what for, who may write it and who may read it.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        for spec in self.streams() {
+            let readers = self.who_may(&Self::reads(&spec.name));
+            text += &format!("{} ({}); read by {readers}\n", spec.name, spec.purpose);
+            for subject in &spec.subjects {
+                let writers = self.who_may(&[subject.replace('*', "x")]);
+                text += &format!("  {subject:<28} written by {writers}\n");
+            }
+        }
+        for spec in self.buckets() {
+            let keys = ["x", "classifier.x", "debouncer.x"].map(|key| self.entry(spec.bucket, key));
+            let mut reads = Self::reads(&self.bucket_stream(spec.bucket));
+            reads.push(format!("$JS.API.DIRECT.GET.{}.{}", self.bucket_stream(spec.bucket), keys.join("")));
+            let (writers, readers) = (self.who_may(&keys), self.who_may(&reads));
+            text += &format!("{} ({}); written by {writers}; read by {readers}\n", spec.name, spec.purpose);
+        }
+        text
+    }
+
+    fn reads(stream: &str) -> Vec<String> {
+        let verbs = ["CREATE.{}.x", "MSG.NEXT.{}.executor", "MSG.NEXT.{}.dlq-replayer"];
+        verbs.map(|verb| format!("$JS.API.CONSUMER.{}", verb.replace("{}", stream))).into()
+    }
+
+    /// The roles that may publish any of these subjects.
+    fn who_may(&self, subjects: &[String]) -> String {
+        let may = |role: &Role| {
+            let rights = self.rights(*role).publish;
+            *role != Role::Provisioner
+                && subjects.iter().any(|subject| rights.iter().any(|right| subject_matches(right, subject)))
+        };
+        let names: Vec<&str> = Role::ALL.into_iter().filter(may).map(Role::name).collect();
+        if names.is_empty() { "nobody but the broker".into() } else { names.join(", ") }
     }
 
     /// Reading a stream in order from a position, and its last record from the leader.

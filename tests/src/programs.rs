@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use holdline_stage::clock;
 
 use holdline::broker::{DataDir, binary};
 
@@ -109,13 +111,14 @@ impl Running {
     }
 
     pub fn signal(&self, signal: &str) {
-        let done = Command::new("kill").args([&format!("-{signal}"), &self.id().to_string()]).status().unwrap();
+        let done =
+            Command::new("kill").args([&format!("-{signal}"), &self.id().to_string()]).status().unwrap();
         assert!(done.success());
     }
 
     /// Waits for the end; gives the exit code.
     pub fn wait(&mut self, most: Duration) -> Option<i32> {
-        let began = Instant::now();
+        let began = clock::now();
         while began.elapsed() < most {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status.code();
@@ -196,7 +199,7 @@ impl Installation {
 
     /// Makes a folder of playbooks the current set; waits for the broker.
     pub fn push(&mut self, playbooks: &Path) {
-        let began = Instant::now();
+        let began = clock::now();
         loop {
             let output = self.holdline(&["push", playbooks.to_str().unwrap()]);
             if output.status.success() {
@@ -271,7 +274,7 @@ impl Installation {
 
     /// Waits until every running service says that it is ready.
     pub fn wait_ready(&self) {
-        let began = Instant::now();
+        let began = clock::now();
         for ((stage, replica), service) in &self.services {
             if service.running.is_none() {
                 continue;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use holdline_stage::clock::{self, Instant};
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -71,9 +73,9 @@ impl Target {
 
     /// Waits until there are so many effects, or the time is over.
     pub async fn wait_for(&self, effects: usize, most: Duration) -> Vec<Call> {
-        let began = Instant::now();
+        let began = clock::now();
         while self.effects().len() < effects && began.elapsed() < most {
-            holdline_stage::clock::sleep(Duration::from_millis(20)).await;
+            clock::sleep(Duration::from_millis(20)).await;
         }
         self.effects()
     }
@@ -83,7 +85,7 @@ async fn asked(State(seen): State<Arc<Seen>>, headers: HeaderMap, uri: Uri, body
     let text = |name: &str| headers.get(name).map_or("", |value| value.to_str().unwrap()).to_string();
     let delay = seen.delay_ms.load(Ordering::SeqCst);
     if delay > 0 {
-        holdline_stage::clock::sleep(Duration::from_millis(delay.into())).await;
+        clock::sleep(Duration::from_millis(delay.into())).await;
     }
     let failing = seen.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
     seen.calls.lock().unwrap().push(Call {
@@ -92,7 +94,7 @@ async fn asked(State(seen): State<Arc<Seen>>, headers: HeaderMap, uri: Uri, body
         key: text("idempotency-key"),
         request_id: text("x-request-id"),
         body,
-        at: Instant::now(),
+        at: clock::now(),
     });
     match failing {
         Ok(_) => StatusCode::from_u16(seen.status.load(Ordering::SeqCst) as u16).unwrap(),

@@ -3,10 +3,12 @@
 
 use std::path::Path;
 use std::process::Output;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdline_stage::clock;
-use holdline_tests::programs::{Installation, Running, changed_sample, command, holdline, sample, scratch};
+use holdline_tests::programs::{
+    Installation, Running, STAGES, changed_sample, command, holdline, sample, scratch,
+};
 use holdline_tests::sender::{Sender, event};
 use holdline_tests::target::Target;
 use serde_json::Value;
@@ -62,7 +64,9 @@ async fn x5_incidents_replay_and_why_not_answer_from_the_logs() {
     assert!(shown["lastEventTimestamp"].as_str().unwrap().ends_with('Z'));
     let explained = installation.holdline(&["incident", incident, "explain"]);
     let text = String::from_utf8_lossy(&explained.stdout).into_owned();
-    for part in ["reports FAILED", "This is real", "Acting: remediate", "It is over", "Undoing: revert", "closed"] {
+    for part in
+        ["reports FAILED", "This is real", "Acting: remediate", "It is over", "Undoing: revert", "closed"]
+    {
         assert!(text.contains(part), "{part:?} in {text}");
     }
     let replayed = json(&installation.holdline(&["incident", incident, "replay", "--output", "json"]));
@@ -81,7 +85,8 @@ async fn x5_incidents_replay_and_why_not_answer_from_the_logs() {
         assert!(told[0]["sentence"].as_str().unwrap().contains(part), "{id}: {told}");
     }
     let twice = json(&installation.holdline(&["why-not", "e0", "--output", "json"]));
-    let sentences: Vec<&str> = twice.as_array().unwrap().iter().map(|t| t["sentence"].as_str().unwrap()).collect();
+    let sentences: Vec<&str> =
+        twice.as_array().unwrap().iter().map(|t| t["sentence"].as_str().unwrap()).collect();
     assert!(sentences[0].contains("counted") && sentences[1].contains("duplicate"), "{sentences:?}");
     assert_eq!(installation.holdline(&["why-not", "nothing"]).status.code(), Some(1));
     assert_eq!(installation.holdline(&["incident", "nothing"]).status.code(), Some(1));
@@ -131,7 +136,11 @@ fn check_and_usage() {
     check(&["check", the_loop.to_str().unwrap()], 0, "good: 1 playbook(s)");
     check(&["check", guide.to_str().unwrap()], 0, "a secret is written in place");
     check(&["check", guide.to_str().unwrap(), "--strict"], 1, "refused under --strict");
-    check(&["check", guide.to_str().unwrap(), "--explain"], 0, "not later than 60 s after the deciding event");
+    check(
+        &["check", guide.to_str().unwrap(), "--explain"],
+        0,
+        "not later than 60 s after the deciding event",
+    );
     check(&["check", "/nowhere"], 1, "is no folder");
     check(&["incidents", "--data", "/nowhere"], 1, "holds no installation");
     let broken = scratch("cli-broken");
@@ -147,11 +156,8 @@ fn check_and_usage() {
 #[test]
 fn up_demo_reaches_its_failover_and_its_revert() {
     let folder = scratch("demo");
-    let output = command("holdline")
-        .args(["up", "--demo", "--then-exit"])
-        .current_dir(&folder)
-        .output()
-        .unwrap();
+    let output =
+        command("holdline").args(["up", "--demo", "--then-exit"]).current_dir(&folder).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     for part in [
@@ -168,6 +174,27 @@ fn up_demo_reaches_its_failover_and_its_revert() {
     assert!(!is_alive(&folder.join("holdline-data")), "nats-server goes with it");
 }
 
+/// The same against programs that were started apart.
+#[test]
+fn up_demo_plays_through_programs_that_were_started_apart() {
+    let mut installation = Installation::broker("demo-apart", &sample("loop"), "always");
+    installation.variable("HOLDLINE_DEMO_SECRET", "demo-secret-of-the-suite");
+    for stage in STAGES {
+        installation.spawn(stage, 0);
+    }
+    installation.wait_ready();
+    let output = command("holdline")
+        .args(["up", "--demo", "--then-exit", "--apart", "--nats", &installation.url()])
+        .args(["--keys", installation.data.join("keys").to_str().unwrap()])
+        .args(["--gateway", &installation.gateways()[0].to_string()])
+        .env("HOLDLINE_DEMO_SECRET", "demo-secret-of-the-suite")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("exactly once to go back"), "{text}");
+}
+
 fn nats_pid(data: &Path) -> Option<u32> {
     std::fs::read_to_string(data.join("nats/pid")).ok()?.trim().parse().ok()
 }
@@ -180,7 +207,7 @@ fn is_alive(data: &Path) -> bool {
 }
 
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let began = Instant::now();
+    let began = clock::now();
     while !condition() {
         assert!(began.elapsed() < Duration::from_secs(30), "{what}");
         std::thread::sleep(Duration::from_millis(50));

@@ -18,7 +18,9 @@ async fn the_guides_files_do_what_the_guide_says() {
     let target = Target::start().await;
     let playbooks = scratch("guide-playbooks");
     changed_sample("guide", &playbooks, |name, text| match name {
-        "voice-gateway.playbook.yaml" => text.replace("stable_for: 20s", "stable_for: 2s").replace("15m", "4s"),
+        "voice-gateway.playbook.yaml" => {
+            text.replace("stable_for: 20s", "stable_for: 2s").replace("15m", "4s")
+        }
         _ => text,
     });
     let settings =

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdline_stage::clock;
 use holdline_tests::programs::{Installation, STAGES, changed_sample, scratch};
@@ -21,6 +21,7 @@ use tokio::sync::Mutex;
 const SETTLE: Duration = Duration::from_secs(90);
 
 fn seed() -> u64 {
+    #[allow(clippy::disallowed_methods, reason = "a failing run is run again by its seed")]
     let given = std::env::var("HOLDLINE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(|| clock::wall_ms() as u64);
     eprintln!("HOLDLINE_TEST_SEED={seed}");
@@ -33,7 +34,9 @@ fn playbooks(target: &Target) -> std::path::PathBuf {
     let address = target.address.to_string();
     let healthy = "  healthy: status == 'HEALTHY'\n";
     let both = format!("  degraded: status == 'DEGRADED'\n{healthy}");
-    changed_sample("loop", &folder, |_, text| text.replace("127.0.0.1:44001", &address).replace(healthy, &both));
+    changed_sample("loop", &folder, |_, text| {
+        text.replace("127.0.0.1:44001", &address).replace(healthy, &both)
+    });
     folder
 }
 
@@ -67,8 +70,14 @@ fn history(random: &mut Random, entity: &str, events: usize) -> Vec<Delivered> {
 }
 
 /// Delivers every history, entities side by side, each entity's events one after another.
-async fn deliver(sender: &Sender, histories: &BTreeMap<String, Vec<Delivered>>, at_once: usize, pause: Duration) {
-    let work: Arc<Mutex<Vec<(String, Vec<Delivered>)>>> = Arc::new(Mutex::new(histories.clone().into_iter().collect()));
+async fn deliver(
+    sender: &Sender,
+    histories: &BTreeMap<String, Vec<Delivered>>,
+    at_once: usize,
+    pause: Duration,
+) {
+    let work: Vec<(String, Vec<Delivered>)> = histories.clone().into_iter().collect();
+    let work = Arc::new(Mutex::new(work));
     let tasks = holdline_stage::run::Tasks::default();
     let retried = Arc::new(AtomicU64::new(0));
     for _ in 0..at_once {
@@ -109,7 +118,11 @@ fn wanted(histories: &BTreeMap<String, Vec<Delivered>>) -> BTreeMap<String, Vec<
     let of = |history: &Vec<Delivered>| -> Vec<(String, String)> {
         actions(history, 3, 0, 2, 0).into_iter().map(|(direction, id)| (direction.to_string(), id)).collect()
     };
-    histories.iter().map(|(entity, history)| (entity.clone(), of(history))).filter(|(_, a)| !a.is_empty()).collect()
+    histories
+        .iter()
+        .map(|(entity, history)| (entity.clone(), of(history)))
+        .filter(|(_, a)| !a.is_empty())
+        .collect()
 }
 
 /// `/act/<direction>/<entity>` of every effect, in order per entity.
@@ -142,7 +155,8 @@ fn compare(
         let (wanted, found) = (wanted.get(entity), found.get(entity));
         if wanted != found {
             let told: Vec<String> = histories[entity].iter().map(told).collect();
-            wrong.push(format!("{entity}: wanted {wanted:?}\n    found {found:?}\n    of {}", told.join(" ")));
+            wrong
+                .push(format!("{entity}: wanted {wanted:?}\n    found {found:?}\n    of {}", told.join(" ")));
         }
     }
     wrong.dedup();
@@ -159,7 +173,7 @@ async fn run(name: &str, entities: usize, events: usize, replicas: usize, fault:
     let wanted = wanted(&histories);
     let total: usize = wanted.values().map(Vec::len).sum();
     let sender = Sender::new(installation.gateways(), "telephony");
-    let began = Instant::now();
+    let began = clock::now();
     let mut random = Random::new(seed ^ 0xfa17);
     let pause = Duration::from_millis(if matches!(fault, Fault::None) { 0 } else { 15 });
     let delivering = deliver(&sender, &histories, 64, pause);
@@ -173,12 +187,25 @@ async fn run(name: &str, entities: usize, events: usize, replicas: usize, fault:
         }
     }
     fault.heal(&mut installation, replicas);
-    eprintln!("{} events delivered in {:?}", histories.values().map(Vec::len).sum::<usize>(), began.elapsed());
+    eprintln!(
+        "{} events delivered in {:?}",
+        histories.values().map(Vec::len).sum::<usize>(),
+        began.elapsed()
+    );
     target.wait_for(total, SETTLE).await;
     // What comes too much would come now.
     clock::sleep(Duration::from_secs(2)).await;
     if target.effects().len() != total {
-        eprintln!("{}", installation.logs().lines().filter(|l| l.contains("ERROR")).take(40).collect::<Vec<_>>().join("\n"));
+        eprintln!(
+            "{}",
+            installation
+                .logs()
+                .lines()
+                .filter(|l| l.contains("ERROR"))
+                .take(40)
+                .collect::<Vec<_>>()
+                .join("\n")
+        );
     }
     compare(&histories, &wanted, &target, seed);
 }

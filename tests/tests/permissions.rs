@@ -29,7 +29,8 @@ fn subjects(topology: &Topology) -> Vec<String> {
     let streams = topology.streams().into_iter().map(|spec| spec.name);
     let buckets = topology.buckets().into_iter().map(|spec| topology.bucket_stream(spec.bucket));
     for name in streams.chain(buckets) {
-        for verb in ["STREAM.UPDATE", "STREAM.DELETE", "STREAM.PURGE", "STREAM.MSG.DELETE", "STREAM.MSG.GET"] {
+        for verb in ["STREAM.UPDATE", "STREAM.DELETE", "STREAM.PURGE", "STREAM.MSG.DELETE", "STREAM.MSG.GET"]
+        {
             subjects.push(format!("$JS.API.{verb}.{name}"));
         }
         for verb in ["CONSUMER.CREATE", "CONSUMER.DURABLE.CREATE", "CONSUMER.DELETE", "CONSUMER.MSG.NEXT"] {
@@ -105,9 +106,12 @@ async fn c3_every_forbidden_pair_is_refused() {
             }
         }
         // Nobody listens to anything but his own inbox.
-        let others = Role::ALL.into_iter().filter(|other| *other != role).map(|other| format!("{}.>", other.inbox()));
-        let listening: Vec<String> =
-            others.chain(["hl.>", ">", "$KV.>", "$JS.>"].map(String::from)).chain(["_INBOX.>".into()]).collect();
+        let others =
+            Role::ALL.into_iter().filter(|other| *other != role).map(|other| format!("{}.>", other.inbox()));
+        let listening: Vec<String> = others
+            .chain(["hl.>", ">", "$KV.>", "$JS.>"].map(String::from))
+            .chain(["_INBOX.>".into()])
+            .collect();
         let mut subscriptions = vec![];
         for subject in &listening {
             subscriptions.push(user.client.subscribe(subject.clone()).await.unwrap());
@@ -141,7 +145,10 @@ async fn a3_the_executor_and_the_gateway_make_no_consumer_with_a_foreign_deliver
             let request = format!(
                 r#"{{"stream_name": "{stream}", "config": {{"name": "sly", "deliver_subject": "hl.signal.0", "ack_policy": "none"}}}}"#
             );
-            user.client.publish(format!("$JS.API.CONSUMER.CREATE.{stream}.sly"), request.into()).await.unwrap();
+            user.client
+                .publish(format!("$JS.API.CONSUMER.CREATE.{stream}.sly"), request.into())
+                .await
+                .unwrap();
         }
         assert_eq!(user.refusals().await.len(), 4, "{}", role.name());
     }

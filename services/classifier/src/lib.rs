@@ -50,9 +50,11 @@ impl Settings {
     pub fn read(reader: &mut Reader) -> Settings {
         let default = Settings::default();
         Settings {
-            dedup_window: Duration::from_secs(
-                reader.or("classifier", "dedup_window_s", default.dedup_window.as_secs()),
-            ),
+            dedup_window: Duration::from_secs(reader.or(
+                "classifier",
+                "dedup_window_s",
+                default.dedup_window.as_secs(),
+            )),
             dedup_ids_max: reader.or("classifier", "dedup_ids_max", default.dedup_ids_max),
         }
     }

@@ -80,7 +80,12 @@ impl Decoded {
     ///
     /// # Errors
     /// When its bytes are not what the subject promises.
-    pub fn from(topology: &Topology, partition: u16, subject: &str, payload: &[u8]) -> Result<Decoded, DecodeError> {
+    pub fn from(
+        topology: &Topology,
+        partition: u16,
+        subject: &str,
+        payload: &[u8],
+    ) -> Result<Decoded, DecodeError> {
         if subject == topology.signal(partition) {
             let record: Record<Classified> = wire::decode(payload)?;
             Ok(Decoded::Classified(Box::new(record.body)))
@@ -179,13 +184,7 @@ impl Machine for Debouncer {
         let Some((_, decoded)) = self.input.take() else { return Err("not prepared".into()) };
         let decoded = decoded?;
         let before = self.step.changed.len();
-        self.state.step(
-            &self.sets,
-            input.sequence,
-            input.published_ms,
-            decoded.as_input(),
-            &mut self.step,
-        );
+        self.state.step(&self.sets, input.sequence, input.published_ms, decoded.as_input(), &mut self.step);
         // A changed track and its twin in the snapshot.
         let changed = self.step.changed.len().saturating_sub(before);
         Ok(input.payload.len() + 1_500 * changed)

@@ -41,11 +41,18 @@ pub fn request(action: &Action, command: &Command) -> Result<Request, RenderErro
 /// What came of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    Status { status: u16, retry_after_ms: Option<u64> },
+    Status {
+        status: u16,
+        retry_after_ms: Option<u64>,
+    },
     /// No connection came about: nothing was sent.
-    Unsent { reason: String },
+    Unsent {
+        reason: String,
+    },
     /// It was sent, and what became of it is not known.
-    Lost { reason: String },
+    Lost {
+        reason: String,
+    },
 }
 
 /// What to do after a call.
@@ -55,7 +62,10 @@ pub enum Next {
     /// Give the command up: report it, and keep its bytes in the dead letters.
     GiveUp(Done),
     /// Give it back to the broker for this long.
-    Retry { after_ms: u64, reason: String },
+    Retry {
+        after_ms: u64,
+        reason: String,
+    },
 }
 
 /// Judges an answer. `attempts` counts the calls that left, this one included; `perhaps_done` says that an

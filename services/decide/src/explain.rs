@@ -59,7 +59,9 @@ pub fn sentence(decision: &Decision) -> String {
             Done::Failed { reason, .. } => {
                 format!("{} for {entity} failed: {reason}. It is in the dead letters.", outcome.action)
             }
-            Done::Expired { .. } => format!("{} for {entity}: its deadline passed before a call left.", outcome.action),
+            Done::Expired { .. } => {
+                format!("{} for {entity}: its deadline passed before a call left.", outcome.action)
+            }
             Done::Held { reason } => format!("{} for {entity} is held: {reason}.", outcome.action),
         },
         What::DecidedAnew { action, still_needed: true } => {
@@ -100,7 +102,9 @@ pub fn sentence(decision: &Decision) -> String {
 /// What became of an event, as one sentence.
 pub fn disposition(disposition: &Disposition) -> String {
     match disposition {
-        Disposition::Duplicate { of } => format!("a duplicate of the event accepted at {of}; it was not counted again"),
+        Disposition::Duplicate { of } => {
+            format!("a duplicate of the event accepted at {of}; it was not counted again")
+        }
         Disposition::Ignored { reason } => format!("ignored: {reason}"),
         Disposition::Stale { newer_by_ms } => format!(
             "stale: an event that is newer by {} was there already, so it moved nothing",

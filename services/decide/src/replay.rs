@@ -48,7 +48,13 @@ impl Replay {
     ) -> Verdict {
         let mut step = Step::default();
         for recorded in inputs {
-            self.partition.step(rulebook, recorded.sequence, recorded.published_ms, recorded.input, &mut step);
+            self.partition.step(
+                rulebook,
+                recorded.sequence,
+                recorded.published_ms,
+                recorded.input,
+                &mut step,
+            );
         }
         let effects = std::mem::take(&mut step.effects);
         let again = self.partition.record(&mut step, &[]);

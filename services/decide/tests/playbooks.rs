@@ -27,7 +27,10 @@ fn sample(name: &str) -> Bundle {
 
 fn load(bundle: &Bundle) -> (Set, Vec<Finding>) {
     let (set, findings) = playbook::load(bundle);
-    (set.unwrap_or_else(|| panic!("{}", findings.iter().map(|f| f.to_string()).collect::<String>())), findings)
+    (
+        set.unwrap_or_else(|| panic!("{}", findings.iter().map(|f| f.to_string()).collect::<String>())),
+        findings,
+    )
 }
 
 #[test]
@@ -35,7 +38,10 @@ fn the_guides_own_files_load_unchanged() {
     let (set, findings) = load(&sample("guide"));
     let codes: Vec<&str> = findings.iter().map(|finding| finding.code).collect();
     assert_eq!(codes, ["filter-hides-health", "literal-secret"]);
-    assert!(findings.iter().all(|finding| !finding.to_string().contains("aGVsbG8gd29ybGQ")), "a secret is shown");
+    assert!(
+        findings.iter().all(|finding| !finding.to_string().contains("aGVsbG8gd29ybGQ")),
+        "a secret is shown"
+    );
     let subscription = &set.subscriptions["IncidentResponse_TelephonyService"];
     assert_eq!(subscription.auth, Auth::Basic);
     assert_eq!(subscription.callback_path.as_deref(), Some("/genesys-webhook"));
@@ -43,7 +49,8 @@ fn the_guides_own_files_load_unchanged() {
     let rules = set.playbooks["voice-gateway-failover"].failover.as_ref().unwrap();
     assert_eq!((rules.threshold, rules.stable_for_ms), (5, 20_000));
     assert_eq!((rules.revert.healthy, rules.revert.stable_for_ms, rules.revert.silence_ms), (2, 0, 900_000));
-    let paths: Vec<String> = set.playbooks["voice-gateway-failover"].paths.iter().map(|p| p.to_string()).collect();
+    let paths: Vec<String> =
+        set.playbooks["voice-gateway-failover"].paths.iter().map(|p| p.to_string()).collect();
     assert_eq!(paths, ["data.gatewayId", "event.id"]);
 }
 
@@ -127,7 +134,13 @@ fn what_is_wrong_is_said_with_its_place() {
     check(s, "\"authType\"", filter, &[(Warning, 2, "keeps every healthy event away")]);
     let a = "actions/remediate.json";
     refuse(a, "\"WEBHOOK\"", "\"GENESYS\"", 3, "not supported yet");
-    refuse(a, "\"method\": \"POST\"", "\"method\": \"POST\", \"allowOverride\": true", 5, "not supported yet");
+    refuse(
+        a,
+        "\"method\": \"POST\"",
+        "\"method\": \"POST\", \"allowOverride\": true",
+        5,
+        "not supported yet",
+    );
     refuse(a, "127.0.0.1:44001", "example.com", 2, "plain HTTP");
     refuse(a, "http://127.0.0.1:44001", "http://{{data.host}}", 4, "host or port");
     refuse(a, "{{event.id}}", "{{event.id", 6, "never closed");
@@ -140,7 +153,8 @@ fn what_is_wrong_is_said_with_its_place() {
 fn all_mistakes_are_told_at_once() {
     let mut bundle = sample("loop");
     let text = bundle.files.get_mut("loop.playbook.yaml").unwrap();
-    *text = text.replace("failures: 3", "failures: x").replace("healthy: 2", "healthy: 1").replace("15m", "15x");
+    *text =
+        text.replace("failures: 3", "failures: x").replace("healthy: 2", "healthy: 1").replace("15m", "15x");
     let (set, findings) = playbook::load(&bundle);
     assert!(set.is_none());
     assert_eq!(findings.len(), 3, "{findings:#?}");
@@ -150,7 +164,8 @@ fn all_mistakes_are_told_at_once() {
 #[test]
 fn any_bytes_are_refused_without_a_panic() {
     let deep = "[".repeat(100_000);
-    for text in ["", "\0", "- - -", "a: &a [*a]", &deep, "playbook: 1\non: []\nact: 3\nrevert: no", "{", "]"] {
+    for text in ["", "\0", "- - -", "a: &a [*a]", &deep, "playbook: 1\non: []\nact: 3\nrevert: no", "{", "]"]
+    {
         for file in ["x.playbook.yaml", "subscriptions/x.json", "actions/x.json", "holdline.yaml"] {
             let mut bundle = sample("loop");
             bundle.files.insert(file.into(), text.into());

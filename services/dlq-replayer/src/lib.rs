@@ -43,7 +43,9 @@ fn tell(work: &Work) -> Answer {
             letter.attempts,
             letter.reason
         ),
-        Err(error) => tracing::warn!(letter = work.sequence, "dead letter {} cannot be read: {error}", work.sequence),
+        Err(error) => {
+            tracing::warn!(letter = work.sequence, "dead letter {} cannot be read: {error}", work.sequence)
+        }
     }
     Answer::Done
 }

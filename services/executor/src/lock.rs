@@ -39,9 +39,7 @@ pub(crate) async fn take(bus: &Bus, entity: &str, holder: &str) -> Result<Option
     let renewed = clock::now();
     let put = Put { expect, ttl: Some(TTL), ..Put::default() };
     match bus.put(Bucket::Locks, &key, Bytes::from(holder.to_string()), put).await {
-        Ok(revision) => {
-            Ok(Some(Lock { key, revision, holder: holder.into(), token: revision, renewed }))
-        }
+        Ok(revision) => Ok(Some(Lock { key, revision, holder: holder.into(), token: revision, renewed })),
         Err(StoreError::Fenced) => Ok(None),
         Err(error) => Err(error),
     }

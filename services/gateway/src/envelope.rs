@@ -20,8 +20,8 @@ pub(crate) struct Enveloped {
 
 /// Takes a body apart. An array is accepted as a whole or not at all.
 pub(crate) fn open(subscription: &Subscription, body: &[u8]) -> Result<Vec<Enveloped>, Problem> {
-    let text = std::str::from_utf8(body)
-        .map_err(|error| Problem::bad(format!("the body is not UTF-8: {error}")))?;
+    let text =
+        std::str::from_utf8(body).map_err(|error| Problem::bad(format!("the body is not UTF-8: {error}")))?;
     let first = text.trim_start().as_bytes().first().copied();
     if first != Some(b'[') {
         let value = parse(text, "")?;
@@ -32,7 +32,9 @@ pub(crate) fn open(subscription: &Subscription, body: &[u8]) -> Result<Vec<Envel
         serde_json::from_str(text).map_err(|error| Problem::bad(format!("the body is not JSON: {error}")))?;
     if elements.is_empty() || elements.len() > BATCH_EVENTS_MAX {
         let found = elements.len();
-        return Err(Problem::bad(format!("an array of 1 to {BATCH_EVENTS_MAX} events is expected, not {found}")));
+        return Err(Problem::bad(format!(
+            "an array of 1 to {BATCH_EVENTS_MAX} events is expected, not {found}"
+        )));
     }
     let mut events = vec![];
     for (index, element) in elements.into_iter().enumerate() {
@@ -57,7 +59,9 @@ fn check(subscription: &Subscription, event: &Value, place: &str) -> Result<(), 
     };
     if !event.is_object() {
         let what = if place.is_empty() { "the body" } else { place };
-        return Err(Problem::bad(format!("{what}: expected an event, an object with id, topicName and data")));
+        return Err(Problem::bad(format!(
+            "{what}: expected an event, an object with id, topicName and data"
+        )));
     }
     let text = |field: &'static str| match event.get(field) {
         Some(Value::String(text)) if !text.is_empty() && text.len() <= NAME_BYTES_MAX => Ok(text),
@@ -84,7 +88,9 @@ fn check(subscription: &Subscription, event: &Value, place: &str) -> Result<(), 
         Some(Value::Number(number)) if number.is_i64() => Ok(()),
         Some(_) => {
             let field = at("timestamp");
-            Err(Problem::bad(format!("{field}: expected ISO 8601 with its offset, or Unix time as a whole number")))
+            Err(Problem::bad(format!(
+                "{field}: expected ISO 8601 with its offset, or Unix time as a whole number"
+            )))
         }
     }
 }

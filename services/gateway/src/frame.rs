@@ -174,7 +174,10 @@ impl<L: Log> Framer<L> {
             };
             let left = WRITE_MAX.saturating_sub(began.elapsed());
             if left.is_zero() || tasks.is_stopping() {
-                tracing::error!(partition = self.partition, "a frame is given up after {WRITE_MAX:?}: {error}");
+                tracing::error!(
+                    partition = self.partition,
+                    "a frame is given up after {WRITE_MAX:?}: {error}"
+                );
                 return false;
             }
             tracing::warn!(partition = self.partition, "a frame is not known to be stored: {error}; again");
@@ -266,7 +269,8 @@ mod tests {
         drop(sender);
         tasks.wait().await;
         let log = log.stored.lock().unwrap();
-        let order: Vec<String> = log.iter().flat_map(|(_, f)| &f.events).map(|e| e.accept_id.clone()).collect();
+        let order: Vec<String> =
+            log.iter().flat_map(|(_, f)| &f.events).map(|e| e.accept_id.clone()).collect();
         let expected: Vec<String> = (0..order.len()).map(|n| n.to_string()).collect();
         assert_eq!(order, expected, "in the order of acceptance");
         assert!(log.last().unwrap().1.leaving, "it says goodbye");

@@ -150,7 +150,8 @@ fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
     if let Some(kind) = headers.get(header::CONTENT_TYPE) {
         let kind = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
         let kind = kind.to_ascii_lowercase();
-        let json = kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));
+        let json =
+            kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));
         if !json {
             return Err(unsupported("expected Content-Type: application/json"));
         }
@@ -167,7 +168,8 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
         let detail = format!("a body has at most {BODY_BYTES_MAX} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
     };
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let declared =
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
         return Err(too_large());
     }
@@ -202,11 +204,13 @@ fn check_signature(
         timestamp: text("x-purecloud-timestamp"),
         authorization: text("authorization"),
     };
-    signature::verify(subscription.auth, &secrets, proof, body, clock::wall_ms(), peer.ip()).map_err(|refused| {
-        tracing::debug!(subscription = subscription.name, "refused: {}", refused.name());
-        // Which part was wrong is nobody's business.
-        Problem::new(StatusCode::UNAUTHORIZED, refused.name(), "the request is not authenticated")
-    })
+    signature::verify(subscription.auth, &secrets, proof, body, clock::wall_ms(), peer.ip()).map_err(
+        |refused| {
+            tracing::debug!(subscription = subscription.name, "refused: {}", refused.name());
+            // Which part was wrong is nobody's business.
+            Problem::new(StatusCode::UNAUTHORIZED, refused.name(), "the request is not authenticated")
+        },
+    )
 }
 
 /// Hands every event to its partition and waits until all of them are durable.

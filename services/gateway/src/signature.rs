@@ -214,12 +214,9 @@ mod tests {
         check(Some(&now), None, body, Err(Refused::Unsigned));
         check(None, hex_of("new", &now), body, Err(Refused::Undated));
         check(Some("soon"), hex_of("new", "soon"), body, Err(Refused::Undated));
-        for (seconds, expected) in [
-            (-1_800, Ok(())),
-            (-1_801, Err(Refused::Stale)),
-            (60, Ok(())),
-            (61, Err(Refused::Future)),
-        ] {
+        for (seconds, expected) in
+            [(-1_800, Ok(())), (-1_801, Err(Refused::Stale)), (60, Ok(())), (61, Err(Refused::Future))]
+        {
             let at = (NOW / 1_000 + seconds).to_string();
             check(Some(&at), hex_of("new", &at), body, expected);
         }

@@ -31,6 +31,9 @@ use crate::up::Site;
 /// The gateway whose outage is played.
 const ENTITY: &str = "voice-gw-lisbon-1";
 
+/// The variable that holds the demonstration's secret.
+const SECRET: &str = "HOLDLINE_DEMO_SECRET";
+
 /// Between two reports of the gateway.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -75,9 +78,11 @@ impl Demo {
                 tracing::error!("the simulated orchestrator ended: {error}");
             }
         });
+        let given = holdline_gateway::environment()(SECRET);
         // Only as secret as a demonstration on loopback needs.
         let seed = format!("{:?} {}", clock::now(), std::process::id());
-        let secret = SecretString::from(token(&[&seed, &clock::wall_ms().to_string()]));
+        let secret =
+            given.unwrap_or_else(|| SecretString::from(token(&[&seed, &clock::wall_ms().to_string()])));
         Ok(Demo { orchestrator, secret, seen })
     }
 
@@ -88,7 +93,7 @@ impl Demo {
     }
 
     pub(crate) fn secrets(&self) -> BTreeMap<String, SecretString> {
-        BTreeMap::from([("HOLDLINE_DEMO_SECRET".into(), self.secret.clone())])
+        BTreeMap::from([(SECRET.into(), self.secret.clone())])
     }
 
     /// Plays the outage, tells what happens, and checks that exactly one failover and one revert came of it.
@@ -130,10 +135,14 @@ impl Demo {
         telling.stop();
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if seen != ["SWITCH_TO_BACKUP", "SWITCH_TO_PRIMARY"] {
-            bail!("the orchestrator should have been asked for one failover and one revert, but saw {seen:?}");
+            bail!(
+                "the orchestrator should have been asked for one failover and one revert, but saw {seen:?}"
+            );
         }
         line("\nThe orchestrator was asked exactly once to fail over and exactly once to go back.");
-        line("`holdline incidents --all`, `holdline incident ID replay` and `holdline why-not EVENT` say more.");
+        line(
+            "`holdline incidents --all`, `holdline incident ID replay` and `holdline why-not EVENT` say more.",
+        );
         Ok(())
     }
 }

@@ -1,17 +1,15 @@
 //! Makes the broker as the topology says: streams, buckets, consumers. Idempotent; it adds and widens, and
 //! never destroys or narrows.
 
-use std::collections::HashMap;
-use std::fmt::Write;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
-use async_nats::jetstream::Context;
 use holdline_proto::playbooks::{INSTALLATION, Installation};
 use holdline_proto::topology::{
-    Bucket, BucketSpec, DLQ_CONSUMER, EXECUTOR_CONSUMER, Role, Stream, StreamSpec, Topology, subject_matches,
+    Bucket, BucketSpec, DLQ_CONSUMER, EXECUTOR_CONSUMER, Stream, StreamSpec, Topology, subject_matches,
 };
 use holdline_proto::wire;
 use holdline_stage::bus::{Bus, Put};
@@ -98,7 +96,10 @@ async fn ensure(context: &Context, name: &str, wanted: Config, dry_run: bool) ->
         Ok(found) => found.cached_info().config.clone(),
         Err(error) if is_absent(&error.to_string()) => {
             if !dry_run {
-                context.create_stream(wanted).await.with_context(|| format!("stream {name} cannot be made"))?;
+                context
+                    .create_stream(wanted)
+                    .await
+                    .with_context(|| format!("stream {name} cannot be made"))?;
             }
             return Ok(vec![format!("stream {name}: made")]);
         }
@@ -129,7 +130,9 @@ fn differences(name: &str, existing: &Config, wanted: &Config) -> anyhow::Result
     let dropped: Vec<&String> =
         existing.subjects.iter().filter(|s| !wanted.subjects.iter().any(|w| subject_matches(w, s))).collect();
     if !dropped.is_empty() {
-        bail!("stream {name} has subjects {dropped:?} besides ours; take them off by hand if nothing needs them");
+        bail!(
+            "stream {name} has subjects {dropped:?} besides ours; take them off by hand if nothing needs them"
+        );
     }
     if shorter(existing.max_age, wanted.max_age) {
         bail!(
@@ -150,7 +153,11 @@ fn differences(name: &str, existing: &Config, wanted: &Config) -> anyhow::Result
     compare("replicas", existing.num_replicas.to_string(), wanted.num_replicas.to_string());
     compare("discard", format!("{:?}", existing.discard), format!("{:?}", wanted.discard));
     compare("allow_direct", existing.allow_direct.to_string(), wanted.allow_direct.to_string());
-    compare("schedules", existing.allow_message_schedules.to_string(), wanted.allow_message_schedules.to_string());
+    compare(
+        "schedules",
+        existing.allow_message_schedules.to_string(),
+        wanted.allow_message_schedules.to_string(),
+    );
     compare("entry ttl", existing.allow_message_ttl.to_string(), wanted.allow_message_ttl.to_string());
     compare(
         "history",
@@ -223,58 +230,10 @@ async fn ensure_installation(bus: &Bus, layout: Layout, dry_run: bool) -> anyhow
         }
         None => {
             if !dry_run {
-                bus.put(Bucket::Playbooks, INSTALLATION, wire::encode(&installation).into(), Put::default()).await?;
+                bus.put(Bucket::Playbooks, INSTALLATION, wire::encode(&installation).into(), Put::default())
+                    .await?;
             }
             Ok(vec![format!("installation: {} partitions", layout.partitions)])
         }
     }
-}
-
-/// The table of the topology for people: what there is, what for, who writes and who reads.
-pub fn table(topology: &Topology) -> String {
-    let mut text = String::new();
-    let may = |verb: fn(&str) -> Vec<String>, name: &str| -> String {
-        let roles = Role::ALL.into_iter().filter(|role| *role != Role::Provisioner);
-        let fits = |role: &Role| {
-            let rights = topology.rights(*role);
-            verb(name).iter().any(|subject| rights.publish.iter().any(|right| subject_matches(right, subject)))
-        };
-        roles.filter(fits).map(Role::name).collect::<Vec<_>>().join(", ")
-    };
-    let publish: fn(&str) -> Vec<String> = |subject| vec![subject.replace(['*', '>'], "x")];
-    let read: fn(&str) -> Vec<String> = |stream| {
-        vec![
-            format!("$JS.API.CONSUMER.CREATE.{stream}.x"),
-            format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.executor"),
-            format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.dlq-replayer"),
-            format!("$JS.API.DIRECT.GET.{stream}.$KV.{}.x", stream.trim_start_matches("KV_")),
-        ]
-    };
-    for spec in topology.streams() {
-        writeln!(text, "{} ({}); read by {}", spec.name, spec.purpose, may(read, &spec.name)).ok();
-        for subject in &spec.subjects {
-            writeln!(text, "  {subject:<28} written by {}", none_if_empty(may(publish, subject))).ok();
-        }
-    }
-    for spec in topology.buckets() {
-        let stream = topology.bucket_stream(spec.bucket);
-        let mut writers: HashMap<&str, ()> = HashMap::new();
-        let keys = ["x", "classifier.x", "debouncer.x"].map(|key| topology.entry(spec.bucket, key));
-        let mut names = vec![];
-        for key in keys {
-            for role in Role::ALL.into_iter().filter(|role| *role != Role::Provisioner) {
-                let allowed = topology.rights(role).publish.iter().any(|right| subject_matches(right, &key));
-                if allowed && writers.insert(role.name(), ()).is_none() {
-                    names.push(role.name());
-                }
-            }
-        }
-        let written = none_if_empty(names.join(", "));
-        writeln!(text, "{} ({}); written by {written}; read by {}", spec.name, spec.purpose, may(read, &stream)).ok();
-    }
-    text
-}
-
-fn none_if_empty(names: String) -> String {
-    if names.is_empty() { "the broker itself, or nobody".into() } else { names }
 }

@@ -35,6 +35,10 @@ pub(crate) struct Up {
     /// End after the demonstration: exit code 0 when it went as it should, 1 otherwise
     #[arg(long, requires = "demo")]
     then_exit: bool,
+    /// Only play: the services were started apart, and their gateway is at --gateway. They and this command
+    /// need the same HOLDLINE_DEMO_SECRET
+    #[arg(long, requires_all = ["demo", "nats", "gateway"])]
+    apart: bool,
     /// Folder for the broker's data and keys
     #[arg(long, value_name = "DIR", default_value = "holdline-data")]
     data: PathBuf,
@@ -63,6 +67,9 @@ pub(crate) struct Up {
 
 impl Up {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
+        if let (true, Some(url), Some(gateway)) = (self.apart, &self.nats, self.gateway) {
+            return self.play_apart(url, gateway).await;
+        }
         let data = DataDir(self.data.clone());
         data.prepare()?;
         let _lock = data.lock()?;
@@ -83,6 +90,21 @@ impl Up {
         ran
     }
 
+    /// Plays the demonstration through programs that somebody else has started.
+    async fn play_apart(&self, url: &str, gateway: SocketAddr) -> anyhow::Result<()> {
+        let site = Site { url: url.into(), keys: self.keys.clone(), tasks: Tasks::default() };
+        let demo = Demo::start(&site.tasks).await?;
+        site.push(&demo.bundle()?, true).await?;
+        // The services look for a new set every second, and for its secrets at once.
+        clock::sleep(Duration::from_secs(3)).await;
+        let played = tokio::select! {
+            played = demo.play(&site, gateway) => played,
+            () = signalled() => Ok(()),
+        };
+        site.tasks.finish().await;
+        played
+    }
+
     async fn with_services(&self, site: &Site, data: &DataDir) -> anyhow::Result<()> {
         let demo = if self.demo { Some(Demo::start(&site.tasks).await?) } else { None };
         let (mut bundle, mut secrets) = match &demo {
@@ -90,11 +112,16 @@ impl Up {
             None => (files::read(&self.playbooks)?, BTreeMap::new()),
         };
         for (name, literal) in playbook::replace_literals(&mut bundle) {
-            line(format!("warning: a secret is written in place in {}; it is used as {name}", self.playbooks.display()));
+            line(format!(
+                "warning: a secret is written in place in {}; it is used as {name}",
+                self.playbooks.display()
+            ));
             secrets.insert(name, SecretString::from(literal));
         }
         site.push(&bundle, self.demo).await?;
-        let listen = self.gateway.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], if self.demo { 0 } else { 8080 })));
+        let listen = self
+            .gateway
+            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], if self.demo { 0 } else { 8080 })));
         let mut running = Running::start(site, listen, secrets, self.admin).await?;
         let gateway = tokio::select! {
             ready = running.ready() => ready?,
@@ -198,7 +225,13 @@ impl Running {
     ) -> anyhow::Result<Running> {
         let tasks = Tasks::default();
         let (failure, failed) = watch::channel(None);
-        let mut running = Running { tasks, healths: vec![], bound: watch::channel(None).1, failed, ended: Tasks::default() };
+        let mut running = Running {
+            tasks,
+            healths: vec![],
+            bound: watch::channel(None).1,
+            failed,
+            ended: Tasks::default(),
+        };
         let environment = holdline_gateway::environment();
         let lookup: holdline_gateway::Lookup =
             Arc::new(move |name| secrets.get(name).cloned().or_else(|| environment(name)));

@@ -192,10 +192,9 @@ impl Bus {
     pub async fn get(&self, bucket: Bucket, key: &str) -> Result<Option<Entry>, StoreError> {
         let stream = self.stream_named(self.topology.bucket_stream(bucket)).await?;
         let found = glance(&stream, &self.topology.entry(bucket, key)).await?;
-        Ok(found.filter(|m| m.headers.get("KV-Operation").is_none()).map(|message| Entry {
-            value: message.payload,
-            revision: message.sequence,
-        }))
+        Ok(found
+            .filter(|m| m.headers.get("KV-Operation").is_none())
+            .map(|message| Entry { value: message.payload, revision: message.sequence }))
     }
 
     /// Writes an entry and gives its revision.
@@ -213,9 +212,10 @@ impl Bus {
             message = message.expected_last_subject_sequence(revision);
         }
         if let Some((fence, revision)) = put.fence {
-            message = message
-                .expected_last_subject_sequence(revision)
-                .header("Nats-Expected-Last-Subject-Sequence-Subject", self.topology.entry(bucket, &fence).as_str());
+            message = message.expected_last_subject_sequence(revision).header(
+                "Nats-Expected-Last-Subject-Sequence-Subject",
+                self.topology.entry(bucket, &fence).as_str(),
+            );
         }
         if let Some(ttl) = put.ttl {
             message = message.ttl(ttl);

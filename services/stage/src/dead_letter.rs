@@ -17,6 +17,11 @@ pub async fn park(bus: &Bus, role: Role, letter: &DeadLetter) -> Result<(), Stor
     let message = PublishMessage::build().message_id(id).payload(wire::encode(letter).into());
     bus.publish(message.outbound_message(bus.topology().dead(role.name()))).await?;
     Metric::Parked.add(1, role.name(), None);
-    tracing::error!(subject = letter.subject, sequence = letter.sequence, "parked a message: {}", letter.reason);
+    tracing::error!(
+        subject = letter.subject,
+        sequence = letter.sequence,
+        "parked a message: {}",
+        letter.reason
+    );
     Ok(())
 }

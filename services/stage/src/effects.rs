@@ -84,7 +84,8 @@ impl Lanes {
 
     /// Hands over a record's effects; waits while too many wait already.
     pub(crate) async fn follow(&self, record: u64, effects: &[Effect]) {
-        let messages = (0u32..).zip(effects).map(|(index, effect)| self.message(record, index, effect)).collect();
+        let messages =
+            (0u32..).zip(effects).map(|(index, effect)| self.message(record, index, effect)).collect();
         // The lane ends only with the partition's ownership; then the next owner publishes what is missing.
         self.records.send((record, messages)).await.ok();
     }
@@ -196,7 +197,9 @@ async fn second_lane(bus: Bus, partition: u16, views: Arc<Waiting>, tasks: Tasks
         match written {
             Ok(()) => {}
             // Deposed: the new owner writes what he folded.
-            Err(StoreError::Fenced) => return tracing::info!(partition, "views: another owner has taken over"),
+            Err(StoreError::Fenced) => {
+                return tracing::info!(partition, "views: another owner has taken over");
+            }
             Err(StoreError::Unknown(error)) => {
                 tracing::debug!(partition, "a view is not known to be stored: {error}; again");
                 views.newest.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_insert(view);

@@ -167,11 +167,19 @@ impl Pipe {
                 End::Fenced => {
                     Metric::CommitsFailed.add(1, stage, None);
                     self.shell.health.present(&what);
-                    return tracing::warn!(stage, partition, "another owner has written to partition {partition}");
+                    return tracing::warn!(
+                        stage,
+                        partition,
+                        "another owner has written to partition {partition}"
+                    );
                 }
                 End::Unknown(why) => {
                     Metric::CommitsFailed.add(1, stage, None);
-                    tracing::info!(stage, partition, "partition {partition}: {why}; going on from the last record");
+                    tracing::info!(
+                        stage,
+                        partition,
+                        "partition {partition}: {why}; going on from the last record"
+                    );
                 }
                 End::Loud(why) => {
                     tracing::error!(stage, partition, "partition {partition}: {why}");
@@ -242,7 +250,11 @@ impl Pipe {
                     self.position_key()
                 )));
             }
-            tracing::info!(stage = self.stage.role.name(), partition = self.partition, "a new partition begins");
+            tracing::info!(
+                stage = self.stage.role.name(),
+                partition = self.partition,
+                "a new partition begins"
+            );
             let lanes = Lanes::start(&self.bus, self.partition, 0, lanes_tasks);
             return Ok(At { record: 0, position: 0, lanes });
         };
@@ -458,11 +470,7 @@ const SLICE_MIN: usize = 16;
 impl<K: Ord + Clone> Rolling<K> {
     /// The keys of the next slice, those that changed left out: they travel anyway. At most as many as
     /// changed, and never fewer than 16 while there are any.
-    pub fn slice<V>(
-        &mut self,
-        states: &std::collections::BTreeMap<K, V>,
-        changed: &BTreeSet<K>,
-    ) -> Vec<K> {
+    pub fn slice<V>(&mut self, states: &std::collections::BTreeMap<K, V>, changed: &BTreeSet<K>) -> Vec<K> {
         let after = self.cursor.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let mut rest = states.range((after, Bound::Unbounded)).map(|(key, _)| key);
         let mut slice = vec![];

@@ -50,7 +50,12 @@ impl Reader {
     ///
     /// # Errors
     /// When the broker does not answer or refuses.
-    pub async fn open(bus: &Bus, stream: Stream, subjects: Vec<String>, from: u64) -> Result<Reader, StoreError> {
+    pub async fn open(
+        bus: &Bus,
+        stream: Stream,
+        subjects: Vec<String>,
+        from: u64,
+    ) -> Result<Reader, StoreError> {
         let inbox = bus.client().new_inbox();
         let consumer = format!("read-{}", inbox.rsplit('.').next().unwrap_or("anon"));
         let config = Config {
@@ -101,7 +106,10 @@ impl Reader {
         };
         let info = message.info().map_err(|e| broken(e.to_string()))?;
         if info.consumer_sequence != self.next_delivery {
-            return Err(broken(format!("delivery {} instead of {}", info.consumer_sequence, self.next_delivery)));
+            return Err(broken(format!(
+                "delivery {} instead of {}",
+                info.consumer_sequence, self.next_delivery
+            )));
         }
         let (sequence, pending) = (info.stream_sequence, info.pending);
         let published_ms =

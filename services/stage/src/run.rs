@@ -94,10 +94,7 @@ where
     R: FnOnce(S, Shell) -> F,
 {
     use clap::{CommandFactory, FromArgMatches};
-    let command = Arguments::command()
-        .name(role.program())
-        .version(env!("CARGO_PKG_VERSION"))
-        .about(about);
+    let command = Arguments::command().name(role.program()).version(env!("CARGO_PKG_VERSION")).about(about);
     let arguments = match command.try_get_matches().and_then(|m| Arguments::from_arg_matches(&m)) {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -188,7 +188,8 @@ impl Common {
 /// The host's name, made safe for subjects; `host` where it cannot be read.
 pub fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name: String = name.trim().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
+    let name: String =
+        name.trim().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
     if name.is_empty() { "host".into() } else { name }
 }
 
@@ -207,7 +208,8 @@ mod tests {
 
     #[test]
     fn the_environment_wins_and_every_problem_is_told() {
-        let mut good = reader(&[("HOLDLINE_NATS_URL", "nats://h:1"), ("HOLDLINE_ADMIN_LISTEN", "127.0.0.1:9")]);
+        let mut good =
+            reader(&[("HOLDLINE_NATS_URL", "nats://h:1"), ("HOLDLINE_ADMIN_LISTEN", "127.0.0.1:9")]);
         let common = Common::read(&mut good);
         good.finish().unwrap();
         assert_eq!(common.nats.url, "nats://h:1");

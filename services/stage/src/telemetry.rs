@@ -12,7 +12,8 @@ use prometheus::Registry;
 /// Starts logging: `RUST_LOG` says what, `level` unless set. Harmless when called twice.
 pub fn init(service: &str, level: &str) {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},async_nats=warn")));
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new(format!("{level},async_nats=warn")));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = if std::io::stderr().is_terminal() {
         builder.with_target(false).try_init()
@@ -108,21 +109,23 @@ fn meters() -> &'static Meters {
 type Instruments<T> = OnceLock<std::sync::Mutex<std::collections::HashMap<&'static str, T>>>;
 
 fn instrument<T: Clone>(cache: &'static Instruments<T>, name: &'static str, make: impl FnOnce() -> T) -> T {
-    let mut cache = cache
-        .get_or_init(Default::default)
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut cache =
+        cache.get_or_init(Default::default).lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     cache.entry(name).or_insert_with(make).clone()
 }
 
 fn counter(metric: Metric) -> Counter<u64> {
     static COUNTERS: Instruments<Counter<u64>> = OnceLock::new();
-    instrument(&COUNTERS, metric.name(), || meters().provider.meter("holdline").u64_counter(metric.name()).build())
+    instrument(&COUNTERS, metric.name(), || {
+        meters().provider.meter("holdline").u64_counter(metric.name()).build()
+    })
 }
 
 fn gauge(metric: Metric) -> Gauge<u64> {
     static GAUGES: Instruments<Gauge<u64>> = OnceLock::new();
-    instrument(&GAUGES, metric.name(), || meters().provider.meter("holdline").u64_gauge(metric.name()).build())
+    instrument(&GAUGES, metric.name(), || {
+        meters().provider.meter("holdline").u64_gauge(metric.name()).build()
+    })
 }
 
 /// All metrics as Prometheus text.

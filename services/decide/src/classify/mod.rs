@@ -37,7 +37,14 @@ impl Partition {
     }
 
     /// Classifies one frame into `out`. `sequence` and `published_ms` are its place and time in the log.
-    pub fn frame(&mut self, set: &Set, sequence: u64, published_ms: i64, frame: &Frame, out: &mut Classified) {
+    pub fn frame(
+        &mut self,
+        set: &Set,
+        sequence: u64,
+        published_ms: i64,
+        frame: &Frame,
+        out: &mut Classified,
+    ) {
         self.watermark.heard(frame, published_ms);
         for heard in &frame.heard {
             note(&mut out.heard, &heard.subscription, published_ms.saturating_sub(i64::from(heard.age_ms)));
@@ -80,7 +87,14 @@ impl Partition {
         self.window.base()
     }
 
-    fn event(&mut self, set: &Set, origin: Origin, received_ms: i64, accepted: &Accepted, out: &mut Classified) {
+    fn event(
+        &mut self,
+        set: &Set,
+        origin: Origin,
+        received_ms: i64,
+        accepted: &Accepted,
+        out: &mut Classified,
+    ) {
         let dispose = |event_id: &str, disposition| Disposed {
             origin,
             accept_id: accepted.accept_id.clone(),
@@ -217,7 +231,9 @@ fn health(
         }
         return Ok(health);
     }
-    Err(Disposition::Ignored { reason: format!("{}: neither failed nor degraded nor healthy", playbook.name) })
+    Err(Disposition::Ignored {
+        reason: format!("{}: neither failed nor degraded nor healthy", playbook.name),
+    })
 }
 
 /// The event's own time, else the accept time; never much later than its arrival. Unix milliseconds.

@@ -92,12 +92,20 @@ impl Partition {
                 self.at(rulebook, &outcome.key, sequence, out, |machine, _| machine.outcome(outcome));
             }
             Input::Fired(wake_up) => {
-                self.at(rulebook, &wake_up.key, sequence, out, |machine, alive| machine.fired(wake_up, alive));
+                self.at(rulebook, &wake_up.key, sequence, out, |machine, alive| {
+                    machine.fired(wake_up, alive)
+                });
             }
         }
     }
 
-    fn classified(&mut self, rulebook: &impl Rulebook, sequence: u64, classified: &Classified, out: &mut Step) {
+    fn classified(
+        &mut self,
+        rulebook: &impl Rulebook,
+        sequence: u64,
+        classified: &Classified,
+        out: &mut Step,
+    ) {
         self.heard(&classified.heard);
         let mut signals = classified.signals.iter().peekable();
         while let Some(first) = signals.next() {
@@ -240,7 +248,8 @@ impl Partition {
         let mut views = vec![];
         for track in self.tracks.values() {
             for incident in track.open.iter().chain(&track.closing) {
-                let threshold = rules(rulebook.set(&incident.playbooks), &track.key).map_or(0, |r| r.threshold);
+                let threshold =
+                    rules(rulebook.set(&incident.playbooks), &track.key).map_or(0, |r| r.threshold);
                 views.push(view(track, incident, threshold));
             }
         }
@@ -299,6 +308,8 @@ fn dispose(verdicts: Vec<Verdict>) -> Disposition {
     match (incidents.is_empty(), stale) {
         (false, _) => Disposition::Counted { incidents },
         (true, Some(newer_by_ms)) => Disposition::Stale { newer_by_ms },
-        (true, None) => Disposition::Ignored { reason: unneeded.unwrap_or("the playbook has no action").into() },
+        (true, None) => {
+            Disposition::Ignored { reason: unneeded.unwrap_or("the playbook has no action").into() }
+        }
     }
 }

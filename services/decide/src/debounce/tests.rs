@@ -15,7 +15,8 @@ use crate::playbook::{self, Set};
 use crate::replay::{Recorded, Replay, Verdict};
 
 const SUBSCRIPTION: &str = r#"{"name": "s", "topicName": "telephony.service.status", "authType": "HMAC", "secretToken": "env:S" CHANGES}"#;
-const ACTION: &str = r#"{"name": "NAME", "actionType": "WEBHOOK", "url": "https://t.example.com/NAME", "method": "POST"}"#;
+const ACTION: &str =
+    r#"{"name": "NAME", "actionType": "WEBHOOK", "url": "https://t.example.com/NAME", "method": "POST"}"#;
 
 struct Book(Set);
 
@@ -222,7 +223,13 @@ fn run(rules: &str, circumstances: Circumstances, timeline: &str, until_s: i64) 
     world
 }
 
-fn check_in(rules: &str, circumstances: Circumstances, timeline: &str, until_s: i64, expected: &[(f64, &str)]) {
+fn check_in(
+    rules: &str,
+    circumstances: Circumstances,
+    timeline: &str,
+    until_s: i64,
+    expected: &[(f64, &str)],
+) {
     let world = run(rules, circumstances, timeline, until_s);
     let found: Vec<(f64, &str)> =
         world.actions.iter().map(|(at, action)| (*at as f64 / 1_000.0, action.as_str())).collect();
@@ -389,7 +396,13 @@ fn l2_what_expired_is_decided_anew() {
         outcomes: BTreeMap::from([("fail", Some(Done::Expired { perhaps_done: false }))]),
         ..Circumstances::default()
     };
-    check_in(LOOP, late, "0 +1 x3 F, 5 H, 6 H", 60, &[(2.0, "fail gw"), (2.0, "fail gw"), (6.0, "restore gw")]);
+    check_in(
+        LOOP,
+        late,
+        "0 +1 x3 F, 5 H, 6 H",
+        60,
+        &[(2.0, "fail gw"), (2.0, "fail gw"), (6.0, "restore gw")],
+    );
 }
 
 #[test]

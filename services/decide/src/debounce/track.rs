@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use holdline_proto::command::{Command, Direction};
-use holdline_proto::incident::{
-    Armed, Hold, Incident, Intended, Lane, Phase, Run, Track, TrackKey, View,
-};
+use holdline_proto::incident::{Armed, Hold, Incident, Intended, Lane, Phase, Run, Track, TrackKey, View};
 use holdline_proto::journal::{Alive, Decision, Effect, WakeUp, What};
 use holdline_proto::limits::LINEUP_MAX;
 use holdline_proto::outcome::{Done, Outcome};
@@ -114,10 +112,12 @@ impl Machine<'_> {
                 self.open(signal, set);
                 self.trouble(signal)
             }
-            (None | Some(Phase::Resolved), Reading::Health) => Verdict::Unneeded { reason: "healthy, and no incident is open" },
-            (None | Some(Phase::Resolved), Reading::Neutral) => {
-                Verdict::Unneeded { reason: "this kind of trouble leads to nothing here, and no incident is open" }
+            (None | Some(Phase::Resolved), Reading::Health) => {
+                Verdict::Unneeded { reason: "healthy, and no incident is open" }
             }
+            (None | Some(Phase::Resolved), Reading::Neutral) => Verdict::Unneeded {
+                reason: "this kind of trouble leads to nothing here, and no incident is open",
+            },
             (Some(Phase::Detected | Phase::Stabilized), Reading::Trouble) => self.trouble(signal),
             (Some(Phase::Detected | Phase::Stabilized), Reading::Health) => self.run_broken(),
             (Some(Phase::Detected | Phase::Stabilized), Reading::Neutral) => {
@@ -289,8 +289,7 @@ impl Machine<'_> {
             Direction::Revert => &self.rules.revert.act,
         };
         if self.track.lineup.len() + actions.len() > LINEUP_MAX {
-            let reason =
-                format!("{LINEUP_MAX} decisions already wait for the outcome of the one under way");
+            let reason = format!("{LINEUP_MAX} decisions already wait for the outcome of the one under way");
             return self.hold(&incident.id, Hold { reason, until_heard: false });
         }
         for (step, action) in (0u32..).zip(actions) {
@@ -392,7 +391,10 @@ impl Machine<'_> {
         }
         let open = self.track.open.as_ref().is_some_and(|incident| incident.id == command.incident);
         let still_needed = open || command.direction == Direction::Revert;
-        self.decide_for(&command.incident, What::DecidedAnew { action: command.action.clone(), still_needed });
+        self.decide_for(
+            &command.incident,
+            What::DecidedAnew { action: command.action.clone(), still_needed },
+        );
         if still_needed {
             let again = Intended {
                 deadline_ms: self.now_ms.saturating_add(self.rules.deadline_ms),
@@ -517,7 +519,12 @@ impl Machine<'_> {
         self.track.generation = self.track.generation.saturating_add(1);
         let generation = self.track.generation;
         self.track.armed = Some(Armed { generation, deadline_ms, fired: false });
-        self.effects.push(Effect::WakeAt(WakeUp { key: self.track.key.clone(), incident, generation, deadline_ms }));
+        self.effects.push(Effect::WakeAt(WakeUp {
+            key: self.track.key.clone(),
+            incident,
+            generation,
+            deadline_ms,
+        }));
     }
 
     fn hold(&mut self, id: &str, hold: Hold) {

@@ -77,20 +77,38 @@ fn read<'a>(bundle: &'a Bundle, findings: &mut Findings) -> Drafts<'a> {
             FileKind::Playbook => {
                 if let Some(draft) = parse::playbook(source, &node, findings) {
                     let (name, at) = (draft.name.value.clone(), draft.name.at.clone());
-                    file(&mut drafts.playbooks, "playbook", name, Filed { source, at, value: draft }, findings);
+                    file(
+                        &mut drafts.playbooks,
+                        "playbook",
+                        name,
+                        Filed { source, at, value: draft },
+                        findings,
+                    );
                 }
             }
             FileKind::Subscription => {
                 if let Some(At { value, at }) = parse::subscription(source, &node, findings) {
                     let name = value.name.clone();
-                    file(&mut drafts.subscriptions, "subscription", name, Filed { source, at, value }, findings);
+                    file(
+                        &mut drafts.subscriptions,
+                        "subscription",
+                        name,
+                        Filed { source, at, value },
+                        findings,
+                    );
                 } else {
                     drafts.broken.push(kind);
                 }
             }
             FileKind::Action => {
                 if let Some(At { value, at }) = parse::action(source, &node, findings) {
-                    file(&mut drafts.actions, "action", value.name.clone(), Filed { source, at, value }, findings);
+                    file(
+                        &mut drafts.actions,
+                        "action",
+                        value.name.clone(),
+                        Filed { source, at, value },
+                        findings,
+                    );
                 } else {
                     drafts.broken.push(kind);
                 }
@@ -120,7 +138,11 @@ fn check_subscriptions(drafts: &Drafts<'_>, findings: &mut Findings) {
     let mut paths: BTreeMap<&str, &str> = BTreeMap::new();
     for (n, filed) in drafts.subscriptions.values().enumerate() {
         if n == SUBSCRIPTIONS_MAX {
-            findings.error(filed.source, &filed.at, format!("there are more than {SUBSCRIPTIONS_MAX} subscriptions"));
+            findings.error(
+                filed.source,
+                &filed.at,
+                format!("there are more than {SUBSCRIPTIONS_MAX} subscriptions"),
+            );
         }
         let safe = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
         if filed.value.name.is_empty() || !filed.value.name.chars().all(safe) {
@@ -184,10 +206,13 @@ fn join(drafts: &mut Drafts<'_>, findings: &mut Findings) -> BTreeMap<String, Pl
         playbooks.insert(name.clone(), finish(name, draft, subscriptions, drafts));
     }
     for subscription in drafts.subscriptions.values() {
-        let listeners =
-            playbooks.values().filter(|p: &&Playbook| p.on.subscriptions.contains(&subscription.value.name)).count();
+        let listeners = playbooks
+            .values()
+            .filter(|p: &&Playbook| p.on.subscriptions.contains(&subscription.value.name))
+            .count();
         if listeners > PLAYBOOKS_PER_SUBSCRIPTION_MAX {
-            let message = format!("{listeners} playbooks listen to it; at most {PLAYBOOKS_PER_SUBSCRIPTION_MAX}");
+            let message =
+                format!("{listeners} playbooks listen to it; at most {PLAYBOOKS_PER_SUBSCRIPTION_MAX}");
             findings.error(subscription.source, &subscription.at, message);
         }
     }
@@ -305,8 +330,9 @@ fn finish(name: String, draft: Draft, subscriptions: Vec<String>, drafts: &Draft
     let mut paths: Vec<Path> = vec![];
     for action in draft.actions.iter().filter_map(|action| drafts.actions.get(&action.value)) {
         let action = &action.value;
-        let templates =
-            std::iter::once(&action.url).chain(action.headers.iter().map(|(_, value)| value)).chain(&action.body);
+        let templates = std::iter::once(&action.url)
+            .chain(action.headers.iter().map(|(_, value)| value))
+            .chain(&action.body);
         paths.extend(templates.flat_map(|template| template.paths().cloned()));
     }
     paths.sort();
@@ -331,9 +357,10 @@ fn finish(name: String, draft: Draft, subscriptions: Vec<String>, drafts: &Draft
 
 fn check_use(drafts: &Drafts<'_>, playbooks: &BTreeMap<String, Playbook>, findings: &mut Findings) {
     let used = |name: &String| {
-        playbooks.values().flat_map(|p| p.failover.iter().chain(&p.scaling)).any(|rules| {
-            rules.act.contains(name) || rules.revert.act.contains(name)
-        })
+        playbooks
+            .values()
+            .flat_map(|p| p.failover.iter().chain(&p.scaling))
+            .any(|rules| rules.act.contains(name) || rules.revert.act.contains(name))
     };
     for (name, filed) in &drafts.actions {
         if !used(name) {
@@ -343,7 +370,8 @@ fn check_use(drafts: &Drafts<'_>, playbooks: &BTreeMap<String, Playbook>, findin
     }
     for (name, filed) in &drafts.subscriptions {
         if filed.value.partition_key.is_none() {
-            let message = format!("no playbook listens to subscription {name}; its events are recorded and ignored");
+            let message =
+                format!("no playbook listens to subscription {name}; its events are recorded and ignored");
             findings.warning("unused", filed.source, &filed.at, message, "name it under `on` of a playbook");
         }
     }

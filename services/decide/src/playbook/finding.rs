@@ -138,9 +138,11 @@ fn mask_secrets(text: &str) -> String {
             Some(at) if !line.contains("env:") && !line.contains("file:") && !line.contains("vault:") => {
                 let (name, value) = line.split_at(at + "secretToken".len());
                 masked.push_str(name);
-                masked.extend(value.chars().map(|c| {
-                    if c.is_ascii_alphanumeric() || "+/=_-!#$%&*".contains(c) { '*' } else { c }
-                }));
+                masked.extend(
+                    value.chars().map(|c| {
+                        if c.is_ascii_alphanumeric() || "+/=_-!#$%&*".contains(c) { '*' } else { c }
+                    }),
+                );
             }
             _ => masked.push_str(line),
         }

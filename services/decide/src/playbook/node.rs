@@ -132,7 +132,11 @@ fn node(tree: Spanned<Tree>) -> Node {
         Tree::Map(entries) => Kind::Map(
             entries
                 .into_iter()
-                .map(|(key, value)| Entry { key_at: range(&key.referenced), key: key.value, value: node(value) })
+                .map(|(key, value)| Entry {
+                    key_at: range(&key.referenced),
+                    key: key.value,
+                    value: node(value),
+                })
                 .collect(),
         ),
         Tree::List(items) => Kind::List(items.into_iter().map(node).collect()),

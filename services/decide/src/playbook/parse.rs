@@ -8,9 +8,7 @@ use super::predicate::Predicate;
 use super::secret::{self, SecretRef, Written};
 use super::template::{Path, Place, Template};
 use super::{Action, Auth, ConnectTo, Method, Reports, Subscription, Target};
-use crate::debounce::{
-    DEADLINE_MS, Flapping, REVERT_STABLE_FOR_MS, Revert, Rules, SILENCE_MS,
-};
+use crate::debounce::{DEADLINE_MS, Flapping, REVERT_STABLE_FOR_MS, Revert, Rules, SILENCE_MS};
 
 /// `confirm.failures` unless set: the guide's example.
 pub(super) const FAILURES: u32 = 5;
@@ -394,8 +392,7 @@ fn read_flapping(source: Source<'_>, node: &Node, findings: &mut Findings) -> Op
     let changes = fields.count("changes", 4, 2);
     let within_ms = fields.duration("within", 600_000);
     let back_off = fields.get("back_off")?;
-    let mut fields =
-        Fields::of(back_off, "`back_off`", &["first", "factor", "most"], &[], source, findings)?;
+    let mut fields = Fields::of(back_off, "`back_off`", &["first", "factor", "most"], &[], source, findings)?;
     Some(Flapping {
         changes,
         within_ms,
@@ -472,8 +469,7 @@ fn read_lane(
     expected: &str,
     findings: &mut Findings,
 ) -> Option<(Vec<At<String>>, i64)> {
-    let mut fields =
-        Fields::of(node, what, &["do", "class", "deadline"], &["verify"], source, findings)?;
+    let mut fields = Fields::of(node, what, &["do", "class", "deadline"], &["verify"], source, findings)?;
     match fields.needed_text("class") {
         Some(class) if class.value == expected => {}
         Some(class) if class.value == "notice" => {
@@ -623,7 +619,9 @@ fn read_secrets(fields: &mut Fields<'_, '_>, subscription: &str) -> Vec<SecretRe
                     fields.source,
                     &token.at,
                     "a secret is written in place, where everyone who reads this file can read it",
-                    format!("refer to it: `env:NAME` or `file:PATH`; until then it is looked up as {variable}"),
+                    format!(
+                        "refer to it: `env:NAME` or `file:PATH`; until then it is looked up as {variable}"
+                    ),
                 );
                 secrets.push(SecretRef::Env(variable));
             }
@@ -701,7 +699,11 @@ fn read_headers(source: Source<'_>, node: &Node, findings: &mut Findings) -> Vec
             Some(Err(error)) => findings.error(source, &entry.value.at, format!("`{}`: {error}", entry.key)),
             None => {
                 let found = entry.value.what();
-                findings.error(source, &entry.value.at, format!("`{}`: expected text, found {found}", entry.key));
+                findings.error(
+                    source,
+                    &entry.value.at,
+                    format!("`{}`: expected text, found {found}", entry.key),
+                );
             }
         }
     }
@@ -730,7 +732,11 @@ fn target(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<Ta
         Some((name, port)) => match port.parse() {
             Ok(port) => (name.to_string(), Some(port)),
             Err(_) => {
-                fields.findings.error(source, &host.at, format!("{:?}: expected HOST or HOST:PORT", host.value));
+                fields.findings.error(
+                    source,
+                    &host.at,
+                    format!("{:?}: expected HOST or HOST:PORT", host.value),
+                );
                 return None;
             }
         },
@@ -749,7 +755,8 @@ fn connect_to(text: &str) -> Result<ConnectTo, String> {
         (None, None) => (false, text),
     };
     let parsed = address.replace("localhost:", "127.0.0.1:").parse::<std::net::SocketAddr>();
-    let address = parsed.map_err(|_| format!("{text:?}: expected IP:PORT, plain HTTP to loopback, or https://IP:PORT"))?;
+    let address = parsed
+        .map_err(|_| format!("{text:?}: expected IP:PORT, plain HTTP to loopback, or https://IP:PORT"))?;
     if !tls && !address.ip().is_loopback() {
         return Err(format!("{text:?}: plain HTTP goes to loopback only; write https:// for TLS"));
     }

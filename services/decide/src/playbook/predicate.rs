@@ -47,7 +47,10 @@ pub struct Predicate {
 #[derive(Clone)]
 enum Form {
     /// Comparisons of fields with texts, all joined alike.
-    Comparisons { any: bool, comparisons: Vec<Comparison> },
+    Comparisons {
+        any: bool,
+        comparisons: Vec<Comparison>,
+    },
     Cel(Arc<Program>),
 }
 
@@ -365,7 +368,8 @@ mod tests {
 
     #[test]
     fn the_guides_notation_and_cel_mean_the_same() {
-        let event = json!({"id": "e1", "data": {"status": "FAILED", "site": "A AND B", "load": 7, "tags": ["x"]}});
+        let event =
+            json!({"id": "e1", "data": {"status": "FAILED", "site": "A AND B", "load": 7, "tags": ["x"]}});
         let check = |source, expected: Result<bool, &str>| match (evaluate(source, &event), expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{source}"),
             (Err(error), Err(expected)) => assert!(error.contains(expected), "{source}: {error}"),

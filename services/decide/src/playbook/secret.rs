@@ -49,8 +49,10 @@ pub(super) fn read(text: &str) -> Written {
 
 /// The environment variable under which a secret written in place is looked up.
 pub(super) fn derived(subscription: &str, index: usize) -> String {
-    let name: String =
-        subscription.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
+    let name: String = subscription
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
+        .collect();
     let second = if index == 0 { String::new() } else { format!("_{}", index + 1) };
     format!("HOLDLINE_SECRET_{name}{second}")
 }

@@ -41,7 +41,9 @@ impl Path {
             !step.is_empty() && step.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
         };
         if steps.is_empty() || steps.len() > STEPS_MAX || !steps.iter().all(fits) {
-            return Err(format!("{text:?} is no path: expected names joined by dots, as in `data.gatewayId`"));
+            return Err(format!(
+                "{text:?} is no path: expected names joined by dots, as in `data.gatewayId`"
+            ));
         }
         Ok(Path { text: text.into(), root, steps })
     }
@@ -171,7 +173,9 @@ impl Template {
                 let sample = sample.unwrap_or_default();
                 match serde_json::from_str::<Value>(&sample) {
                     Ok(_) => Ok(()),
-                    Err(error) => Err(format!("the body is not JSON once its placeholders are filled: {error}")),
+                    Err(error) => {
+                        Err(format!("the body is not JSON once its placeholders are filled: {error}"))
+                    }
                 }
             }
             Place::Header | Place::Text => Ok(()),
@@ -293,7 +297,12 @@ mod tests {
         check(r#"{"a": "<{{ data.x }}>"}"#, Place::Json, json!("\"}\n"), r#"{"a": "<\"}\n>"}"#);
         check(r#"{"a": {{data.x}}}"#, Place::Json, json!({"b": [1, null]}), r#"{"a": {"b":[1,null]}}"#);
         check(r#"{"\"{{data.x}}": 1}"#, Place::Json, json!(7), r#"{"\"7": 1}"#);
-        check("http://h/a/{{data.x}}?q={{data.x}}", Place::Url, json!("a/b c&é"), "http://h/a/a%2Fb%20c%26%C3%A9?q=a%2Fb%20c%26%C3%A9");
+        check(
+            "http://h/a/{{data.x}}?q={{data.x}}",
+            Place::Url,
+            json!("a/b c&é"),
+            "http://h/a/a%2Fb%20c%26%C3%A9?q=a%2Fb%20c%26%C3%A9",
+        );
         check("id-{{data.x}}", Place::Header, json!(true), "id-true");
     }
 

@@ -32,7 +32,8 @@ const BINARY_BYTES_MAX: u64 = 100 * 1024 * 1024;
 /// What was tried and what to do.
 pub fn find(data: &DataDir) -> anyhow::Result<PathBuf> {
     #[allow(clippy::disallowed_methods, reason = "which broker to run is asked before settings are read")]
-    let (named, path) = (std::env::var("HOLDLINE_NATS_SERVER").ok(), std::env::var("PATH").unwrap_or_default());
+    let (named, path) =
+        (std::env::var("HOLDLINE_NATS_SERVER").ok(), std::env::var("PATH").unwrap_or_default());
     if let Some(named) = named {
         let named = PathBuf::from(named);
         check(&named).with_context(|| format!("HOLDLINE_NATS_SERVER: {}", named.display()))?;

@@ -92,7 +92,10 @@ fn keep(mut child: Child, binary: &Path, config: &Path, log: &Path, stopped: &Re
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return end(&mut child),
         }
         if let Ok(Some(status)) = child.try_wait() {
-            tracing::error!("nats-server ended by itself ({status}); starting it again, see {}", log.display());
+            tracing::error!(
+                "nats-server ended by itself ({status}); starting it again, see {}",
+                log.display()
+            );
             match spawn(binary, config, log) {
                 Ok(again) => child = again,
                 Err(error) => tracing::error!("{error:#}"),

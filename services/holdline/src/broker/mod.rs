@@ -96,7 +96,11 @@ impl Embedded {
     ///
     /// # Errors
     /// When there is no usable binary, or it does not start.
-    pub fn start(data: &DataDir, listen: Option<std::net::SocketAddr>, sync: Sync) -> anyhow::Result<Embedded> {
+    pub fn start(
+        data: &DataDir,
+        listen: Option<std::net::SocketAddr>,
+        sync: Sync,
+    ) -> anyhow::Result<Embedded> {
         data.prepare()?;
         let binary = binary::find(data)?;
         keeper::end_left_behind(data)?;

@@ -66,7 +66,10 @@ impl Incident {
             output::json(&shape(view));
             return Ok(());
         }
-        line(format!("incident {} of {} ({}, {})", view.id, view.key.entity, view.key.playbook, view.key.lane));
+        line(format!(
+            "incident {} of {} ({}, {})",
+            view.id, view.key.entity, view.key.playbook, view.key.lane
+        ));
         line(format!("  state     {}", view.phase));
         line(format!("  failures  {} of {}", view.consecutive_failures, view.threshold));
         line(format!("  opened    {}", iso(view.opened_ms)));
@@ -101,7 +104,8 @@ impl Incident {
         let about = |filed: &Filed| touches(&filed.record, &view.id);
         let first = records.iter().position(about).context("the journal has no record of this incident")?;
         let last = records.iter().rposition(about).unwrap_or(first);
-        let from = first.checked_sub(1).and_then(|n| records.get(n)).map_or(0, |before| before.record.position);
+        let from =
+            first.checked_sub(1).and_then(|n| records.get(n)).map_or(0, |before| before.record.position);
         let until = records.get(last).map_or(0, |filed| filed.record.position);
         let inputs = inputs(bus, view.partition, from, until).await?;
         let sets = sets(bus, &records).await?;
@@ -188,7 +192,8 @@ async fn journal(bus: &Bus, partition: u16) -> anyhow::Result<Vec<Filed>> {
 /// The inputs of a partition after `from`, up to `until`.
 async fn inputs(bus: &Bus, partition: u16, from: u64, until: u64) -> anyhow::Result<Vec<(Message, Decoded)>> {
     let topology = bus.topology().clone();
-    let mut reader = Reader::open(bus, Stream::Inputs, topology.debouncer_inputs(partition), from + 1).await?;
+    let mut reader =
+        Reader::open(bus, Stream::Inputs, topology.debouncer_inputs(partition), from + 1).await?;
     let mut inputs = vec![];
     loop {
         let message = reader.next().await?;

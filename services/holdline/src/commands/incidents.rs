@@ -32,7 +32,15 @@ impl Incidents {
             Output::Json => output::json(&Value::Array(views.iter().map(shape).collect())),
             Output::Text if views.is_empty() => line("no incident is open"),
             Output::Text => output::table(
-                ["INCIDENT", "ENTITY", "PLAYBOOK", "STATE", "FAILURES", "OPENED", "WAITS FOR A PERSON BECAUSE"],
+                [
+                    "INCIDENT",
+                    "ENTITY",
+                    "PLAYBOOK",
+                    "STATE",
+                    "FAILURES",
+                    "OPENED",
+                    "WAITS FOR A PERSON BECAUSE",
+                ],
                 views.iter().map(row).collect(),
             ),
         }

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::Installation;
 use crate::broker::{DataDir, Embedded, Sync, config};
 use crate::output::{self, Output, line};
-use crate::provision::{Layout, provision, table};
+use crate::provision::{Layout, provision};
 use crate::up::retrying;
 
 #[derive(Debug, clap::Args)]
@@ -73,7 +73,11 @@ impl Provision {
         if let (Some(file), Some(keys)) = (&self.users, &self.installation.keys) {
             std::fs::create_dir_all(keys)?;
             std::fs::write(file, config::authorization(keys, &Topology::default())?)?;
-            line(format!("include {} in the server's configuration; the seeds are in {}", file.display(), keys.display()));
+            line(format!(
+                "include {} in the server's configuration; the seeds are in {}",
+                file.display(),
+                keys.display()
+            ));
             return Ok(());
         }
         let bus = self.installation.bus(Role::Provisioner).await?;
@@ -83,7 +87,7 @@ impl Provision {
             Output::Json => output::json(&json!({"applied": !self.diff, "changes": changes})),
             Output::Text => {
                 if self.diff {
-                    line(table(bus.topology()));
+                    line(bus.topology().table());
                 }
                 for change in &changes {
                     line(change);

@@ -46,11 +46,15 @@ impl Push {
         match self.output {
             Output::Json => {
                 let secrets: Vec<&String> = literals.keys().collect();
-                output::json(&json!({"pushed": true, "set": hash, "secretsToSet": secrets, "findings": findings}));
+                output::json(
+                    &json!({"pushed": true, "set": hash, "secretsToSet": secrets, "findings": findings}),
+                );
             }
             Output::Text => {
                 for name in literals.keys() {
-                    line(format!("the gateway needs {name} in its environment: a secret written in place is not stored"));
+                    line(format!(
+                        "the gateway needs {name} in its environment: a secret written in place is not stored"
+                    ));
                 }
                 line(format!("set {hash} is current"));
             }
@@ -66,7 +70,9 @@ pub(crate) async fn check_partition_keys(bus: &Bus, bundle: &Bundle) -> anyhow::
     let hash = String::from_utf8_lossy(&entry.value).into_owned();
     let Some(entry) = bus.get(Bucket::Playbooks, &Bundle::key(&hash)).await? else { return Ok(()) };
     let current: Bundle = wire::decode(&entry.value)?;
-    let (Some(current), Some(next)) = (playbook::load(&current).0, playbook::load(bundle).0) else { return Ok(()) };
+    let (Some(current), Some(next)) = (playbook::load(&current).0, playbook::load(bundle).0) else {
+        return Ok(());
+    };
     for (name, subscription) in &next.subscriptions {
         let before = current.subscriptions.get(name).and_then(|s| s.partition_key.as_ref());
         if let (Some(before), Some(after)) = (before, subscription.partition_key.as_ref())

@@ -36,11 +36,15 @@ impl Send {
         let literals = playbook::replace_literals(&mut bundle);
         let set = playbook::compile(&bundle).map_err(anyhow::Error::msg)?;
         let subscription = match &self.subscription {
-            Some(name) => set.subscriptions.get(name).with_context(|| format!("there is no subscription {name}"))?,
+            Some(name) => {
+                set.subscriptions.get(name).with_context(|| format!("there is no subscription {name}"))?
+            }
             None if set.subscriptions.len() == 1 => {
                 set.subscriptions.values().next().context("there is no subscription")?
             }
-            None => bail!("there are {} subscriptions; say which with --subscription", set.subscriptions.len()),
+            None => {
+                bail!("there are {} subscriptions; say which with --subscription", set.subscriptions.len())
+            }
         };
         let lookup = holdline_gateway::environment();
         let secret = match subscription.secrets.first() {
@@ -49,7 +53,8 @@ impl Send {
                 Some(literal) => literal.clone(),
                 None => {
                     use secrecy::ExposeSecret;
-                    let found = lookup(name).with_context(|| format!("{name} is not set; it holds the secret"))?;
+                    let found =
+                        lookup(name).with_context(|| format!("{name} is not set; it holds the secret"))?;
                     found.expose_secret().to_string()
                 }
             },
@@ -80,15 +85,18 @@ pub(crate) async fn post(
     match subscription.auth {
         Auth::Hmac => {
             let timestamp = (clock::wall_ms() / 1_000).to_string();
-            let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).context("the secret is no key")?;
+            let mut mac =
+                Hmac::<Sha256>::new_from_slice(secret.as_bytes()).context("the secret is no key")?;
             mac.update(timestamp.as_bytes());
             mac.update(b".");
             mac.update(&body);
             let signature = hex::encode(mac.finalize().into_bytes());
-            request = request.header("X-PureCloud-Timestamp", timestamp).header("X-PureCloud-Signature", signature);
+            request =
+                request.header("X-PureCloud-Timestamp", timestamp).header("X-PureCloud-Signature", signature);
         }
         Auth::Basic => {
-            let credentials = if secret.contains(':') { secret.to_string() } else { format!("holdline:{secret}") };
+            let credentials =
+                if secret.contains(':') { secret.to_string() } else { format!("holdline:{secret}") };
             let encoded = base64::engine::general_purpose::STANDARD.encode(credentials);
             request = request.header("Authorization", format!("Basic {encoded}"));
         }

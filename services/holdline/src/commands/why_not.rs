@@ -57,7 +57,8 @@ impl WhyNot {
             Output::Text if !known => line(format!("no event {} was accepted here", self.event)),
             Output::Text => {
                 for event in &told {
-                    let text = |key: &str| event.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
+                    let text =
+                        |key: &str| event.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
                     line(format!("event {} ({}): {}", text("eventId"), text("acceptId"), text("sentence")));
                 }
             }
@@ -71,7 +72,8 @@ async fn find(bus: &Bus, event: &str) -> anyhow::Result<Vec<Found>> {
     let partitions = match parse_accept_id(event) {
         Some((partition, _)) => vec![partition],
         None => {
-            let entry = bus.get(Bucket::Playbooks, INSTALLATION).await?.context("nothing is provisioned here")?;
+            let entry =
+                bus.get(Bucket::Playbooks, INSTALLATION).await?.context("nothing is provisioned here")?;
             let installation: holdline_proto::playbooks::Installation = wire::decode(&entry.value)?;
             (0..installation.partitions).collect()
         }
@@ -101,7 +103,8 @@ async fn find(bus: &Bus, event: &str) -> anyhow::Result<Vec<Found>> {
 async fn disposition(bus: &Bus, found: &Found) -> anyhow::Result<Option<Disposed>> {
     let mut disposed = None;
     let mut take = |candidates: Vec<Disposed>| {
-        disposed = candidates.into_iter().find(|d| d.origin == found.origin && d.accept_id == found.accept_id);
+        disposed =
+            candidates.into_iter().find(|d| d.origin == found.origin && d.accept_id == found.accept_id);
         disposed.is_some()
     };
     let signal = bus.topology().signal(found.partition);
