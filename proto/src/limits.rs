@@ -6,8 +6,9 @@ pub const BODY_BYTES_MAX: usize = 256 * 1024;
 /// Events in one posted array. Beyond: 400.
 pub const BATCH_EVENTS_MAX: usize = 1_000;
 
-/// Events in one frame on `hl.event.<p>`. Beyond: the next frame takes the rest.
-pub const FRAME_EVENTS_MAX: usize = 256;
+/// Events in one frame on `hl.event.<p>`. Beyond: the next frame takes the rest. Small enough that the states
+/// which a frame of distinct entities changes fit in one record.
+pub const FRAME_EVENTS_MAX: usize = 128;
 
 /// Bytes of event bodies in one frame, unless a single event is larger (then it travels alone).
 pub const FRAME_BYTES_MAX: usize = 128 * 1024;
@@ -16,8 +17,9 @@ pub const FRAME_BYTES_MAX: usize = 128 * 1024;
 /// Far enough below [`MESSAGE_BYTES_MAX`] that the outputs of one more whole frame still fit.
 pub const RECORD_BYTES_SOFT: usize = 192 * 1024;
 
-/// `max_payload` that the pipeline is built for: the default of nats-server, headers included.
-pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// `max_payload` of the embedded nats-server, headers included; its own default, 1 MiB, is the least that the
+/// pipeline is built for. What the server at hand says is what counts.
+pub const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Bytes of the template values that one signal carries. Beyond: the event is `undecidable`.
 pub const VALUES_BYTES_MAX: usize = 2 * 1024;

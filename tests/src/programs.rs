@@ -14,10 +14,16 @@ use holdline::broker::{DataDir, binary};
 
 use crate::sender::SECRET;
 
-/// Where cargo has put the programs.
+/// Where cargo has put the programs: beside us, or (for a test) one folder up.
+fn built() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let folder = own.parent().unwrap();
+    if folder.ends_with("deps") { folder.parent().unwrap().to_path_buf() } else { folder.to_path_buf() }
+}
+
+/// One of the programs.
 pub fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().unwrap().parent().unwrap().join(name);
+    let path = built().join(name);
     assert!(path.is_file(), "{} is not built; `cargo test --workspace` builds it", path.display());
     path
 }
@@ -41,8 +47,7 @@ pub fn nats_server() -> &'static Path {
 }
 
 fn scratch_root() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    test.parent().unwrap().parent().unwrap().join("scratch")
+    built().join("scratch")
 }
 
 /// An empty folder of its own.
@@ -294,6 +299,15 @@ impl Installation {
     /// What a service shows of itself.
     pub fn admin(&self, stage: &str, replica: usize, path: &str) -> String {
         get(self.services[&(stage.to_string(), replica)].admin, path).unwrap_or_default()
+    }
+
+    /// The processes by name, nats-server included.
+    pub fn processes(&self) -> BTreeMap<String, u32> {
+        let running = self.services.iter().filter_map(|((stage, replica), service)| {
+            Some((format!("{stage}-{replica}"), service.running.as_ref()?.id()))
+        });
+        let nats = std::fs::read_to_string(self.data.join("nats/pid")).unwrap();
+        running.chain([("nats-server".to_string(), nats.trim().parse().unwrap())]).collect()
     }
 
     /// What every process has logged.

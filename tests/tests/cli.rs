@@ -143,6 +143,8 @@ fn check_and_usage() {
     );
     check(&["check", "/nowhere"], 1, "is no folder");
     check(&["incidents", "--data", "/nowhere"], 1, "holds no installation");
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../playbooks");
+    check(&["check", own.to_str().unwrap(), "--strict"], 0, "good: 1 playbook(s)");
     let broken = scratch("cli-broken");
     changed_sample("loop", &broken, |name, text| match name {
         "loop.playbook.yaml" => text.replace("stable_for", "stable_fro"),

@@ -118,7 +118,8 @@ impl Machine for Classifier {
             .pending
             .get_or_insert_with(|| Classified { playbooks: hash.clone(), ..Classified::default() });
         self.state.frame(set, input.sequence, input.published_ms, &frame, pending);
-        Ok(input.payload.len() + 128 * frame.events.len())
+        // Its signals, its claims, and room for what they change further down.
+        Ok(input.payload.len() + 1_024 * frame.events.len())
     }
 
     /// Every frame is passed on, a tick too: it carries the watermark.

@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(frames, [("g-r-0-0".to_string(), 50)]);
         assert!(stored.iter().all(|stored| *stored));
         let (frames, _) = run(0, &[1; 600]).await;
-        assert_eq!(frames.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [256, 256, 88]);
+        assert_eq!(frames.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [128, 128, 128, 128, 88]);
         let (frames, _) = run(0, &[100_000, 100_000, 200_000, 10]).await;
         assert_eq!(frames.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [1, 1, 1, 1]);
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use holdline_decide::playbook::{self, Severity};
+use holdline_decide::playbook::{self, SecretRef, Severity};
 use holdline_proto::playbooks::Bundle;
 use holdline_proto::topology::{PARTITIONS_DEFAULT, Role};
 use holdline_stage::admin::Health;
@@ -119,6 +119,7 @@ impl Up {
             secrets.insert(name, SecretString::from(literal));
         }
         site.push(&bundle, self.demo).await?;
+        find_secrets(&bundle, &secrets)?;
         let listen = self
             .gateway
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], if self.demo { 0 } else { 8080 })));
@@ -152,6 +153,27 @@ impl Up {
             () = signalled() => running.stop().await,
         }
     }
+}
+
+/// Without its secret a subscription refuses every event: better said before anything runs.
+fn find_secrets(bundle: &Bundle, given: &BTreeMap<String, SecretString>) -> anyhow::Result<()> {
+    let environment = holdline_gateway::environment();
+    let set = playbook::compile(bundle).map_err(anyhow::Error::msg)?;
+    for subscription in set.subscriptions.values() {
+        for reference in &subscription.secrets {
+            let found = match reference {
+                SecretRef::Env(name) => given.contains_key(name) || environment(name).is_some(),
+                SecretRef::File(path) => std::path::Path::new(path).is_file(),
+            };
+            if !found {
+                bail!(
+                    "subscription {} has its secret in {reference}, which is not there; set it and start again",
+                    subscription.name
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The broker that everything connects to.

@@ -17,7 +17,7 @@ use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use holdline_proto::dead_letter::DeadLetter;
 use holdline_proto::journal::{Effect, Record};
-use holdline_proto::limits::{MESSAGE_BYTES_MAX, RECORD_BYTES_SOFT};
+use holdline_proto::limits::RECORD_BYTES_SOFT;
 use holdline_proto::topology::{Bucket, Role, Stream, Topology};
 use holdline_proto::wire::{self, Wire};
 use serde::Serialize;
@@ -128,9 +128,21 @@ enum End {
     /// No answer, or a new connection: what was under way is unknown.
     #[error("{0}")]
     Unknown(String),
+    /// The record does not fit in a message: decide on fewer inputs at once. Names the last input.
+    #[error("the record for inputs up to {0} does not fit in a message")]
+    TooLarge(u64),
     /// Something is wrong that a person has to look at.
     #[error("{0}")]
     Loud(String),
+}
+
+/// How the next life goes about inputs, after a record that did not fit.
+#[derive(Debug, Clone, Copy, Default)]
+struct Caution {
+    /// Every input gets a record of its own, up to this one.
+    one_by_one_until: u64,
+    /// Even its own record does not fit: it is parked.
+    park: Option<u64>,
 }
 
 impl From<StoreError> for End {
@@ -160,8 +172,9 @@ impl Pipe {
     {
         let (stage, partition) = (self.stage.role.name(), self.partition);
         let what = format!("{stage} partition {partition}");
+        let mut caution = Caution::default();
         loop {
-            let end = self.attempt(make(partition), &what).await;
+            let end = self.attempt(make(partition), &what, caution).await;
             match end {
                 End::Stopped => return self.shell.health.present(&what),
                 End::Fenced => {
@@ -181,6 +194,11 @@ impl Pipe {
                         "partition {partition}: {why}; going on from the last record"
                     );
                 }
+                End::TooLarge(input) => {
+                    let alone = input <= caution.one_by_one_until;
+                    caution = Caution { one_by_one_until: input, park: alone.then_some(input) };
+                    tracing::warn!(stage, partition, "partition {partition}: {end}; going on more carefully");
+                }
                 End::Loud(why) => {
                     tracing::error!(stage, partition, "partition {partition}: {why}");
                     self.shell.health.missing(&what, why);
@@ -194,7 +212,7 @@ impl Pipe {
     }
 
     /// One life: recover, then read, decide and commit until something ends it.
-    async fn attempt<M>(&self, machine: M, what: &str) -> End
+    async fn attempt<M>(&self, machine: M, what: &str, caution: Caution) -> End
     where
         M: Machine,
         Record<M::Body>: Wire,
@@ -203,7 +221,7 @@ impl Pipe {
         let mut epoch = self.bus.epoch();
         epoch.mark_unchanged();
         let end = tokio::select! {
-            end = self.live(machine, what, &lanes_tasks) => end,
+            end = self.live(machine, what, caution, &lanes_tasks) => end,
             // Whatever is unanswered now is unknown; waiting for the time-out would only add to the outage.
             _ = epoch.changed() => End::Unknown("the connection is new".into()),
             () = self.tasks.stopping() => End::Stopped,
@@ -212,7 +230,7 @@ impl Pipe {
         end
     }
 
-    async fn live<M>(&self, mut machine: M, what: &str, lanes_tasks: &Tasks) -> End
+    async fn live<M>(&self, mut machine: M, what: &str, caution: Caution, lanes_tasks: &Tasks) -> End
     where
         M: Machine,
         Record<M::Body>: Wire,
@@ -224,7 +242,7 @@ impl Pipe {
                 }
                 at.lanes.show(machine.views());
                 self.shell.health.present(what);
-                match self.work(&mut machine, &mut at).await {
+                match self.work(&mut machine, &mut at, caution).await {
                     Ok(never) => match never {},
                     Err(end) => end,
                 }
@@ -304,7 +322,12 @@ impl Pipe {
         Ok(())
     }
 
-    async fn work<M>(&self, machine: &mut M, at: &mut At) -> Result<std::convert::Infallible, End>
+    async fn work<M>(
+        &self,
+        machine: &mut M,
+        at: &mut At,
+        caution: Caution,
+    ) -> Result<std::convert::Infallible, End>
     where
         M: Machine,
         Record<M::Body>: Wire,
@@ -325,7 +348,12 @@ impl Pipe {
             let mut parked = false;
             while let Some(message) = next.take() {
                 self.prepare(machine, Some(&message)).await?;
-                match machine.decide(&message) {
+                let decided = if caution.park == Some(message.sequence) {
+                    Err("what it leads to does not fit in a message".into())
+                } else {
+                    machine.decide(&message)
+                };
+                match decided {
                     Ok(added) => bytes += added,
                     Err(reason) => {
                         self.park(&message, reason).await?;
@@ -334,7 +362,9 @@ impl Pipe {
                 }
                 at.position = message.sequence;
                 covered += 1;
-                let full = bytes >= RECORD_BYTES_SOFT || covered >= INPUTS_PER_RECORD as u64;
+                let full = bytes >= RECORD_BYTES_SOFT
+                    || covered >= INPUTS_PER_RECORD as u64
+                    || message.sequence <= caution.one_by_one_until;
                 next = if full { None } else { reader.ready().transpose()? };
             }
             Metric::InputsDecided.add(covered, stage, None);
@@ -375,12 +405,8 @@ impl Pipe {
             body: &conclusion.body,
         };
         let bytes = wire::encode_as::<Record<B>, _>(&record);
-        if bytes.len() + HEADER_BYTES > MESSAGE_BYTES_MAX {
-            return Err(End::Loud(format!(
-                "the record for inputs up to {} has {} bytes; {MESSAGE_BYTES_MAX} fit in a message",
-                at.position,
-                bytes.len()
-            )));
+        if bytes.len() + HEADER_BYTES > self.bus.client().server_info().max_payload {
+            return Err(End::TooLarge(at.position));
         }
         // No message id: at a repeat the broker would look at the (then stale) expectation first.
         let message = PublishMessage::build().payload(bytes.into()).expected_last_subject_sequence(at.record);
@@ -467,14 +493,17 @@ impl<K> Default for Rolling<K> {
 /// Unchanged states that a record carries at least.
 const SLICE_MIN: usize = 16;
 
+/// Unchanged states that a record carries at most: the rest of the record needs room too.
+const SLICE_MAX: usize = 128;
+
 impl<K: Ord + Clone> Rolling<K> {
-    /// The keys of the next slice, those that changed left out: they travel anyway. At most as many as
-    /// changed, and never fewer than 16 while there are any.
+    /// The keys of the next slice, those that changed left out: they travel anyway. As many as changed,
+    /// but 16 to 128 while there are any.
     pub fn slice<V>(&mut self, states: &std::collections::BTreeMap<K, V>, changed: &BTreeSet<K>) -> Vec<K> {
         let after = self.cursor.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let mut rest = states.range((after, Bound::Unbounded)).map(|(key, _)| key);
         let mut slice = vec![];
-        let most = changed.len().max(SLICE_MIN);
+        let most = changed.len().clamp(SLICE_MIN, SLICE_MAX);
         let mut seen = 0;
         for key in rest.by_ref() {
             self.cursor = Some(key.clone());
