@@ -26,7 +26,7 @@ async fn x5_incidents_replay_and_why_not_answer_from_the_logs() {
     let playbooks = scratch("cli-playbooks");
     let address = target.address.to_string();
     changed_sample("loop", &playbooks, |_, text| text.replace("127.0.0.1:44001", &address));
-    let installation = Installation::start("cli", &playbooks, 1, "always");
+    let mut installation = Installation::start("cli", &playbooks, 1, "always");
     let sender = Sender::new(installation.gateways(), "telephony");
     let now = clock::wall_ms();
     let mut ids = vec![];
@@ -116,6 +116,11 @@ async fn x5_incidents_replay_and_why_not_answer_from_the_logs() {
     let table = installation.holdline(&["provision", "--diff"]);
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
     assert!(table.contains("hl.event.*") && table.contains("written by gateway, dlq-replayer"), "{table}");
+    // SIGTERM drains every service.
+    for stage in STAGES {
+        installation.service(stage, 0).signal("TERM");
+        assert_eq!(installation.service(stage, 0).wait(Duration::from_secs(20)), Some(0), "{stage}");
+    }
     // No secret has reached a log, an answer or a file of the broker.
     assert!(!installation.logs().contains(holdline_tests::sender::SECRET));
 }

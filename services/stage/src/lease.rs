@@ -50,15 +50,17 @@ where
         owned: BTreeMap::new(),
         resting: BTreeMap::new(),
         greeted: None,
+        all_taken: false,
     };
-    shell.health.awaiting(&format!("{} partitions", role.name()), "this replica owns none yet");
+    shell.health.awaiting(&format!("{} partitions", role.name()), "nobody was asked yet");
     loop {
         if let Err(error) = leases.look(&work).await {
             tracing::debug!("leases: {error}");
         }
         Metric::PartitionsOwned.set(leases.owned.len() as u64, role.name(), None);
-        if leases.owned.is_empty() {
-            shell.health.missing(&format!("{} partitions", role.name()), "this replica owns none");
+        // A replica beyond the number of partitions stands by, which is ready.
+        if leases.owned.is_empty() && !leases.all_taken {
+            shell.health.missing(&format!("{} partitions", role.name()), "some have no owner");
         } else {
             shell.health.present(&format!("{} partitions", role.name()));
         }
@@ -78,6 +80,8 @@ struct Leases<'a> {
     owned: BTreeMap<u16, Owned>,
     resting: BTreeMap<u16, Instant>,
     greeted: Option<Instant>,
+    /// At the last look every partition had an owner.
+    all_taken: bool,
 }
 
 impl Leases<'_> {
@@ -94,6 +98,7 @@ impl Leases<'_> {
         self.let_go_of_ended().await?;
         self.renew().await?;
         let (members, taken) = self.survey().await?;
+        self.all_taken = taken.len() >= usize::from(self.partitions);
         let share = usize::from(self.partitions).div_ceil(members.max(1));
         if self.owned.len() > share
             && let Some(partition) = self.owned.keys().next_back().copied()
