@@ -110,8 +110,8 @@ pub struct BucketSpec {
     pub max_age_hours: u32,
     /// Single entries may have a life of their own.
     pub entry_ttl: bool,
-    /// Can be lost and is written again; acknowledged before it is synced on a single server.
-    pub view: bool,
+    /// Can be lost without harm, so on a single server it is acknowledged before it is synced.
+    pub unsynced: bool,
     pub purpose: &'static str,
 }
 
@@ -296,7 +296,7 @@ impl Topology {
             history: 1,
             max_age_hours: 0,
             entry_ttl: false,
-            view: false,
+            unsynced: false,
             purpose,
         };
         vec![
@@ -308,15 +308,20 @@ impl Topology {
             BucketSpec {
                 max_age_hours: 24 * 5,
                 entry_ttl: true,
-                view: true,
+                unsynced: true,
                 ..spec(Bucket::Dedup, "event ids of the dedup window and who claimed them")
             },
             BucketSpec {
                 entry_ttl: true,
-                view: true,
+                unsynced: true,
                 ..spec(Bucket::Incidents, "incidents as people see them")
             },
-            BucketSpec { entry_ttl: true, ..spec(Bucket::Locks, "one executor acts on an entity at a time") },
+            // A lock that a broker's crash takes away lets a second executor try; the intent refuses it.
+            BucketSpec {
+                entry_ttl: true,
+                unsynced: true,
+                ..spec(Bucket::Locks, "one executor acts on an entity at a time")
+            },
             BucketSpec {
                 entry_ttl: true,
                 ..spec(Bucket::Intents, "calls about to be made, attempts, fencing tokens")

@@ -85,8 +85,8 @@ fn bucket_config(topology: &Topology, spec: &BucketSpec, layout: Layout) -> Conf
         deny_delete: true,
         allow_direct: true,
         allow_message_ttl: spec.entry_ttl,
-        // A view is written again after a loss, so it need not be synced; replicated streams always are.
-        persist_mode: (spec.view && layout.replicas == 1).then_some(PersistenceMode::Async),
+        // Replicated streams always are.
+        persist_mode: (spec.unsynced && layout.replicas == 1).then_some(PersistenceMode::Async),
         ..Config::default()
     }
 }
