@@ -159,6 +159,36 @@ fn check_and_usage() {
     check(&["check", broken.to_str().unwrap(), "--output", "json"], 1, "\"line\": 11");
 }
 
+/// Every service: help, version, and exit codes that a supervisor can act on.
+#[test]
+fn services_have_one_surface() {
+    for stage in STAGES.into_iter().chain(["dlq-replayer"]) {
+        let run = |arguments: &[&str], variables: &[(&str, &str)]| {
+            let name = format!("holdline-{stage}");
+            let output = command(&name).args(arguments).envs(variables.iter().copied()).output().unwrap();
+            let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            (output.status.code().unwrap(), text)
+        };
+        assert_eq!(run(&["--help"], &[]).0, 0, "{stage}");
+        assert_eq!(run(&["--nonsense"], &[]).0, 2, "{stage}");
+        let bad = [("HOLDLINE_ADMIN_LISTEN", "nowhere"), ("HOLDLINE_NATS_PREFIX", "Not OK")];
+        let (code, text) = run(&[], &bad);
+        assert_eq!(code, 64, "{stage}: {text}");
+        assert!(
+            text.contains("HOLDLINE_ADMIN_LISTEN") && text.contains("nats.prefix"),
+            "all at once: {text}"
+        );
+        // A port on which nothing listens.
+        let away = [
+            ("HOLDLINE_NATS_URL", "nats://127.0.0.1:1"),
+            ("HOLDLINE_NATS_PATIENCE_S", "1"),
+            ("HOLDLINE_GATEWAY_LISTEN", "127.0.0.1:0"),
+        ];
+        let (code, text) = run(&[], &away);
+        assert_eq!(code, 69, "{stage}: {text}");
+    }
+}
+
 /// `up` from nothing: the demonstration reaches its failover and its revert, and everything is gone after it.
 #[test]
 fn up_demo_reaches_its_failover_and_its_revert() {
