@@ -28,8 +28,9 @@ use crate::commands::send::post;
 use crate::output::line;
 use crate::up::Site;
 
-/// The gateway whose outage is played.
-const ENTITY: &str = "voice-gw-lisbon-1";
+/// The gateway whose outage is played, but for its number. Each run has a gateway of its own: one that has
+/// failed before is judged more slowly, and one whose outage was cut short is still failed over.
+const ENTITY: &str = "voice-gw-lisbon-";
 
 /// The variable that holds the demonstration's secret.
 const SECRET: &str = "HOLDLINE_DEMO_SECRET";
@@ -105,8 +106,16 @@ impl Demo {
         let subscription = set.subscriptions.get("telephony").context("the demonstration set is broken")?;
         let (_, last) = bus.bounds(Stream::Journal).await?;
         let began = clock::now();
+        // Every run leaves records in the journal, so its end is a number that no earlier run had.
+        let entity = format!("{ENTITY}{}", last + 1);
         let telling = Tasks::default();
-        telling.spawn(tell(bus, installation.partitions, last + 1, began));
+        let (told, stop) = (entity.clone(), telling.clone());
+        telling.spawn(async move {
+            tokio::select! {
+                () = tell(bus, installation.partitions, last + 1, began, &told) => {}
+                () = stop.stopping() => {}
+            }
+        });
         line(format!("\nThe simulated orchestrator listens on {}. The outage begins.", self.orchestrator));
         let run = clock::wall_ms();
         let mut number = 0;
@@ -119,7 +128,7 @@ impl Demo {
                     "id": format!("demo-{run}-{number}"),
                     "topicName": "telephony.service.status",
                     "timestamp": crate::output::iso(clock::wall_ms()),
-                    "data": {"gatewayId": ENTITY, "site": "lisbon", "status": status},
+                    "data": {"gatewayId": entity, "site": "lisbon", "status": status},
                 });
                 let gateway = format!("http://{gateway}");
                 let body = event.to_string().into_bytes();
@@ -132,7 +141,7 @@ impl Demo {
         }
         // The last decisions may still be on their way to the terminal.
         clock::sleep(BEAT).await;
-        telling.stop();
+        telling.finish().await;
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if seen != ["SWITCH_TO_BACKUP", "SWITCH_TO_PRIMARY"] {
             bail!(
@@ -161,7 +170,7 @@ fn say(began: Instant, who: &str, words: &str) {
 }
 
 /// Tells every decision from the journal, as it is made.
-async fn tell(bus: Bus, partitions: u16, from: u64, began: Instant) {
+async fn tell(bus: Bus, partitions: u16, from: u64, began: Instant, entity: &str) {
     let subjects = (0..partitions).map(|partition| bus.topology().log(partition)).collect();
     let mut reader = match Reader::open(&bus, Stream::Journal, subjects, from).await {
         Ok(reader) => reader,
@@ -169,7 +178,7 @@ async fn tell(bus: Bus, partitions: u16, from: u64, began: Instant) {
     };
     while let Ok(message) = reader.next().await {
         let Ok(record) = wire::decode::<Record<Decided>>(&message.payload) else { continue };
-        for decision in record.body.decisions.iter().filter(|decision| decision.key.entity == ENTITY) {
+        for decision in record.body.decisions.iter().filter(|decision| decision.key.entity == entity) {
             let mark = match decision.what {
                 What::Commanded(_) | What::Reported(_) => "▶",
                 _ => "·",

@@ -9,17 +9,18 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
 use holdline_proto::playbooks::{INSTALLATION, Installation};
 use holdline_proto::topology::{
-    Bucket, BucketSpec, DLQ_CONSUMER, EXECUTOR_CONSUMER, Stream, StreamSpec, Topology, subject_matches,
+    Bucket, BucketSpec, DLQ_CONSUMER, EXECUTOR_CONSUMER, PARTITIONS_DEFAULT, Stream, StreamSpec, Topology,
+    subject_matches,
 };
 use holdline_proto::wire;
 use holdline_stage::bus::{Bus, Put};
 
-/// How an installation is laid out.
-#[derive(Debug, Clone, Copy)]
+/// How an installation is laid out. What is left open stays as it is, or is the default of a new one.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Layout {
-    pub partitions: u16,
+    pub partitions: Option<u16>,
     /// Copies of every stream: 1 on a single server, 3 in a cluster.
-    pub replicas: usize,
+    pub replicas: Option<usize>,
 }
 
 /// A command that is not acknowledged, and tells of no progress, is delivered again after this. Progress is
@@ -37,22 +38,25 @@ pub async fn provision(bus: &Bus, layout: Layout, dry_run: bool) -> anyhow::Resu
     let mut changes = vec![];
     let topology = bus.topology().clone();
     let context = bus.context();
+    // What the installation has, its first stream has.
+    let existing = existing(context, &topology.stream(Stream::Events)).await?;
+    let replicas = layout.replicas.or(existing.map(|events| events.num_replicas)).unwrap_or(1);
     for spec in topology.streams() {
         let name = spec.name.clone();
-        changes.extend(ensure(context, &name, stream_config(&spec, layout), dry_run).await?);
+        changes.extend(ensure(context, &name, stream_config(&spec, replicas), dry_run).await?);
     }
     for spec in topology.buckets() {
         let name = topology.bucket_stream(spec.bucket);
-        changes.extend(ensure(context, &name, bucket_config(&topology, &spec, layout), dry_run).await?);
+        changes.extend(ensure(context, &name, bucket_config(&topology, &spec, replicas), dry_run).await?);
     }
     for (stream, consumer) in [(Stream::Commands, EXECUTOR_CONSUMER), (Stream::Dead, DLQ_CONSUMER)] {
         changes.extend(ensure_consumer(context, &topology.stream(stream), consumer, dry_run).await?);
     }
-    changes.extend(ensure_installation(bus, layout, dry_run).await?);
+    changes.extend(ensure_installation(bus, layout.partitions, dry_run).await?);
     Ok(changes)
 }
 
-fn stream_config(spec: &StreamSpec, layout: Layout) -> Config {
+fn stream_config(spec: &StreamSpec, replicas: usize) -> Config {
     Config {
         name: spec.name.clone(),
         description: Some(spec.purpose.into()),
@@ -61,7 +65,7 @@ fn stream_config(spec: &StreamSpec, layout: Layout) -> Config {
         discard: DiscardPolicy::Old,
         storage: StorageType::File,
         max_age: Duration::from_secs(u64::from(spec.max_age_days) * 86_400),
-        num_replicas: layout.replicas,
+        num_replicas: replicas,
         duplicate_window: DUPLICATE_WINDOW,
         allow_direct: true,
         allow_message_schedules: spec.schedules,
@@ -70,7 +74,7 @@ fn stream_config(spec: &StreamSpec, layout: Layout) -> Config {
     }
 }
 
-fn bucket_config(topology: &Topology, spec: &BucketSpec, layout: Layout) -> Config {
+fn bucket_config(topology: &Topology, spec: &BucketSpec, replicas: usize) -> Config {
     Config {
         name: topology.bucket_stream(spec.bucket),
         description: Some(spec.purpose.into()),
@@ -79,45 +83,49 @@ fn bucket_config(topology: &Topology, spec: &BucketSpec, layout: Layout) -> Conf
         max_age: Duration::from_secs(u64::from(spec.max_age_hours) * 3_600),
         discard: DiscardPolicy::New,
         storage: StorageType::File,
-        num_replicas: layout.replicas,
+        num_replicas: replicas,
         duplicate_window: DUPLICATE_WINDOW,
         allow_rollup: true,
         deny_delete: true,
         allow_direct: true,
         allow_message_ttl: spec.entry_ttl,
         // Replicated streams always are.
-        persist_mode: (spec.unsynced && layout.replicas == 1).then_some(PersistenceMode::Async),
+        persist_mode: (spec.unsynced && replicas == 1).then_some(PersistenceMode::Async),
         ..Config::default()
     }
 }
 
 async fn ensure(context: &Context, name: &str, wanted: Config, dry_run: bool) -> anyhow::Result<Vec<String>> {
-    let existing = match context.get_stream(name).await {
-        Ok(found) => found.cached_info().config.clone(),
-        Err(error) if is_absent(&error.to_string()) => {
-            if !dry_run {
-                context
-                    .create_stream(wanted)
-                    .await
-                    .with_context(|| format!("stream {name} cannot be made"))?;
-            }
-            return Ok(vec![format!("stream {name}: made")]);
+    let Some(existing) = existing(context, name).await? else {
+        if !dry_run {
+            let made = context.create_stream(wanted).await;
+            made.with_context(|| format!("stream {name} cannot be made"))?;
         }
-        Err(error) => return Err(error).with_context(|| format!("stream {name}")),
+        return Ok(vec![format!("stream {name}: made")]);
     };
-    let differences = differences(name, &existing, &wanted)?;
+    refuse_to_narrow(name, &existing, &wanted)?;
+    let merged = merged(&existing, wanted);
+    let differences = differences(&existing, &merged);
     if !differences.is_empty() && !dry_run {
-        context.update_stream(&wanted).await.with_context(|| format!("stream {name} cannot be changed"))?;
+        context.update_stream(&merged).await.with_context(|| format!("stream {name} cannot be changed"))?;
     }
     Ok(differences.into_iter().map(|difference| format!("stream {name}: {difference}")).collect())
+}
+
+async fn existing(context: &Context, name: &str) -> anyhow::Result<Option<Config>> {
+    match context.get_stream(name).await {
+        Ok(found) => Ok(Some(found.cached_info().config.clone())),
+        Err(error) if is_absent(&error.to_string()) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("stream {name}")),
+    }
 }
 
 fn is_absent(error: &str) -> bool {
     error.contains("not found") || error.contains("10059")
 }
 
-/// What would change. What would destroy is refused.
-fn differences(name: &str, existing: &Config, wanted: &Config) -> anyhow::Result<Vec<String>> {
+/// What would destroy is refused, with what to do by hand.
+fn refuse_to_narrow(name: &str, existing: &Config, wanted: &Config) -> anyhow::Result<()> {
     let shorter = |a: Duration, b: Duration| !b.is_zero() && (a.is_zero() || b < a);
     if existing.retention != wanted.retention || existing.storage != wanted.storage {
         bail!(
@@ -142,6 +150,54 @@ fn differences(name: &str, existing: &Config, wanted: &Config) -> anyhow::Result
             wanted.max_age
         );
     }
+    let bounded = |limit: i64| if limit > 0 { limit } else { i64::MAX };
+    if bounded(wanted.max_messages_per_subject) < bounded(existing.max_messages_per_subject) {
+        bail!(
+            "stream {name} keeps more messages of a subject ({}) than it would ({}); keeping fewer deletes, so do it \
+             by hand",
+            existing.max_messages_per_subject,
+            wanted.max_messages_per_subject
+        );
+    }
+    if wanted.num_replicas < existing.num_replicas {
+        bail!(
+            "stream {name} has {} copies and would have {}; take copies away by hand if that is meant",
+            existing.num_replicas,
+            wanted.num_replicas
+        );
+    }
+    if existing.persist_mode == Some(PersistenceMode::Async) && wanted.num_replicas > 1 {
+        bail!(
+            "stream {name} was made for a single server and cannot be copied. What it holds can be lost without \
+             harm: stop the services, delete it by hand and provision once more"
+        );
+    }
+    Ok(())
+}
+
+/// What exists, widened to what is wanted. What is none of our business (a placement, a compression, a limit
+/// of bytes that somebody set) stays as it is.
+fn merged(existing: &Config, wanted: Config) -> Config {
+    Config {
+        description: wanted.description,
+        subjects: wanted.subjects,
+        max_age: wanted.max_age,
+        num_replicas: wanted.num_replicas,
+        discard: wanted.discard,
+        max_messages_per_subject: wanted.max_messages_per_subject,
+        duplicate_window: wanted.duplicate_window.max(existing.duplicate_window),
+        allow_direct: wanted.allow_direct,
+        // The broker never takes these back.
+        allow_rollup: wanted.allow_rollup || existing.allow_rollup,
+        deny_delete: wanted.deny_delete || existing.deny_delete,
+        allow_message_schedules: wanted.allow_message_schedules || existing.allow_message_schedules,
+        allow_message_ttl: wanted.allow_message_ttl || existing.allow_message_ttl,
+        ..existing.clone()
+    }
+}
+
+/// What would change, for people.
+fn differences(existing: &Config, wanted: &Config) -> Vec<String> {
     let mut changes = vec![];
     let mut compare = |what: &str, existing: String, wanted: String| {
         if existing != wanted {
@@ -170,7 +226,9 @@ fn differences(name: &str, existing: &Config, wanted: &Config) -> anyhow::Result
         format!("{:?}", wanted.duplicate_window),
     );
     compare("description", format!("{:?}", existing.description), format!("{:?}", wanted.description));
-    Ok(changes)
+    compare("rollup", existing.allow_rollup.to_string(), wanted.allow_rollup.to_string());
+    compare("deny_delete", existing.deny_delete.to_string(), wanted.deny_delete.to_string());
+    changes
 }
 
 async fn ensure_consumer(
@@ -208,8 +266,11 @@ async fn ensure_consumer(
     Ok(change.into_iter().collect())
 }
 
-async fn ensure_installation(bus: &Bus, layout: Layout, dry_run: bool) -> anyhow::Result<Vec<String>> {
-    let installation = Installation { partitions: layout.partitions };
+async fn ensure_installation(
+    bus: &Bus,
+    partitions: Option<u16>,
+    dry_run: bool,
+) -> anyhow::Result<Vec<String>> {
     let existing = match bus.get(Bucket::Playbooks, INSTALLATION).await {
         Ok(existing) => existing,
         Err(_) if dry_run => None,
@@ -218,22 +279,84 @@ async fn ensure_installation(bus: &Bus, layout: Layout, dry_run: bool) -> anyhow
     match existing {
         Some(entry) => {
             let found: Installation = wire::decode(&entry.value)?;
-            if found != installation {
+            if let Some(partitions) = partitions.filter(|partitions| *partitions != found.partitions) {
                 bail!(
-                    "the installation has {} partitions, not {}: an entity's events would go elsewhere than its \
-                     open incident. Changing the number is a migration, which is to come",
-                    found.partitions,
-                    layout.partitions
+                    "the installation has {} partitions, not {partitions}: an entity's events would go elsewhere \
+                     than its open incident. Changing the number is a migration, which is to come",
+                    found.partitions
                 );
             }
             Ok(vec![])
         }
         None => {
+            let installation = Installation { partitions: partitions.unwrap_or(PARTITIONS_DEFAULT) };
             if !dry_run {
-                bus.put(Bucket::Playbooks, INSTALLATION, wire::encode(&installation).into(), Put::default())
+                let only_new = Put { expect: Some(0), ..Put::default() };
+                bus.put(Bucket::Playbooks, INSTALLATION, wire::encode(&installation).into(), only_new)
                     .await?;
             }
-            Ok(vec![format!("installation: {} partitions", layout.partitions)])
+            Ok(vec![format!("installation: {} partitions", installation.partitions)])
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn existing() -> Config {
+        Config {
+            name: Topology::default().stream(Stream::Events),
+            subjects: vec!["x.event.*".into()],
+            max_messages_per_subject: 16,
+            max_age: Duration::from_secs(100),
+            num_replicas: 3,
+            storage: StorageType::File,
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn what_would_delete_is_refused_and_what_widens_is_not() {
+        let check = |what: &str, change: fn(&mut Config), refused: Option<&str>| {
+            let mut wanted = existing();
+            change(&mut wanted);
+            let answer = refuse_to_narrow("a stream", &existing(), &wanted);
+            let text = answer.err().map(|error| error.to_string());
+            match refused {
+                None => assert_eq!(text, None, "{what}"),
+                Some(part) => assert!(text.is_some_and(|text| text.contains(part)), "{what}"),
+            }
+        };
+        check("nothing", |_| {}, None);
+        check("more history", |c| c.max_messages_per_subject = 64, None);
+        check("all history", |c| c.max_messages_per_subject = -1, None);
+        check("less history", |c| c.max_messages_per_subject = 1, Some("keeping fewer deletes"));
+        check("longer", |c| c.max_age = Duration::from_secs(200), None);
+        check("for good", |c| c.max_age = Duration::ZERO, None);
+        check("shorter", |c| c.max_age = Duration::from_secs(50), Some("shortening deletes"));
+        check("more copies", |c| c.num_replicas = 5, None);
+        check("fewer copies", |c| c.num_replicas = 1, Some("take copies away by hand"));
+        check("wider subjects", |c| c.subjects = vec!["x.>".into()], None);
+        check("fewer subjects", |c| c.subjects = vec!["x.other".into()], Some("besides ours"));
+        check("memory", |c| c.storage = StorageType::Memory, Some("cannot be changed in place"));
+    }
+
+    #[test]
+    fn what_is_not_synced_on_a_single_server_is_not_copied_in_place() {
+        let single = Config { num_replicas: 1, persist_mode: Some(PersistenceMode::Async), ..existing() };
+        let error = refuse_to_narrow("a bucket", &single, &existing()).unwrap_err();
+        assert!(error.to_string().contains("delete it by hand"));
+        assert!(refuse_to_narrow("a bucket", &single, &single).is_ok());
+    }
+
+    #[test]
+    fn what_somebody_else_has_set_stays() {
+        let theirs = Config { max_bytes: 5_000, deny_delete: true, ..existing() };
+        let wanted = Config { description: Some("ours".into()), ..existing() };
+        let merged = merged(&theirs, wanted);
+        assert_eq!((merged.max_bytes, merged.deny_delete), (5_000, true));
+        assert_eq!(merged.description.as_deref(), Some("ours"));
+        assert_eq!(differences(&theirs, &merged), ["description: None → Some(\"ours\")"]);
     }
 }

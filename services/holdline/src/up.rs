@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use holdline_decide::playbook::{self, SecretRef, Severity};
 use holdline_proto::playbooks::Bundle;
-use holdline_proto::topology::{PARTITIONS_DEFAULT, Role};
+use holdline_proto::topology::Role;
 use holdline_stage::admin::Health;
 use holdline_stage::bus::Bus;
 use holdline_stage::run::{Shell, Tasks, signalled};
@@ -60,9 +60,9 @@ pub(crate) struct Up {
     /// When the embedded broker syncs
     #[arg(long, value_enum, default_value = "always")]
     sync: Sync,
-    /// Partitions of a new installation
-    #[arg(long, default_value_t = PARTITIONS_DEFAULT)]
-    partitions: u16,
+    /// Partitions of a new installation [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    partitions: Option<u16>,
 }
 
 impl Up {
@@ -82,7 +82,7 @@ impl Up {
             }
         };
         let site = Site { url, keys, tasks: Tasks::default() };
-        site.provision(Layout { partitions: self.partitions, replicas: 1 }).await?;
+        site.provision(Layout { partitions: self.partitions, replicas: None }).await?;
         let ran = self.with_services(&site, &data).await;
         site.tasks.finish().await;
         // The broker goes last.

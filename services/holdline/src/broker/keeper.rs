@@ -6,15 +6,16 @@
 //! cannot run code between fork and exec.
 
 use std::fs::File;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Context;
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 
 use super::DataDir;
 
@@ -24,12 +25,26 @@ const CHILD: &str = "__nats-server";
 /// Between looks at the child.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// A server reads its whole store before it answers for the first time.
+const START_TIME_MAX: Duration = Duration::from_secs(120);
+
+/// A server that keeps ending is started again after 50 ms, then after twice as long each time, up to this.
+const RESTART_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// A server that ran this long is taken to have been well.
+const WELL_AFTER: Duration = Duration::from_secs(10);
+
 /// A server that is told to end gets this long before it is killed.
 const END_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// `holdline __nats-server BINARY ARGUMENTS`: arms the death signal and becomes nats-server.
+/// `holdline __nats-server PARENT BINARY ARGUMENTS`: arms the death signal and becomes nats-server.
 pub fn become_child(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     if set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
+        return ExitCode::FAILURE;
+    }
+    let Some(parent) = arguments.next() else { return ExitCode::from(2) };
+    // A parent that died before the signal was armed sends none any more.
+    if getppid().is_none_or(|now| now.as_raw_nonzero().to_string() != parent.to_string_lossy()) {
         return ExitCode::FAILURE;
     }
     let Some(binary) = arguments.next() else { return ExitCode::from(2) };
@@ -43,21 +58,27 @@ pub(super) struct Keeper {
     thread: Option<JoinHandle<()>>,
 }
 
+/// What is run, and where it answers.
+pub(super) struct Server {
+    pub binary: PathBuf,
+    pub config: PathBuf,
+    pub log: PathBuf,
+    pub address: SocketAddr,
+}
+
 impl Keeper {
-    pub(super) fn start(binary: PathBuf, config: PathBuf, data: &DataDir) -> anyhow::Result<Keeper> {
-        let log = data.nats().join("server.log");
+    /// Starts the server and waits until it answers. One that ends before that is an error, with its own last
+    /// words, and is not tried again.
+    pub(super) fn start(server: Server) -> anyhow::Result<Keeper> {
         let (stop, stopped) = channel();
         let (started, first) = channel();
-        let keep = move || {
-            let child = spawn(&binary, &config, &log);
-            match child {
-                Ok(child) => {
-                    started.send(Ok(())).ok();
-                    keep(child, &binary, &config, &log, &stopped);
-                }
-                Err(error) => {
-                    started.send(Err(error)).ok();
-                }
+        let keep = move || match server.first() {
+            Ok(child) => {
+                started.send(Ok(())).ok();
+                server.keep(child, &stopped);
+            }
+            Err(error) => {
+                started.send(Err(error)).ok();
             }
         };
         let thread = std::thread::Builder::new().name("nats-server keeper".into()).spawn(keep)?;
@@ -75,30 +96,69 @@ impl Drop for Keeper {
     }
 }
 
-fn spawn(binary: &Path, config: &Path, log: &Path) -> anyhow::Result<Child> {
-    let out = File::options().create(true).append(true).open(log)?;
-    let own = std::env::current_exe()?;
-    let mut command = Command::new(own);
-    command.arg(CHILD).arg(binary).arg("-c").arg(config);
-    // A Ctrl-C on the terminal is ours to handle: the server goes last.
-    command.process_group(0).stdin(std::process::Stdio::null()).stdout(out.try_clone()?).stderr(out);
-    command.spawn().context("nats-server cannot be started")
-}
+impl Server {
+    fn spawn(&self) -> anyhow::Result<Child> {
+        let out = File::options().create(true).append(true).open(&self.log)?;
+        // Not `current_exe`: the file of that name may be another one, or gone, after a build.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg(CHILD).arg(std::process::id().to_string());
+        command.arg(&self.binary).arg("-c").arg(&self.config);
+        // A Ctrl-C on the terminal is ours to handle: the server goes last.
+        command.process_group(0).stdin(std::process::Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        command.spawn().context("nats-server cannot be started")
+    }
 
-fn keep(mut child: Child, binary: &Path, config: &Path, log: &Path, stopped: &Receiver<()>) {
-    loop {
-        match stopped.recv_timeout(LOOK_EVERY) {
-            Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => return end(&mut child),
+    fn first(&self) -> anyhow::Result<Child> {
+        let mut child = self.spawn()?;
+        for _ in 0..START_TIME_MAX.as_millis() / LOOK_EVERY.as_millis() {
+            if let Ok(Some(status)) = child.try_wait() {
+                bail!("nats-server ended at its start ({status}): {}", self.last_words());
+            }
+            if TcpStream::connect_timeout(&self.address, LOOK_EVERY).is_ok() {
+                return Ok(child);
+            }
+            std::thread::sleep(LOOK_EVERY);
         }
-        if let Ok(Some(status)) = child.try_wait() {
-            tracing::error!(
-                "nats-server ended by itself ({status}); starting it again, see {}",
-                log.display()
-            );
-            match spawn(binary, config, log) {
-                Ok(again) => child = again,
-                Err(error) => tracing::error!("{error:#}"),
+        end(&mut child);
+        bail!("nats-server did not answer within {} s; see {}", START_TIME_MAX.as_secs(), self.log.display())
+    }
+
+    /// The last line of the server's log.
+    fn last_words(&self) -> String {
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        log.trim_end().lines().next_back().unwrap_or("it said nothing").to_string()
+    }
+
+    fn keep(&self, child: Child, stopped: &Receiver<()>) {
+        let mut child = Some(child);
+        let (mut wait, mut ran) = (LOOK_EVERY, Duration::ZERO);
+        loop {
+            let look_after = if child.is_some() { LOOK_EVERY } else { wait };
+            match stopped.recv_timeout(look_after) {
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(()) | Err(RecvTimeoutError::Disconnected) => {
+                    return child.iter_mut().for_each(end);
+                }
+            }
+            let Some(running) = &mut child else {
+                wait = RESTART_WAIT_MAX.min(wait * 2);
+                match self.spawn() {
+                    Ok(again) => (child, ran) = (Some(again), Duration::ZERO),
+                    Err(error) => tracing::error!("{error:#}"),
+                }
+                continue;
+            };
+            ran = ran.saturating_add(LOOK_EVERY);
+            if ran >= WELL_AFTER {
+                wait = LOOK_EVERY;
+            }
+            if let Ok(Some(status)) = running.try_wait() {
+                tracing::error!(
+                    "nats-server ended by itself ({status}); starting it again, see {}",
+                    self.log.display()
+                );
+                child = None;
             }
         }
     }

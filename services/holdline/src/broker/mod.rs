@@ -24,15 +24,7 @@ impl DataDir {
     /// # Errors
     /// When it cannot be made.
     pub fn prepare(&self) -> anyhow::Result<()> {
-        use std::os::unix::fs::DirBuilderExt;
-        for folder in [self.0.clone(), self.nats(), self.keys()] {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&folder)
-                .with_context(|| format!("the data folder {} cannot be made", folder.display()))?;
-        }
-        Ok(())
+        [self.0.clone(), self.nats(), self.keys()].iter().try_for_each(|folder| private_folder(folder))
     }
 
     /// Only one program at a time works in a data folder; the lock ends with the file handle.
@@ -75,6 +67,13 @@ impl DataDir {
     }
 }
 
+/// Makes a folder that only its owner can read.
+pub(crate) fn private_folder(folder: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.with_context(|| format!("the folder {} cannot be made", folder.display()))
+}
+
 /// How a role reaches a broker, with the seed from a folder of keys if there is one.
 pub fn connection(url: &str, keys: Option<&Path>, role: Role) -> Nats {
     Nats {
@@ -85,7 +84,8 @@ pub fn connection(url: &str, keys: Option<&Path>, role: Role) -> Nats {
     }
 }
 
-/// A running nats-server of our own; it ends with this value, and with this process however that ends.
+/// A running nats-server of our own; it ends with this value, and with this process however that ends. Only
+/// for programs whose `main` hands over to [`become_child`]: the child is this very program once more.
 pub struct Embedded {
     pub url: String,
     _keeper: keeper::Keeper,
@@ -104,11 +104,11 @@ impl Embedded {
         data.prepare()?;
         let binary = binary::find(data)?;
         keeper::end_left_behind(data)?;
-        let port = config::port(data, listen)?;
-        let address = listen.map_or_else(|| "127.0.0.1".into(), |listen| listen.ip().to_string());
-        let url = format!("nats://{address}:{port}");
-        let config = config::write(data, &address, port, sync, &Topology::default())?;
-        let keeper = keeper::Keeper::start(binary, config, data)?;
+        let address = config::address(data, listen)?;
+        let url = format!("nats://{address}");
+        let config = config::write(data, address, sync, &Topology::default())?;
+        let log = data.nats().join("server.log");
+        let keeper = keeper::Keeper::start(keeper::Server { binary, config, log, address })?;
         std::fs::write(data.nats().join("url"), &url)?;
         Ok(Embedded { url, _keeper: keeper })
     }

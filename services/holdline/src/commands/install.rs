@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use holdline_proto::topology::{PARTITIONS_DEFAULT, Role, Topology};
+use holdline_proto::topology::{Role, Topology};
 use holdline_stage::run::signalled;
 use serde_json::json;
 
@@ -24,9 +24,9 @@ pub(crate) struct Broker {
     /// When it syncs what it acknowledges
     #[arg(long, value_enum, default_value = "always")]
     sync: Sync,
-    /// Partitions of a new installation
-    #[arg(long, default_value_t = PARTITIONS_DEFAULT)]
-    partitions: u16,
+    /// Partitions of a new installation [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    partitions: Option<u16>,
 }
 
 impl Broker {
@@ -37,7 +37,7 @@ impl Broker {
         let embedded = Embedded::start(&data, self.listen, self.sync)?;
         let installation = Installation { data: data.0.clone(), nats: None, keys: None };
         let bus = installation.bus(Role::Provisioner).await?;
-        let layout = Layout { partitions: self.partitions, replicas: 1 };
+        let layout = Layout { partitions: self.partitions, replicas: None };
         retrying(|| provision(&bus, layout, false)).await?;
         line(format!("nats-server is up on {}", embedded.url));
         line(format!("  seeds of its users are in {}", data.keys().display()));
@@ -51,12 +51,12 @@ impl Broker {
 pub(crate) struct Provision {
     #[command(flatten)]
     installation: Installation,
-    /// Partitions of a new installation
-    #[arg(long, default_value_t = PARTITIONS_DEFAULT)]
-    partitions: u16,
-    /// Copies of every stream: 1 on a single server, 3 in a cluster
-    #[arg(long, default_value_t = 1)]
-    replicas: usize,
+    /// Partitions of a new installation [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    partitions: Option<u16>,
+    /// Copies of every stream: 1 on a single server, 3 in a cluster; as it is unless set
+    #[arg(long, value_name = "N")]
+    replicas: Option<usize>,
     /// Only say what would change, and show the table of subjects and rights
     #[arg(long)]
     diff: bool,
@@ -71,7 +71,6 @@ pub(crate) struct Provision {
 impl Provision {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         if let (Some(file), Some(keys)) = (&self.users, &self.installation.keys) {
-            std::fs::create_dir_all(keys)?;
             std::fs::write(file, config::authorization(keys, &Topology::default())?)?;
             line(format!(
                 "include {} in the server's configuration; the seeds are in {}",

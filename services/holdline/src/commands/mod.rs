@@ -62,8 +62,8 @@ pub(crate) struct Installation {
     /// A broker instead
     #[arg(long, value_name = "URL")]
     nats: Option<String>,
-    /// Folder with the seeds of the broker's users (<role>.nk)
-    #[arg(long, value_name = "DIR", requires = "nats")]
+    /// Folder with the seeds of the broker's users (<role>.nk); with --data it is the data folder's own
+    #[arg(long, value_name = "DIR")]
     keys: Option<PathBuf>,
 }
 
@@ -71,7 +71,13 @@ impl Installation {
     pub(crate) fn connection(&self, role: Role) -> anyhow::Result<Nats> {
         match &self.nats {
             Some(url) => Ok(broker::connection(url, self.keys.as_deref(), role)),
-            None => DataDir(self.data.clone()).connection(role),
+            None => {
+                let own = DataDir(self.data.clone()).connection(role)?;
+                Ok(match &self.keys {
+                    Some(keys) => broker::connection(&own.url, Some(keys), role),
+                    None => own,
+                })
+            }
         }
     }
 

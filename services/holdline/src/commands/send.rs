@@ -25,6 +25,9 @@ pub(crate) struct Send {
     playbooks: PathBuf,
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
     gateway: String,
+    /// Send it this many times, with the same id each time: only the first should count
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    times: u32,
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 }
@@ -62,12 +65,21 @@ impl Send {
                 std::fs::read_to_string(path).with_context(|| path.clone())?.trim_end().to_string()
             }
         };
-        let (status, answer) = post(&self.gateway, subscription, &secret, body).await?;
-        match self.output {
-            Output::Json => output::json(&json!({"status": status, "answer": answer})),
-            Output::Text => line(format!("{status}: {answer}")),
+        let (mut answers, mut good) = (vec![], true);
+        for _ in 0..self.times {
+            let (status, answer) = post(&self.gateway, subscription, &secret, body.clone()).await?;
+            good &= (200..300).contains(&status);
+            if self.output == Output::Text {
+                line(format!("{status}: {answer}"));
+            }
+            answers.push(json!({"status": status, "answer": answer}));
         }
-        if (200..300).contains(&status) { Ok(()) } else { Err(No.into()) }
+        if self.output == Output::Json {
+            // One answer as itself, several as a list.
+            let only = if self.times == 1 { answers.pop() } else { None };
+            output::json(&only.unwrap_or(Value::Array(answers)));
+        }
+        if good { Ok(()) } else { Err(No.into()) }
     }
 }
 

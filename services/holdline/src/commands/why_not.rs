@@ -4,16 +4,16 @@ use anyhow::Context;
 use holdline_decide::explain;
 use holdline_proto::event::{Frame, Origin, parse_accept_id};
 use holdline_proto::journal::{Decided, Disposed, Record};
-use holdline_proto::playbooks::INSTALLATION;
+use holdline_proto::playbooks::{INSTALLATION, Installation as Installed};
 use holdline_proto::signal::Classified;
 use holdline_proto::topology::{Bucket, Role, Stream};
 use holdline_proto::wire;
 use holdline_stage::bus::Bus;
-use holdline_stage::pipe::Reader;
+use holdline_stage::pipe::{Message, Reader};
 use serde_json::{Value, json};
 
 use super::{Installation, No};
-use crate::output::{self, Output, line};
+use crate::output::{self, Output, iso, line};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct WhyNot {
@@ -25,10 +25,15 @@ pub(crate) struct WhyNot {
     output: Output,
 }
 
+/// Clocks of gateways and brokers are taken to differ by less than this.
+const CLOCKS_DIFFER_MS: i64 = 60_000;
+
 /// An event found in EVENTS.
 struct Found {
     partition: u16,
     origin: Origin,
+    /// The broker's clock when it was stored.
+    stored_ms: i64,
     accept_id: String,
     event_id: String,
 }
@@ -67,35 +72,47 @@ impl WhyNot {
     }
 }
 
-/// Every acceptance of an event. An accept id names its partition; for an event id every partition is read.
+/// Every acceptance of an event. An accept id names its partition and its time; for an event id, and for one
+/// that only looks like an accept id, every partition is read.
 async fn find(bus: &Bus, event: &str) -> anyhow::Result<Vec<Found>> {
-    let partitions = match parse_accept_id(event) {
-        Some((partition, _)) => vec![partition],
-        None => {
-            let entry =
-                bus.get(Bucket::Playbooks, INSTALLATION).await?.context("nothing is provisioned here")?;
-            let installation: holdline_proto::playbooks::Installation = wire::decode(&entry.value)?;
-            (0..installation.partitions).collect()
-        }
-    };
-    let mut found = vec![];
-    for partition in partitions {
+    let entry = bus.get(Bucket::Playbooks, INSTALLATION).await?.context("nothing is provisioned here")?;
+    let installation: Installed = wire::decode(&entry.value)?;
+    if let Some((partition, accepted_ms)) = parse_accept_id(event)
+        && partition < installation.partitions
+    {
         let subject = bus.topology().event(partition);
-        each(bus, Stream::Events, &subject, |sequence, payload| {
-            let frame: Frame = wire::decode(payload)?;
-            for (index, accepted) in (0u32..).zip(frame.events) {
-                let body: Value = serde_json::from_slice(&accepted.body).unwrap_or_default();
-                let id = body.get("id").and_then(Value::as_str).unwrap_or_default();
-                if accepted.accept_id == event || id == event {
-                    let origin = accepted.origin.unwrap_or(Origin { sequence, index });
-                    let event_id = id.to_string();
-                    found.push(Found { partition, origin, accept_id: accepted.accept_id, event_id });
-                }
-            }
-            Ok(false)
-        })
-        .await?;
+        let from = at(bus, Stream::Events, &subject, accepted_ms).await?;
+        let found = find_in(bus, partition, from, event).await?;
+        if !found.is_empty() {
+            return Ok(found);
+        }
     }
+    let mut found = vec![];
+    for partition in 0..installation.partitions {
+        found.extend(find_in(bus, partition, 1, event).await?);
+    }
+    Ok(found)
+}
+
+async fn find_in(bus: &Bus, partition: u16, from: u64, event: &str) -> anyhow::Result<Vec<Found>> {
+    let mut found = vec![];
+    let subject = bus.topology().event(partition);
+    each(bus, Stream::Events, &subject, from, |message| {
+        let sequence = message.sequence;
+        let frame: Frame = wire::decode(&message.payload)?;
+        for (index, accepted) in (0u32..).zip(frame.events) {
+            let body: Value = serde_json::from_slice(&accepted.body).unwrap_or_default();
+            let id = body.get("id").and_then(Value::as_str).unwrap_or_default();
+            if accepted.accept_id == event || id == event {
+                let origin = accepted.origin.unwrap_or(Origin { sequence, index });
+                let event_id = id.to_string();
+                let stored_ms = message.published_ms;
+                found.push(Found { partition, origin, stored_ms, accept_id: accepted.accept_id, event_id });
+            }
+        }
+        Ok(false)
+    })
+    .await?;
     Ok(found)
 }
 
@@ -108,8 +125,9 @@ async fn disposition(bus: &Bus, found: &Found) -> anyhow::Result<Option<Disposed
         disposed.is_some()
     };
     let signal = bus.topology().signal(found.partition);
-    each(bus, Stream::Inputs, &signal, |_, payload| {
-        let record: Record<Classified> = wire::decode(payload)?;
+    let from = at(bus, Stream::Inputs, &signal, found.stored_ms).await?;
+    each(bus, Stream::Inputs, &signal, from, |message| {
+        let record: Record<Classified> = wire::decode(&message.payload)?;
         Ok(take(record.body.disposed))
     })
     .await?;
@@ -119,8 +137,9 @@ async fn disposition(bus: &Bus, found: &Found) -> anyhow::Result<Option<Disposed
             disposed = candidates.into_iter().find(|d| d.accept_id == found.accept_id);
             disposed.is_some()
         };
-        each(bus, Stream::Journal, &log, |_, payload| {
-            let record: Record<Decided> = wire::decode(payload)?;
+        let from = at(bus, Stream::Journal, &log, found.stored_ms).await?;
+        each(bus, Stream::Journal, &log, from, |message| {
+            let record: Record<Decided> = wire::decode(&message.payload)?;
             Ok(take(record.body.disposed))
         })
         .await?;
@@ -128,18 +147,28 @@ async fn disposition(bus: &Bus, found: &Found) -> anyhow::Result<Option<Disposed
     Ok(disposed)
 }
 
-/// Reads a subject from its beginning to its end, or until `take` says that it is enough.
+/// The first message of a subject that was stored at a time or later, less what clocks may differ by. Where
+/// there is none the subject is read from its beginning.
+async fn at(bus: &Bus, stream: Stream, subject: &str, ms: i64) -> anyhow::Result<u64> {
+    let request = json!({"start_time": iso(ms.saturating_sub(CLOCKS_DIFFER_MS)), "next_by_subj": subject});
+    let api = format!("STREAM.MSG.GET.{}", bus.topology().stream(stream));
+    let answer: Value = bus.context().request(api, &request).await.context("the broker does not answer")?;
+    Ok(answer.pointer("/message/seq").and_then(Value::as_u64).unwrap_or(1))
+}
+
+/// Reads a subject from a sequence to its end, or until `take` says that it is enough.
 async fn each(
     bus: &Bus,
     stream: Stream,
     subject: &str,
-    mut take: impl FnMut(u64, &[u8]) -> anyhow::Result<bool>,
+    from: u64,
+    mut take: impl FnMut(&Message) -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
     let Some(last) = bus.last(stream, subject).await? else { return Ok(()) };
-    let mut reader = Reader::open(bus, stream, vec![subject.into()], 1).await?;
+    let mut reader = Reader::open(bus, stream, vec![subject.into()], from).await?;
     loop {
         let message = reader.next().await?;
-        if take(message.sequence, &message.payload)? || message.sequence >= last.sequence {
+        if take(&message)? || message.sequence >= last.sequence {
             reader.close().await;
             return Ok(());
         }
