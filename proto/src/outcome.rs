@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::Direction;
+use crate::command::{Command, Direction};
 use crate::incident::TrackKey;
 use crate::wire::Wire;
 
@@ -27,6 +27,23 @@ pub struct Outcome {
 
 impl Wire for Outcome {
     const KIND: &'static str = "outcome";
+}
+
+impl Outcome {
+    /// The outcome of this issue of a command.
+    pub fn of(command: &Command, result: Done, attempts: u32, took_ms: i64) -> Outcome {
+        Outcome {
+            incident: command.incident.clone(),
+            key: command.key.clone(),
+            direction: command.direction,
+            step: command.step,
+            action: command.action.clone(),
+            decision: command.decision,
+            result,
+            attempts,
+            took_ms,
+        }
+    }
 }
 
 /// How a command ended.

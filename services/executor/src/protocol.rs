@@ -205,17 +205,8 @@ impl Executor {
 
     async fn tell(&self, command: &Command, result: Done, attempts: u32) -> Result<(), StoreError> {
         let carried = matches!(result, Done::Carried { .. });
-        let outcome = Outcome {
-            incident: command.incident.clone(),
-            key: command.key.clone(),
-            direction: command.direction,
-            step: command.step,
-            action: command.action.clone(),
-            decision: command.decision,
-            result,
-            attempts,
-            took_ms: if carried { clock::wall_ms().saturating_sub(command.decided_ms).max(0) } else { 0 },
-        };
+        let since = clock::wall_ms().saturating_sub(command.decided_ms).max(0);
+        let outcome = Outcome::of(command, result, attempts, if carried { since } else { 0 });
         let message = PublishMessage::build()
             .message_id(format!("outcome-{}", command.issue_key()))
             .payload(wire::encode(&outcome).into());

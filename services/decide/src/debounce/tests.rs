@@ -107,17 +107,7 @@ impl World {
                 Done::Expired { .. } if command.decision > 1 => Done::Carried { status: 200 },
                 result => result,
             };
-            let outcome = Outcome {
-                incident: command.incident.clone(),
-                key: command.key.clone(),
-                direction: command.direction,
-                step: command.step,
-                action: command.action.clone(),
-                decision: command.decision,
-                result,
-                attempts: 1,
-                took_ms: 0,
-            };
+            let outcome = Outcome::of(&command, result, 1, 0);
             let next = self.step(at_ms, Input::Outcome(&outcome));
             self.outcomes(at_ms, next);
         }
