@@ -44,6 +44,32 @@ pub struct Command {
     pub deadline_ms: i64,
     /// What the templates refer to.
     pub values: Values,
+    /// Tiers of the dlq-replayer that this action has been through.
+    #[serde(default)]
+    pub replays: u32,
+}
+
+/// What is about to be called, written down before it is called (E9): an entry of INTENTS, one per track.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The command's idempotency key.
+    pub action_key: String,
+    /// The issue of the command that made it.
+    pub issue_key: String,
+    /// The lock's fencing token.
+    pub token: u64,
+    /// Calls of this issue that left, the one about to leave included.
+    pub attempts: u32,
+    /// SHA-256 of the request, hex.
+    pub request: String,
+    /// The last call was answered; otherwise it is not known what became of it.
+    pub answered: bool,
+    /// A call of this action key may have had its effect.
+    pub perhaps_done: bool,
+}
+
+impl Wire for Intent {
+    const KIND: &'static str = "intent";
 }
 
 impl Wire for Command {

@@ -6,7 +6,7 @@ use crate::wire::Wire;
 
 /// Everything that waited for one partition when the gateway's previous write returned, in one message.
 /// A frame without events is a tick: it says that this gateway is alive and holds nothing back.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Frame {
     /// Stable name of the gateway (the same after a restart).
     pub gateway: String,
@@ -16,6 +16,16 @@ pub struct Frame {
     /// The gateway has drained and says goodbye: the watermark need not wait for it.
     #[serde(default)]
     pub leaving: bool,
+    /// How long the events waited in the gateway's spool, by its own clock; 0: not at all. Milliseconds.
+    #[serde(default)]
+    pub waited_ms: u64,
+    /// Age of the oldest event that still waits in the gateway's spool behind this frame; 0: none does. The
+    /// watermark does not pass what is held back. Milliseconds.
+    #[serde(default)]
+    pub behind_ms: u64,
+    /// Sent by the dlq-replayer: it proves nothing about the way in, and is no gateway that anything waits for.
+    #[serde(default)]
+    pub replayed: bool,
     /// When each subscription was last heard, whatever its partition: the proof that the path is alive.
     #[serde(default)]
     pub heard: Vec<Heard>,

@@ -128,6 +128,9 @@ pub struct Intended {
     pub action: String,
     pub deadline_ms: i64,
     pub values: Values,
+    /// See [`Command::replays`].
+    #[serde(default)]
+    pub replays: u32,
 }
 
 /// Everything known of one entity under one playbook and lane.

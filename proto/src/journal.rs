@@ -134,6 +134,10 @@ pub enum What {
     Reported(Box<Outcome>),
     /// An action's deadline passed before it was called; it was looked at anew.
     DecidedAnew { action: String, still_needed: bool },
+    /// A command came back from the dead letters and is still what the incident needs.
+    Retried { action: String, replays: u32 },
+    /// A command came back from the dead letters, and the incident had moved on.
+    FencedOff { action: String, decision: u32, reason: String },
     /// A healthy event after the failover, not enough to believe it.
     Recovering { healthy: u32, needed: u32, span_ms: i64, stable_for_ms: i64 },
     /// Trouble again after healthy events: the recovery was false.

@@ -66,4 +66,6 @@ pub enum Done {
     },
     /// It is not known whether it happened and it must not be repeated: a person has to look.
     Held { reason: String },
+    /// The incident had moved on before a call left; the debouncer no longer waits for this issue.
+    Withdrawn { reason: String },
 }

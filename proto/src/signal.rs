@@ -35,6 +35,9 @@ pub struct Signal {
     pub event_ms: i64,
     /// When it reached the log: the broker's time of the event's frame. Unix milliseconds.
     pub received_ms: i64,
+    /// It reached the log so long after it was accepted that it must not begin an action by itself.
+    #[serde(default)]
+    pub late: bool,
     /// What the playbook's action templates refer to, by path.
     #[serde(default)]
     pub values: Values,

@@ -71,6 +71,7 @@ pub enum Stream {
     Journal,
     Commands,
     Dead,
+    Retry,
 }
 
 /// A key-value bucket.
@@ -82,6 +83,7 @@ pub enum Bucket {
     Incidents,
     Locks,
     Intents,
+    Targets,
 }
 
 /// How a stream is kept. Every field is what `provision` sets and `--diff` compares.
@@ -125,8 +127,11 @@ pub struct Rights {
 /// Name of the executor's durable consumer on COMMANDS.
 pub const EXECUTOR_CONSUMER: &str = "executor";
 
-/// Name of the dlq-replayer's durable consumer on DEAD.
+/// Name of the dlq-replayer's durable consumers on DEAD and RETRY.
 pub const DLQ_CONSUMER: &str = "dlq-replayer";
+
+/// `hl.dead.<this>`: what became of letters that are no longer there.
+pub const RESOLVED: &str = "resolved";
 
 /// Partitions of a single machine unless set otherwise: more than the fsync rate can fill only make small
 /// frames (architecture.md 5).
@@ -206,12 +211,33 @@ impl Topology {
         format!("{}.dead.{stage}", self.prefix)
     }
 
+    /// A tier of a dead letter's way back: a schedule, never published to twice.
+    pub fn retry(&self, tier: usize, letter: u64, attempt: u32) -> String {
+        format!("{}.retry.{tier}.{letter}.{attempt}", self.prefix)
+    }
+
+    /// Where the broker puts a letter's turn when its tier has run out.
+    pub fn retry_due(&self) -> String {
+        format!("{}.retry.due", self.prefix)
+    }
+
+    /// Where people ask for a letter to be replayed or discarded.
+    pub fn retry_asked(&self) -> String {
+        format!("{}.retry.asked", self.prefix)
+    }
+
+    /// What comes back to the debouncer; each key once.
+    pub fn retried(&self, partition: u16, key: &str) -> String {
+        format!("{}.internal.retry.{partition}.{key}", self.prefix)
+    }
+
     /// What the debouncer of a partition decides on, as filters of its consumer.
     pub fn debouncer_inputs(&self, partition: u16) -> Vec<String> {
         vec![
             self.signal(partition),
             format!("{}.internal.*.{partition}", self.prefix),
             format!("{}.internal.outcome.{partition}.*", self.prefix),
+            format!("{}.internal.retry.{partition}.*", self.prefix),
         ]
     }
 
@@ -225,6 +251,7 @@ impl Topology {
             Stream::Journal => "JOURNAL",
             Stream::Commands => "COMMANDS",
             Stream::Dead => "DEAD",
+            Stream::Retry => "RETRY",
         })
     }
 
@@ -237,6 +264,7 @@ impl Topology {
             Bucket::Incidents => "INCIDENTS",
             Bucket::Locks => "LOCKS",
             Bucket::Intents => "INTENTS",
+            Bucket::Targets => "TARGETS",
         })
     }
 
@@ -263,7 +291,7 @@ impl Topology {
             subjects: subjects.iter().map(|s| format!("{p}.{s}")).collect(),
             work_queue: stream == Stream::Commands,
             max_age_days,
-            schedules: stream == Stream::Inputs,
+            schedules: matches!(stream, Stream::Inputs | Stream::Retry),
             purpose,
         };
         vec![
@@ -276,7 +304,7 @@ impl Topology {
                     "internal.fired.*",
                     "internal.operator.*",
                     "internal.outcome.*.*",
-                    "internal.retry.*",
+                    "internal.retry.*.*",
                     "timer.*.*.*",
                 ],
                 30,
@@ -285,6 +313,12 @@ impl Topology {
             spec(Stream::Journal, &["log.*"], 365, "what was decided and why"),
             spec(Stream::Commands, &["command.*.*"], 0, "work for the executor"),
             spec(Stream::Dead, &["dead.*"], 0, "what could not be understood or carried out"),
+            spec(
+                Stream::Retry,
+                &["retry.asked", "retry.due", "retry.*.*.*"],
+                30,
+                "the way back of dead letters: tiers that run, tiers that have run out, what people ask for",
+            ),
         ]
     }
 
@@ -326,6 +360,11 @@ impl Topology {
                 entry_ttl: true,
                 ..spec(Bucket::Intents, "calls about to be made, attempts, fencing tokens")
             },
+            BucketSpec {
+                entry_ttl: true,
+                unsynced: true,
+                ..spec(Bucket::Targets, "hosts that failed: replays to them wait")
+            },
         ]
     }
 
@@ -366,19 +405,31 @@ impl Topology {
                 publish.push(self.entry(Bucket::Intents, ">"));
                 publish.extend(self.look_up_rights(Bucket::Locks));
                 publish.extend(self.look_up_rights(Bucket::Intents));
-                // Its own outcomes, by subject: a consumer of INPUTS it may not have.
-                publish.push(format!(
-                    "$JS.API.DIRECT.GET.{}.{p}.internal.outcome.>",
-                    self.stream(Stream::Inputs)
-                ));
+                publish.push(self.entry(Bucket::Targets, ">"));
+                publish.extend(self.look_up_rights(Bucket::Targets));
+                // Whether a command is still its incident's latest decision.
+                publish.extend(self.look_up_rights(Bucket::Incidents));
+                // Its own outcomes, by subject, from the leader: a consumer of INPUTS it may not have.
+                publish.push(format!("$JS.API.STREAM.MSG.GET.{}", self.stream(Stream::Inputs)));
                 publish.extend(self.consume_rights(Stream::Commands, EXECUTOR_CONSUMER));
             }
             Role::DlqReplayer => {
-                publish.extend(own(&["event.*", "internal.retry.*"]));
+                publish.extend(own(&["event.*", "internal.retry.*.*", "retry.*.*.*", "dead.resolved"]));
                 publish.extend(self.consume_rights(Stream::Dead, DLQ_CONSUMER));
+                publish.extend(self.consume_rights(Stream::Retry, DLQ_CONSUMER));
+                // A letter by its number, and its end.
+                let dead = self.stream(Stream::Dead);
+                publish.push(format!("$JS.API.STREAM.MSG.GET.{dead}"));
+                publish.push(format!("$JS.API.STREAM.MSG.DELETE.{dead}"));
+                publish.push(self.entry(Bucket::Targets, ">"));
+                publish.extend(self.look_up_rights(Bucket::Targets));
+                // Whether the stage that gave up is there again.
+                publish.extend(self.look_up_rights(Bucket::Leases));
+                let commands = self.stream(Stream::Commands);
+                publish.push(format!("$JS.API.CONSUMER.INFO.{commands}.{EXECUTOR_CONSUMER}"));
             }
             Role::Operator => {
-                publish.extend(own(&["internal.operator.*"]));
+                publish.extend(own(&["internal.operator.*", "retry.asked"]));
                 publish.push(self.entry(Bucket::Playbooks, ">"));
                 for spec in self.streams() {
                     publish.extend(self.read_rights(spec.stream));

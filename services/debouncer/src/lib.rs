@@ -12,11 +12,13 @@ use std::time::Duration;
 use holdline_decide::MACHINE;
 use holdline_decide::debounce::{Input, Partition, Rulebook, Step};
 use holdline_decide::playbook::{self, Set};
+use holdline_proto::command::Command;
+use holdline_proto::dead_letter::Retry;
 use holdline_proto::incident::{Phase, TrackKey};
 use holdline_proto::journal::{Decided, Record, WakeUp};
 use holdline_proto::outcome::Outcome;
 use holdline_proto::signal::Classified;
-use holdline_proto::topology::{Bucket, Role, Stream, Topology};
+use holdline_proto::topology::{Bucket, Role, Stream, Topology, subject_matches};
 use holdline_proto::wire::{self, DecodeError};
 use holdline_stage::bus::Bus;
 use holdline_stage::pipe::{self, Conclusion, Machine, Message, NotReady, Rolling, Stage, View};
@@ -73,6 +75,7 @@ pub enum Decoded {
     Classified(Box<Classified>),
     Outcome(Box<Outcome>),
     Fired(WakeUp),
+    Retried(Box<Command>),
 }
 
 impl Decoded {
@@ -81,6 +84,23 @@ impl Decoded {
     /// # Errors
     /// When its bytes are not what the subject promises.
     pub fn from(
+        topology: &Topology,
+        partition: u16,
+        subject: &str,
+        payload: &[u8],
+    ) -> Result<Decoded, DecodeError> {
+        if subject_matches(&topology.retried(partition, "*"), subject) {
+            match wire::decode(payload)? {
+                Retry::Command(command) => Ok(Decoded::Retried(command)),
+                // Nested once at most: a retry of a retry carries the input itself.
+                Retry::Input { subject, payload, .. } => Decoded::of_stage(topology, partition, &subject, &payload),
+            }
+        } else {
+            Decoded::of_stage(topology, partition, subject, payload)
+        }
+    }
+
+    fn of_stage(
         topology: &Topology,
         partition: u16,
         subject: &str,
@@ -102,6 +122,7 @@ impl Decoded {
             Decoded::Classified(classified) => Input::Classified(classified),
             Decoded::Outcome(outcome) => Input::Outcome(outcome),
             Decoded::Fired(wake_up) => Input::Fired(wake_up),
+            Decoded::Retried(command) => Input::Retried(command),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What a command sends, and what an answer means.
 
 use crate::playbook::{Action, Method, RenderError};
-use holdline_proto::command::Command;
+use holdline_proto::command::{Command, Intent};
+use holdline_proto::incident::View;
 use holdline_proto::outcome::Done;
 use holdline_proto::signal::Values;
 
@@ -38,6 +39,47 @@ pub fn request(action: &Action, command: &Command) -> Result<Request, RenderErro
     })
 }
 
+/// How a command stands to its incident's latest decision, as its view shows it (O2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is the latest decision.
+    Current,
+    /// The view does not know of it yet: wait.
+    Behind,
+    /// A later decision has withdrawn or replaced it: no call may leave.
+    Replaced { by: u32 },
+}
+
+/// Holds a command against the view of its incident. A view that was lost is written again by its owner, so
+/// none at all means wait, too.
+pub fn standing(command: &Command, view: Option<&View>) -> Standing {
+    match view.map(|view| view.decision) {
+        Some(latest) if latest > command.decision => Standing::Replaced { by: latest },
+        Some(latest) if latest == command.decision => Standing::Current,
+        Some(_) | None => Standing::Behind,
+    }
+}
+
+/// What an earlier intent says about a command: calls of this issue that left, and whether one of this action
+/// may have had its effect. `None`: the intent is about another action.
+pub fn weigh(intent: &Intent, command: &Command) -> Option<(u32, bool)> {
+    // The same action, perhaps issued anew after its deadline: what may have happened may still have.
+    let same_issue = intent.issue_key == command.issue_key();
+    (intent.action_key == command.action_key()).then(|| {
+        let attempts = if same_issue { intent.attempts } else { 0 };
+        (attempts, intent.perhaps_done || !intent.answered)
+    })
+}
+
+/// Whether an answer leaves open or says that the call had its effect.
+pub fn may_have_happened(answer: &Answer) -> bool {
+    match answer {
+        Answer::Status { status, .. } => *status < 300 || *status >= 500 || *status == 408,
+        Answer::Unsent { .. } => false,
+        Answer::Lost { .. } => true,
+    }
+}
+
 /// What came of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
@@ -60,7 +102,11 @@ pub enum Answer {
 pub enum Next {
     Report(Done),
     /// Give the command up: report it, and keep its bytes in the dead letters.
-    GiveUp(Done),
+    GiveUp {
+        done: Done,
+        /// It may go through another time: the dlq-replayer brings it back by itself.
+        transient: bool,
+    },
     /// Give it back to the broker for this long.
     Retry {
         after_ms: u64,
@@ -78,7 +124,7 @@ pub fn judge(answer: &Answer, attempts: u32, idempotent: bool, perhaps_done: boo
         Answer::Status { status, retry_after_ms } => {
             let reason = format!("the target answered {status}");
             if !is_transient(*status) {
-                return Next::GiveUp(Done::Failed { reason, perhaps_done });
+                return Next::GiveUp { done: Done::Failed { reason, perhaps_done }, transient: false };
             }
             // A 5xx says nothing about how far the target had got.
             (reason, *retry_after_ms, *status >= 500 || *status == 408)
@@ -89,11 +135,11 @@ pub fn judge(answer: &Answer, attempts: u32, idempotent: bool, perhaps_done: boo
     let perhaps_done = perhaps_done || perhaps_now;
     if perhaps_done && !idempotent {
         let reason = format!("{reason}; it may have happened, and this target must not be asked twice");
-        return Next::GiveUp(Done::Held { reason });
+        return Next::GiveUp { done: Done::Held { reason }, transient: false };
     }
     if attempts >= ATTEMPTS_MAX {
         let reason = format!("{reason} ({attempts} attempts)");
-        return Next::GiveUp(Done::Failed { reason, perhaps_done });
+        return Next::GiveUp { done: Done::Failed { reason, perhaps_done }, transient: true };
     }
     Next::Retry { after_ms: back_off_ms(attempts).max(retry_after_ms.unwrap_or(0)), reason }
 }
@@ -123,8 +169,10 @@ mod tests {
         let check = |answer: &Answer, attempts, idempotent, expected: &str| {
             let found = match judge(answer, attempts, idempotent, false) {
                 Next::Report(Done::Carried { .. }) => "carried".to_string(),
-                Next::GiveUp(Done::Failed { perhaps_done, .. }) => format!("failed {perhaps_done}"),
-                Next::GiveUp(Done::Held { .. }) => "held".into(),
+                Next::GiveUp { done: Done::Failed { perhaps_done, .. }, transient } => {
+                    format!("failed {perhaps_done}{}", if transient { ", for now" } else { "" })
+                }
+                Next::GiveUp { done: Done::Held { .. }, .. } => "held".into(),
                 Next::Retry { after_ms, .. } => format!("retry {after_ms}"),
                 other => format!("{other:?}"),
             };
@@ -138,14 +186,14 @@ mod tests {
         check(&status(429), 1, true, "retry 500");
         check(&status(409), 2, true, "retry 1000");
         check(&status(401), 4, true, "retry 4000");
-        check(&status(429), 5, true, "failed false");
+        check(&status(429), 5, true, "failed false, for now");
         check(&status(503), 3, true, "retry 2000");
-        check(&status(503), 5, true, "failed true");
+        check(&status(503), 5, true, "failed true, for now");
         check(&status(503), 1, false, "held");
         check(&lost, 1, true, "retry 500");
         check(&lost, 1, false, "held");
         check(&unsent, 1, false, "retry 500");
-        check(&unsent, 5, false, "failed false");
+        check(&unsent, 5, false, "failed false, for now");
         let told = Answer::Status { status: 429, retry_after_ms: Some(23_000) };
         check(&told, 1, true, "retry 23000");
     }

@@ -63,6 +63,9 @@ pub fn sentence(decision: &Decision) -> String {
                 format!("{} for {entity}: its deadline passed before a call left.", outcome.action)
             }
             Done::Held { reason } => format!("{} for {entity} is held: {reason}.", outcome.action),
+            Done::Withdrawn { reason } => {
+                format!("{} for {entity} was withdrawn before a call left: {reason}.", outcome.action)
+            }
         },
         What::DecidedAnew { action, still_needed: true } => {
             format!("{action} for {entity} is still needed; it is issued anew.")
@@ -70,6 +73,13 @@ pub fn sentence(decision: &Decision) -> String {
         What::DecidedAnew { action, still_needed: false } => {
             format!("{action} for {entity} is no longer needed: the trouble ended meanwhile.")
         }
+        What::Retried { action, replays } => format!(
+            "{action} for {entity} comes back from the dead letters ({}) and is still needed; it is issued anew.",
+            if *replays == 1 { "first time".into() } else { format!("time {replays}") }
+        ),
+        What::FencedOff { action, decision, reason } => format!(
+            "{action} for {entity} (decision {decision}) came back from the dead letters and was fenced off: {reason}."
+        ),
         What::Recovering { healthy, needed, span_ms, stable_for_ms } => format!(
             "{entity} reports health ({healthy} of {needed} in a row, {} of {}). Not reverting yet.",
             duration(*span_ms),

@@ -3,13 +3,14 @@
 //! [`protocol`] is the way of one command, readable from top to bottom: at most one executor acts on an
 //! entity at a time ([`lock`]), what is about to be called is written down before it is called ([`intent`]),
 //! and an outcome goes out on `hl.internal.outcome.<p>` only, from where it can never begin an incident.
-//! What an answer means stands in `decide::execute`.
+//! Which targets fail is noted for the dlq-replayer ([`target`]). What an answer means stands in `decide::execute`.
 
 mod call;
 mod intent;
 mod lock;
 mod protocol;
 mod rate;
+mod target;
 
 use std::sync::Arc;
 
@@ -60,6 +61,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
         replica: shell.common.replica.clone(),
         caller: call::Caller::new()?,
         rates: rate::Rates::default(),
+        targets: target::Targets::default(),
     });
     queue::run(&bus, &shell, Stream::Commands, EXECUTOR_CONSUMER, settings.at_once, move |work| {
         let executor = executor.clone();

@@ -1,19 +1,20 @@
 //! The way of one command, from top to bottom (architecture.md 8).
 //!
-//! Outcome already there? → deadline → lock → look for earlier calls → turn in the rate window → intent →
-//! lock still sure? → call → outcome → release, acknowledge. A crash between any two lines leads to one more
-//! delivery, which finds out from the intent and the outcome how far this one had got.
+//! Outcome already there? → lock → still the incident's latest decision? → earlier calls → deadline → turn in
+//! the rate window → intent → lock still sure? → call → outcome → release, acknowledge. A crash between any two
+//! lines leads to one more delivery, which finds out from the intent and the outcome how far this one had got.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
-use holdline_decide::execute::{self, Next, Request};
+use holdline_decide::execute::{self, Next, Request, Standing, may_have_happened};
 use holdline_decide::playbook::Set;
-use holdline_proto::command::Command;
+use holdline_proto::command::{Command, Intent};
 use holdline_proto::dead_letter::DeadLetter;
+use holdline_proto::incident::View;
 use holdline_proto::outcome::{Done, Outcome};
-use holdline_proto::topology::{Role, Stream};
+use holdline_proto::topology::{Bucket, Role, Stream};
 use holdline_proto::wire;
 use holdline_stage::bus::{Bus, StoreError};
 use holdline_stage::clock;
@@ -24,9 +25,10 @@ use holdline_stage::telemetry::Metric;
 use sha2::{Digest, Sha256};
 
 use crate::call::{Caller, Destination};
-use crate::intent::{self, Earlier, Intent};
+use crate::intent::{self, Earlier};
 use crate::lock::{self, Lock};
 use crate::rate::Rates;
+use crate::target::Targets;
 
 /// A command whose entity is locked is looked at again after this.
 const LOCKED_WAIT: Duration = Duration::from_millis(250);
@@ -34,12 +36,17 @@ const LOCKED_WAIT: Duration = Duration::from_millis(250);
 /// A command for which the broker gave no answer is looked at again after this.
 const UNKNOWN_WAIT: Duration = Duration::from_millis(500);
 
+/// The view of an incident is looked at again after this, and this often, before the command goes back.
+const VIEW_WAIT: Duration = Duration::from_millis(10);
+const VIEW_LOOKS: usize = 20;
+
 pub(crate) struct Executor {
     pub bus: Bus,
     pub playbooks: Playbooks<Set>,
     pub replica: String,
     pub caller: Caller,
     pub rates: Rates,
+    pub targets: Targets,
 }
 
 impl Executor {
@@ -59,7 +66,7 @@ impl Executor {
         let command: Command = match wire::decode(&work.payload) {
             Ok(command) => command,
             Err(error) => {
-                self.park(work, error.to_string(), 0).await?;
+                self.park(work, DeadLetter { reason: error.to_string(), ..DeadLetter::default() }).await?;
                 return Ok(Answer::Done);
             }
         };
@@ -85,6 +92,19 @@ impl Executor {
         set: &Arc<Set>,
         lock: Lock,
     ) -> Result<Answer, StoreError> {
+        match self.standing(command).await? {
+            Standing::Current => {}
+            // Its deadline frees a command whose view does not come back.
+            Standing::Behind if !self.is_late(command) => {
+                lock.release(&self.bus).await;
+                return Ok(Answer::Later(LOCKED_WAIT));
+            }
+            Standing::Behind => {}
+            Standing::Replaced { by } => {
+                let reason = format!("decision {by} has replaced decision {}", command.decision);
+                return self.report(command, Done::Withdrawn { reason }, 0, lock).await;
+            }
+        }
         let earlier = intent::earlier(&self.bus, command).await?;
         if self.is_late(command) {
             let done = Done::Expired { perhaps_done: earlier.perhaps_done };
@@ -104,8 +124,9 @@ impl Executor {
         // An intent without an answer: a call may have left before a crash.
         if earlier.perhaps_done && !action.idempotent {
             let reason = "an earlier call may have happened, and this target must not be asked twice";
-            self.park(work, reason.into(), earlier.attempts).await?;
-            return self.report(command, Done::Held { reason: reason.into() }, earlier.attempts, lock).await;
+            let attempts = earlier.attempts;
+            self.park(work, DeadLetter { reason: reason.into(), attempts, ..DeadLetter::default() }).await?;
+            return self.report(command, Done::Held { reason: reason.into() }, attempts, lock).await;
         }
         self.rates.turn(&destination.host, destination.calls_per_second).await;
         let called = self.call(command, action.idempotent, &request, &destination, earlier, lock).await?;
@@ -113,13 +134,27 @@ impl Executor {
             return Ok(Answer::Later(LOCKED_WAIT));
         };
         match next {
-            Next::Report(done) => self.report(command, done, intent.attempts, lock).await,
-            Next::GiveUp(done) => {
+            Next::Report(done) => {
+                self.targets.answers(&self.bus, &destination.host).await;
+                self.report(command, done, intent.attempts, lock).await
+            }
+            Next::GiveUp { done, transient } => {
                 let reason = match &done {
                     Done::Failed { reason, .. } | Done::Held { reason } => reason.clone(),
-                    Done::Carried { .. } | Done::Expired { .. } => String::new(),
+                    _ => String::new(),
                 };
-                self.park(work, reason, intent.attempts).await?;
+                if transient {
+                    self.targets.fails(&self.bus, &destination.host, &reason).await;
+                }
+                let letter = DeadLetter {
+                    reason,
+                    attempts: intent.attempts,
+                    transient,
+                    replays: command.replays,
+                    target: transient.then(|| destination.host.clone()),
+                    ..DeadLetter::default()
+                };
+                self.park(work, letter).await?;
                 self.report(command, done, intent.attempts, lock).await
             }
             Next::Retry { after_ms, reason } => {
@@ -181,7 +216,7 @@ impl Executor {
         let next = execute::judge(&answer, intent.attempts, idempotent, intent.perhaps_done);
         let result = match &next {
             Next::Report(_) => "carried",
-            Next::GiveUp(_) => "given_up",
+            Next::GiveUp { .. } => "given_up",
             Next::Retry { .. } => "retried",
         };
         Metric::Calls.add(1, Role::Executor.name(), Some(("result", result.into())));
@@ -224,26 +259,44 @@ impl Executor {
         Ok(())
     }
 
+    /// From the leader: a replica that lags would have a call made twice, or held without need.
     async fn outcome_stands(&self, command: &Command) -> Result<bool, StoreError> {
         let subject = self.bus.topology().outcome(command.partition, &command.issue_key());
-        Ok(self.bus.glance(Stream::Inputs, &subject).await?.is_some())
+        Ok(self.bus.last(Stream::Inputs, &subject).await?.is_some())
+    }
+
+    /// Whether the command is still its incident's latest decision (O2). The view follows the record that the
+    /// command follows, so it may be a moment behind.
+    async fn standing(&self, command: &Command) -> Result<Standing, StoreError> {
+        for look in 0..VIEW_LOOKS {
+            if look > 0 {
+                clock::sleep(VIEW_WAIT).await;
+            }
+            let entry = self.bus.get(Bucket::Incidents, &command.incident).await?;
+            let view: Option<View> = entry.and_then(|entry| wire::decode(&entry.value).ok());
+            match execute::standing(command, view.as_ref()) {
+                Standing::Behind => {}
+                known => return Ok(known),
+            }
+        }
+        Ok(Standing::Behind)
     }
 
     /// A command that can never be carried out: parked, and reported, so that its incident does not wait.
     async fn cannot(&self, work: &Work, command: &Command, reason: String) -> Result<Answer, StoreError> {
-        self.park(work, reason.clone(), 0).await?;
+        self.park(work, DeadLetter { reason: reason.clone(), ..DeadLetter::default() }).await?;
         self.tell(command, Done::Failed { reason, perhaps_done: false }, 0).await?;
         Ok(Answer::Done)
     }
 
-    async fn park(&self, work: &Work, reason: String, attempts: u32) -> Result<(), StoreError> {
+    /// Keeps the command's bytes with what is said of them.
+    async fn park(&self, work: &Work, said: DeadLetter) -> Result<(), StoreError> {
         let letter = DeadLetter {
             stage: Role::Executor.name().into(),
-            reason,
             subject: work.subject.clone(),
             sequence: work.sequence,
-            attempts,
             payload: work.payload.to_vec(),
+            ..said
         };
         dead_letter::park(&self.bus, Role::Executor, &letter).await
     }
@@ -252,14 +305,6 @@ impl Executor {
     /// commands late or lets them be late, which `doctor` looks for.
     fn is_late(&self, command: &Command) -> bool {
         clock::wall_ms() > command.deadline_ms
-    }
-}
-
-fn may_have_happened(answer: &execute::Answer) -> bool {
-    match answer {
-        execute::Answer::Status { status, .. } => *status < 300 || *status >= 500 || *status == 408,
-        execute::Answer::Unsent { .. } => false,
-        execute::Answer::Lost { .. } => true,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use holdline_decide::classify::name_at;
+use holdline_decide::classify::partition_key;
 use holdline_decide::playbook::Subscription;
 use holdline_proto::limits::{BATCH_EVENTS_MAX, NAME_BYTES_MAX};
 use serde_json::Value;
@@ -26,7 +26,7 @@ pub(crate) fn open(subscription: &Subscription, body: &[u8]) -> Result<Vec<Envel
     if first != Some(b'[') {
         let value = parse(text, "")?;
         check(subscription, &value, "")?;
-        return Ok(vec![Enveloped { bytes: body.to_vec(), key: key(subscription, &value) }]);
+        return Ok(vec![Enveloped { bytes: body.to_vec(), key: partition_key(subscription, &value) }]);
     }
     let elements: Vec<&RawValue> =
         serde_json::from_str(text).map_err(|error| Problem::bad(format!("the body is not JSON: {error}")))?;
@@ -41,7 +41,7 @@ pub(crate) fn open(subscription: &Subscription, body: &[u8]) -> Result<Vec<Envel
         let place = format!("[{index}]");
         let value = parse(element.get(), &place)?;
         check(subscription, &value, &place)?;
-        events.push(Enveloped { bytes: element.get().as_bytes().to_vec(), key: key(subscription, &value) });
+        events.push(Enveloped { bytes: element.get().as_bytes().to_vec(), key: partition_key(subscription, &value) });
     }
     Ok(events)
 }
@@ -93,11 +93,4 @@ fn check(subscription: &Subscription, event: &Value, place: &str) -> Result<(), 
             )))
         }
     }
-}
-
-/// The entity's text, as the classifier reads it; an event without one goes where its subscription's go, and
-/// gets its disposition there.
-fn key(subscription: &Subscription, event: &Value) -> String {
-    let entity = subscription.partition_key.as_ref().and_then(|path| name_at(path, event).ok());
-    entity.unwrap_or_else(|| subscription.name.clone())
 }

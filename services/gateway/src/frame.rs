@@ -157,6 +157,7 @@ impl<L: Log> Framer<L> {
             leaving,
             heard: self.heard.since(told),
             events,
+            ..Frame::default()
         };
         let bytes = wire::encode(&frame);
         gathered.extend(frame.events.into_iter().zip(senders));

@@ -452,6 +452,7 @@ impl Pipe {
             sequence: message.sequence,
             attempts: 1,
             payload: message.payload.to_vec(),
+            ..DeadLetter::default()
         };
         Ok(dead_letter::park(&self.bus, self.stage.role, &letter).await?)
     }

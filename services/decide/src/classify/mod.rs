@@ -23,6 +23,10 @@ use watermark::Watermark;
 /// An event's own time may lie this far after its arrival; further, the arrival counts. Milliseconds.
 const FUTURE_MS_MAX: i64 = 5 * 60_000;
 
+/// An event that reaches the log this long after it was accepted is late: it counts, and begins no action by
+/// itself. Milliseconds.
+pub const LATE_AFTER_MS: i64 = 60_000;
+
 /// What the classifier knows of one partition.
 #[derive(Debug)]
 pub struct Partition {
@@ -50,9 +54,17 @@ impl Partition {
             note(&mut out.heard, &heard.subscription, published_ms.saturating_sub(i64::from(heard.age_ms)));
         }
         for (index, accepted) in (0u32..).zip(&frame.events) {
-            note(&mut out.heard, &accepted.subscription, published_ms);
-            let origin = accepted.origin.unwrap_or(Origin { sequence, index });
-            self.event(set, origin, published_ms, accepted, out);
+            // A replay proves nothing about the way in.
+            if !frame.replayed {
+                note(&mut out.heard, &accepted.subscription, published_ms);
+            }
+            let arrival = Arrival {
+                origin: accepted.origin.unwrap_or(Origin { sequence, index }),
+                accepted,
+                received_ms: published_ms,
+                late: frame.waited_ms > LATE_AFTER_MS.unsigned_abs(),
+            };
+            self.event(set, &arrival, out);
         }
     }
 
@@ -87,14 +99,8 @@ impl Partition {
         self.window.base()
     }
 
-    fn event(
-        &mut self,
-        set: &Set,
-        origin: Origin,
-        received_ms: i64,
-        accepted: &Accepted,
-        out: &mut Classified,
-    ) {
+    fn event(&mut self, set: &Set, arrival: &Arrival<'_>, out: &mut Classified) {
+        let (origin, accepted) = (arrival.origin, arrival.accepted);
         let dispose = |event_id: &str, disposition| Disposed {
             origin,
             accept_id: accepted.accept_id.clone(),
@@ -111,16 +117,17 @@ impl Partition {
         let event_id = text_at(&event, "id").unwrap_or_default();
         let topic = text_at(&event, "topicName").unwrap_or_default();
         let key = event_key(topic, event_id);
-        // T2: the same id from another place is a duplicate; from the same place it is finished.
-        match self.window.claim(&key, origin, received_ms) {
-            Claimed::By(earlier) if earlier != origin => {
+        // T2: the same id from another place is a duplicate; from the same place it is finished, unless it
+        // comes back from the dead letters: a claim and what came of it are in one record, so a claim says
+        // that a replay has nothing left to finish.
+        match self.window.claim(&key, origin, arrival.received_ms) {
+            Claimed::By(earlier) if earlier != origin || accepted.origin.is_some() => {
                 return out.disposed.push(dispose(event_id, Disposition::Duplicate { of: earlier }));
             }
             Claimed::By(_) => {}
             Claimed::Now => out.claims.push(Claim { id: key.to_vec(), origin }),
         }
-        let arrival = Arrival { origin, accepted, received_ms, event_id, event: &event };
-        match signals(set, &arrival) {
+        match signals(set, arrival, &event) {
             Ok(signals) => out.signals.extend(signals),
             Err(disposition) => out.disposed.push(dispose(event_id, disposition)),
         }
@@ -135,26 +142,27 @@ fn note(heard: &mut Vec<(String, i64)>, subscription: &str, at_ms: i64) {
     }
 }
 
+/// An accepted event and the circumstances of its arrival.
 struct Arrival<'a> {
     origin: Origin,
     accepted: &'a Accepted,
     received_ms: i64,
-    event_id: &'a str,
-    event: &'a Value,
+    /// See [`LATE_AFTER_MS`].
+    late: bool,
 }
 
 /// One signal per playbook that wants the event, or why none does.
-fn signals(set: &Set, arrival: &Arrival<'_>) -> Result<Vec<Signal>, Disposition> {
+fn signals(set: &Set, arrival: &Arrival<'_>, event: &Value) -> Result<Vec<Signal>, Disposition> {
     let ignored = |reason: String| Disposition::Ignored { reason };
     let name = &arrival.accepted.subscription;
     let Some(subscription) = set.subscriptions.get(name) else {
         return Err(ignored(format!("the current set of playbooks has no subscription {name}")));
     };
-    let facts = Facts::new(arrival.event);
+    let facts = Facts::new(event);
     let mut signals = vec![];
     let mut reasons = vec![];
     for playbook in set.listeners(name) {
-        match signal(subscription, playbook, arrival, &facts) {
+        match signal(subscription, playbook, arrival, event, &facts) {
             Ok(signal) => signals.push(signal),
             // One playbook that cannot be evaluated must not silence the others, nor be taken for "no".
             Err(disposition) => reasons.push(disposition),
@@ -174,29 +182,31 @@ fn signal(
     subscription: &Subscription,
     playbook: &Playbook,
     arrival: &Arrival<'_>,
+    event: &Value,
     facts: &Facts<'_>,
 ) -> Result<Signal, Disposition> {
     let undecidable = |reason: String| Disposition::Undecidable { reason };
     let health = health(subscription, playbook, facts)?;
-    let entity = name_at(&playbook.on.entity, arrival.event).map_err(undecidable)?;
+    let entity = name_at(&playbook.on.entity, event).map_err(undecidable)?;
     let group = match &playbook.on.group {
-        Some(path) if path.get(arrival.event).is_some() => {
-            Some(name_at(path, arrival.event).map_err(undecidable)?)
+        Some(path) if path.get(event).is_some() => {
+            Some(name_at(path, event).map_err(undecidable)?)
         }
         _ => None,
     };
     Ok(Signal {
         origin: arrival.origin,
         accept_id: arrival.accepted.accept_id.clone(),
-        event_id: arrival.event_id.into(),
+        event_id: text_at(event, "id").unwrap_or_default().into(),
         subscription: arrival.accepted.subscription.clone(),
         playbook: playbook.name.clone(),
         entity,
         group,
         health,
-        event_ms: event_ms(arrival),
+        event_ms: event_ms(arrival, event),
         received_ms: arrival.received_ms,
-        values: values(playbook, arrival.event).map_err(undecidable)?,
+        late: arrival.late,
+        values: values(playbook, event).map_err(undecidable)?,
     })
 }
 
@@ -237,8 +247,8 @@ fn health(
 }
 
 /// The event's own time, else the accept time; never much later than its arrival. Unix milliseconds.
-fn event_ms(arrival: &Arrival<'_>) -> i64 {
-    let own = arrival.event.get("timestamp").and_then(parse_time_ms);
+fn event_ms(arrival: &Arrival<'_>, event: &Value) -> i64 {
+    let own = event.get("timestamp").and_then(parse_time_ms);
     let latest = arrival.received_ms.saturating_add(FUTURE_MS_MAX);
     match own {
         Some(own) if own <= latest => own,
@@ -279,6 +289,13 @@ pub fn name_at(path: &Path, event: &Value) -> Result<String, String> {
         1..=NAME_BYTES_MAX => Ok(name),
         length => Err(format!("{path} has {length} bytes; at most {NAME_BYTES_MAX} are a name")),
     }
+}
+
+/// What an event's partition is chosen by: its entity's text, as its playbooks read it; an event without one
+/// goes where its subscription's go, and gets its disposition there.
+pub fn partition_key(subscription: &Subscription, event: &Value) -> String {
+    let entity = subscription.partition_key.as_ref().and_then(|path| name_at(path, event).ok());
+    entity.unwrap_or_else(|| subscription.name.clone())
 }
 
 fn values(playbook: &Playbook, event: &Value) -> Result<Values, String> {

@@ -11,8 +11,10 @@ use holdline_proto::event::Frame;
 use holdline_proto::limits::GATEWAYS_MAX;
 use holdline_proto::signal::GatewayMark;
 
-/// A gateway that is this late beyond its own promise is taken for dead. Milliseconds.
-const GRACE_MS: i64 = 5_000;
+/// A gateway that is this late beyond its own promise is taken for dead, and wake-ups no longer wait for what
+/// it may hold in its spool. From then on what it delivers is late anyway ([`super::LATE_AFTER_MS`]).
+/// Milliseconds.
+const GRACE_MS: i64 = super::LATE_AFTER_MS;
 
 /// A gateway's first frame may have been on its way for this long at most: its write time-out.
 const FIRST_FRAME_MS: i64 = 5_000;
@@ -28,6 +30,9 @@ impl Watermark {
     /// A frame was read; `published_ms` is the broker's timestamp.
     pub(super) fn heard(&mut self, frame: &Frame, published_ms: i64) {
         self.now_ms = self.now_ms.max(published_ms);
+        if frame.replayed {
+            return;
+        }
         if frame.leaving {
             self.gateways.remove(&frame.gateway);
             if self.gateways.is_empty() {
@@ -35,10 +40,16 @@ impl Watermark {
             }
         } else {
             let before = self.gateways.get(&frame.gateway).map(|mark| mark.frame_ms);
+            let behind_ms = i64::try_from(frame.behind_ms).unwrap_or(i64::MAX);
+            let complete_ms = before.unwrap_or(published_ms.saturating_sub(FIRST_FRAME_MS));
             let mark = GatewayMark {
                 gateway: frame.gateway.clone(),
                 frame_ms: published_ms,
-                complete_ms: before.unwrap_or(published_ms - FIRST_FRAME_MS),
+                // What still waits in its spool is older than this.
+                complete_ms: match behind_ms {
+                    0 => complete_ms,
+                    behind_ms => complete_ms.min(published_ms.saturating_sub(behind_ms)),
+                },
                 next_within_ms: frame.next_within_ms,
             };
             self.gateways.insert(frame.gateway.clone(), mark);
@@ -84,8 +95,7 @@ mod tests {
             gateway: gateway.into(),
             next_within_ms: 1_000,
             leaving,
-            heard: vec![],
-            events: vec![],
+            ..Frame::default()
         };
         let mut watermark = Watermark::default();
         let mut check = |gateway: &str, leaving, at_ms, expected| {
@@ -98,8 +108,24 @@ mod tests {
         check("a", false, 12_000, 10_000); // b is complete only to 6,500
         check("b", false, 12_500, 11_000); // a: 11,000, b: 11,500
         check("a", false, 13_500, 11_500);
-        check("a", false, 18_499, 11_500);
-        check("a", false, 18_501, 18_499); // b is a second and the grace late: dead
-        check("a", true, 19_000, 19_000); // said goodbye: nothing is held back
+        check("a", false, 73_499, 11_500);
+        check("a", false, 73_501, 73_499); // b is a second and the grace late: dead
+        check("a", true, 74_000, 74_000); // said goodbye: nothing is held back
+    }
+
+    #[test]
+    fn the_watermark_does_not_pass_what_a_spool_holds_back() {
+        let mut watermark = Watermark::default();
+        let mut check = |behind_ms, replayed, at_ms, expected| {
+            let frame = Frame { behind_ms, replayed, next_within_ms: 1_000, ..Frame::default() };
+            watermark.heard(&frame, at_ms);
+            assert_eq!(watermark.complete_ms(), expected, "{behind_ms} behind at {at_ms}");
+        };
+        check(0, false, 10_000, 5_000);
+        check(0, false, 11_000, 10_000);
+        check(20_000, false, 40_000, 11_000 + 9_000); // the oldest that waits is of 20,000
+        check(15_000, false, 40_100, 25_100);
+        check(0, true, 40_150, 25_100); // the dlq-replayer is no gateway
+        check(0, false, 40_200, 40_100); // drained
     }
 }

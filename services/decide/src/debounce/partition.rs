@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use holdline_proto::command::Command;
 use holdline_proto::incident::{Lane, Phase, Track, TrackKey, View};
 use holdline_proto::journal::{Alive, Decided, Decision, Disposed, Disposition, Effect, WakeUp};
 use holdline_proto::outcome::Outcome;
@@ -24,6 +25,8 @@ pub enum Input<'a> {
     Classified(&'a Classified),
     Outcome(&'a Outcome),
     Fired(&'a WakeUp),
+    /// A command that comes back from the dead letters.
+    Retried(&'a Command),
 }
 
 /// Finds the set of playbooks that an input or an open incident names. The shell makes sure that it is there.
@@ -90,6 +93,9 @@ impl Partition {
             Input::Classified(classified) => self.classified(rulebook, sequence, classified, out),
             Input::Outcome(outcome) => {
                 self.at(rulebook, &outcome.key, sequence, out, |machine, _| machine.outcome(outcome));
+            }
+            Input::Retried(command) => {
+                self.at(rulebook, &command.key, sequence, out, |machine, _| machine.retried(command));
             }
             Input::Fired(wake_up) => {
                 self.at(rulebook, &wake_up.key, sequence, out, |machine, alive| {

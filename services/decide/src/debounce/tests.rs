@@ -202,6 +202,7 @@ fn run(rules: &str, circumstances: Circumstances, timeline: &str, until_s: i64) 
             health,
             event_ms: BEGIN + event,
             received_ms: BEGIN + received,
+            late: false,
             values: Values::new(),
         };
         world.classified(now_ms, vec![signal], true);

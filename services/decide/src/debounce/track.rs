@@ -167,7 +167,9 @@ impl Machine<'_> {
         }
         incident.values.clone_from(&signal.values);
         let verdict = Verdict::Counted { incident: incident.id.clone() };
-        if incident.phase == Phase::Detected && confirm::confirmed(self.rules, &incident.trouble) {
+        // What a spool delivers late counts, but begins nothing by itself: the next event on time does.
+        let believed = confirm::confirmed(self.rules, &incident.trouble) && !signal.late;
+        if incident.phase == Phase::Detected && believed {
             self.confirm(signal.event_ms);
         }
         verdict
@@ -243,7 +245,7 @@ impl Machine<'_> {
         incident.counted_ms = signal.received_ms;
         let (run, recover_for_ms) = (incident.health, incident.recover_for_ms);
         let verdict = Verdict::Counted { incident: incident.id.clone() };
-        if recover::recovered(self.rules, recover_for_ms, &run) {
+        if recover::recovered(self.rules, recover_for_ms, &run) && !signal.late {
             self.over(What::Recovered {
                 healthy: run.count,
                 span_ms: span_ms(&run),
@@ -282,18 +284,24 @@ impl Machine<'_> {
             || self.track.lineup.iter().any(|next| next.incident == id && next.direction == direction)
     }
 
-    /// Lines up every action of a direction, and starts if nothing is under way.
-    fn intend(&mut self, incident: &Incident, direction: Direction) {
-        let actions = match direction {
+    /// The actions of a direction, in order.
+    fn actions(&self, direction: Direction) -> &[String] {
+        match direction {
             Direction::Remediate => &self.rules.act,
             Direction::Revert => &self.rules.revert.act,
-        };
+        }
+    }
+
+    /// Lines up every action of a direction, and starts if nothing is under way.
+    fn intend(&mut self, incident: &Incident, direction: Direction) {
+        let actions = self.actions(direction).to_vec();
         if self.track.lineup.len() + actions.len() > LINEUP_MAX {
             let reason = format!("{LINEUP_MAX} decisions already wait for the outcome of the one under way");
             return self.hold(&incident.id, Hold { reason, until_heard: false });
         }
-        for (step, action) in (0u32..).zip(actions) {
+        for (step, action) in (0u32..).zip(&actions) {
             let intended = Intended {
+                replays: 0,
                 incident: incident.id.clone(),
                 direction,
                 step,
@@ -333,6 +341,7 @@ impl Machine<'_> {
             decided_ms: incident.counted_ms,
             deadline_ms: if waited { next.deadline_ms.max(fresh_deadline_ms) } else { next.deadline_ms },
             values: next.values,
+            replays: next.replays,
         };
         self.track.outstanding = Some(command.clone());
         self.effects.push(Effect::Command(command.clone()));
@@ -357,6 +366,7 @@ impl Machine<'_> {
             }
             Done::Held { reason } => self.gave_up(&command, reason, true),
             Done::Expired { perhaps_done } => self.decide_anew(command, *perhaps_done),
+            Done::Withdrawn { .. } => self.decide_anew(command, false),
         }
         self.settle(&id);
         self.advance(true);
@@ -403,6 +413,7 @@ impl Machine<'_> {
                 step: command.step,
                 action: command.action,
                 values: command.values,
+                replays: command.replays,
             };
             self.track.lineup.insert(0, again);
         } else {
@@ -410,6 +421,51 @@ impl Machine<'_> {
                 .lineup
                 .retain(|next| next.incident != command.incident || next.direction != Direction::Remediate);
         }
+    }
+
+    /// R2: a command that was given up comes back from the dead letters. If its incident still waits for it,
+    /// it is decided on anew, and what follows it in its direction with it; otherwise it is fenced off.
+    pub(super) fn retried(&mut self, command: &Command) {
+        let action = command.action.clone();
+        if let Some(reason) = self.moved_on(command) {
+            let (decision, reason) = (command.decision, reason.to_string());
+            return self.decide_for(&command.incident, What::FencedOff { action, decision, reason });
+        }
+        let replays = command.replays.saturating_add(1);
+        if let Some(incident) = self.incident_mut(&command.incident) {
+            incident.held.take_if(|hold| !hold.until_heard);
+        }
+        self.decide_for(&command.incident, What::Retried { action, replays });
+        let actions = self.actions(command.direction).to_vec();
+        for (step, action) in (0u32..).zip(actions).skip(usize::try_from(command.step).unwrap_or(usize::MAX)) {
+            let intended = Intended {
+                incident: command.incident.clone(),
+                direction: command.direction,
+                step,
+                action,
+                deadline_ms: self.now_ms.saturating_add(self.rules.deadline_ms),
+                values: command.values.clone(),
+                replays,
+            };
+            self.track.lineup.push(intended);
+        }
+        self.advance(true);
+    }
+
+    /// Why a command that comes back is no longer what its incident needs.
+    fn moved_on(&self, command: &Command) -> Option<&'static str> {
+        let mut incidents = self.track.open.iter().chain(&self.track.closing);
+        let Some(incident) = incidents.find(|incident| incident.id == command.incident) else {
+            return Some("the incident is over");
+        };
+        let open = self.track.open.as_ref().is_some_and(|open| open.id == command.incident);
+        if incident.decision != command.decision || self.under_way(&command.incident, command.direction) {
+            return Some("a later decision has replaced it");
+        }
+        if command.direction == Direction::Remediate && !open {
+            return Some("the trouble ended meanwhile");
+        }
+        (self.track.lineup.len() >= LINEUP_MAX).then_some("too many decisions wait already")
     }
 
     /// Ends an incident in its closing when nothing of it is under way any more. If nothing was done, nothing
