@@ -93,7 +93,9 @@ impl Decoded {
             match wire::decode(payload)? {
                 Retry::Command(command) => Ok(Decoded::Retried(command)),
                 // Nested once at most: a retry of a retry carries the input itself.
-                Retry::Input { subject, payload, .. } => Decoded::of_stage(topology, partition, &subject, &payload),
+                Retry::Input { subject, payload, .. } => {
+                    Decoded::of_stage(topology, partition, &subject, &payload)
+                }
             }
         } else {
             Decoded::of_stage(topology, partition, subject, payload)

@@ -41,7 +41,10 @@ pub(crate) fn open(subscription: &Subscription, body: &[u8]) -> Result<Vec<Envel
         let place = format!("[{index}]");
         let value = parse(element.get(), &place)?;
         check(subscription, &value, &place)?;
-        events.push(Enveloped { bytes: element.get().as_bytes().to_vec(), key: partition_key(subscription, &value) });
+        events.push(Enveloped {
+            bytes: element.get().as_bytes().to_vec(),
+            key: partition_key(subscription, &value),
+        });
     }
     Ok(events)
 }

@@ -189,9 +189,7 @@ fn signal(
     let health = health(subscription, playbook, facts)?;
     let entity = name_at(&playbook.on.entity, event).map_err(undecidable)?;
     let group = match &playbook.on.group {
-        Some(path) if path.get(event).is_some() => {
-            Some(name_at(path, event).map_err(undecidable)?)
-        }
+        Some(path) if path.get(event).is_some() => Some(name_at(path, event).map_err(undecidable)?),
         _ => None,
     };
     Ok(Signal {

@@ -123,7 +123,8 @@ mod tests {
         };
         check(0, false, 10_000, 5_000);
         check(0, false, 11_000, 10_000);
-        check(20_000, false, 40_000, 11_000 + 9_000); // the oldest that waits is of 20,000
+        check(20_000, false, 40_000, 11_000); // its previous frame is all that is known
+
         check(15_000, false, 40_100, 25_100);
         check(0, true, 40_150, 25_100); // the dlq-replayer is no gateway
         check(0, false, 40_200, 40_100); // drained

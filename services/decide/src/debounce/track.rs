@@ -437,7 +437,8 @@ impl Machine<'_> {
         }
         self.decide_for(&command.incident, What::Retried { action, replays });
         let actions = self.actions(command.direction).to_vec();
-        for (step, action) in (0u32..).zip(actions).skip(usize::try_from(command.step).unwrap_or(usize::MAX)) {
+        for (step, action) in (0u32..).zip(actions).skip(usize::try_from(command.step).unwrap_or(usize::MAX))
+        {
             let intended = Intended {
                 incident: command.incident.clone(),
                 direction: command.direction,
