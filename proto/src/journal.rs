@@ -175,8 +175,6 @@ pub enum Disposition {
     Undecidable { reason: String },
     /// Counted into these incidents.
     Counted { incidents: Vec<String> },
-    /// In the dead letters.
-    Parked { reason: String },
 }
 
 /// A lane's name for people.

@@ -438,6 +438,8 @@ impl Topology {
                     publish.extend(self.watch_rights(spec.bucket));
                 }
                 publish.push("$JS.API.INFO".into());
+                let commands = self.stream(Stream::Commands);
+                publish.push(format!("$JS.API.CONSUMER.INFO.{commands}.{EXECUTOR_CONSUMER}"));
             }
             Role::Provisioner => publish.push(">".into()),
         }

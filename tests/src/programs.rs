@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use holdline_stage::clock;
+use serde_json::Value;
 
 use holdline::broker::{DataDir, binary};
 
@@ -230,6 +231,20 @@ impl Installation {
         self.data.join("keys").join(format!("{role}.nk"))
     }
 
+    /// A connection with a role's own rights, past the programs.
+    pub async fn client(&self, role: &str) -> async_nats::Client {
+        let seed = std::fs::read_to_string(self.seed(role)).unwrap();
+        let options = async_nats::ConnectOptions::with_nkey(seed.trim().into());
+        options.custom_inbox_prefix(format!("_INBOX.{role}")).connect(self.url()).await.unwrap()
+    }
+
+    /// Publishes bytes as a role, past its program.
+    pub async fn publish(&self, role: &str, subject: &str, bytes: &[u8]) {
+        let client = self.client(role).await;
+        client.publish(subject.to_string(), bytes.to_vec().into()).await.unwrap();
+        client.flush().await.unwrap();
+    }
+
     /// Starts a replica, or starts it again.
     pub fn spawn(&mut self, stage: &str, replica: usize) {
         let key = (stage.to_string(), replica);
@@ -307,6 +322,28 @@ impl Installation {
         });
         let nats = std::fs::read_to_string(self.data.join("nats/pid")).unwrap();
         running.chain([("nats-server".to_string(), nats.trim().parse().unwrap())]).collect()
+    }
+
+    /// N2: waits until every acceptance has been read, and holds the count against the promise: each ended in
+    /// exactly one disposition. Counted by `holdline doctor`, from the logs.
+    pub fn conserved(&self) -> Value {
+        let began = clock::now();
+        loop {
+            let output = self.holdline(&["doctor", "--output", "json"]);
+            let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+                panic!("doctor: {error}: {}", String::from_utf8_lossy(&output.stderr));
+            });
+            let count = &told["conservation"];
+            for wrong in ["missing", "doubled", "unparked"] {
+                assert_eq!(count[wrong], serde_json::json!([]), "{count:#}");
+            }
+            if count["onTheirWay"] == 0 {
+                eprintln!("accepted {} = {}", count["accepted"], count["dispositions"]);
+                return count.clone();
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "events are still on their way: {count:#}");
+            std::thread::sleep(Duration::from_millis(300));
+        }
     }
 
     /// What every process has logged.

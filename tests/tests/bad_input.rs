@@ -167,12 +167,7 @@ async fn f13_slow_clients_are_let_go_and_hold_nobody_up() {
 async fn n3_poison_is_parked_and_the_stages_go_on() {
     let (installation, target) = installed("poison").await;
     let topology = Topology::default();
-    let seed = std::fs::read_to_string(installation.seed("provisioner")).unwrap();
-    let client = async_nats::ConnectOptions::with_nkey(seed.trim().into())
-        .custom_inbox_prefix("_INBOX.provisioner")
-        .connect(installation.url())
-        .await
-        .unwrap();
+    let client = installation.client("provisioner").await;
     let poisons: Vec<Vec<u8>> =
         vec![vec![], b"{}".to_vec(), vec![0xff; 1_000], vec![0x81; 100_000], (0..=255).collect()];
     let mut count = 0;
@@ -180,6 +175,8 @@ async fn n3_poison_is_parked_and_the_stages_go_on() {
         for subject in [
             topology.event(partition),
             format!("hl.internal.fact.{partition}"),
+            format!("hl.internal.operator.{partition}"),
+            topology.retried(partition, "poison"),
             topology.fired(partition),
             topology.outcome(partition, "poison"),
             topology.command(partition, "poison"),

@@ -208,6 +208,7 @@ async fn run(name: &str, entities: usize, events: usize, replicas: usize, fault:
         );
     }
     compare(&histories, &wanted, &target, seed);
+    installation.conserved();
 }
 
 enum Fault {

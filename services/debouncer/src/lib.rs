@@ -196,10 +196,12 @@ impl Machine for Debouncer {
             let decoded = Decoded::from(topology, self.number, &message.subject, &message.payload);
             self.input = Some((message.sequence, decoded.map_err(|error| error.to_string())));
         }
-        if let Some((_, Ok(Decoded::Classified(classified)))) = &self.input {
-            let hash = classified.playbooks.clone();
-            self.fetch(&hash).await?;
-        }
+        let named = match &self.input {
+            Some((_, Ok(Decoded::Classified(classified)))) => classified.playbooks.clone(),
+            Some((_, Ok(Decoded::Retried(command)))) => command.playbooks.clone(),
+            _ => String::new(),
+        };
+        self.fetch(&named).await?;
         Ok(())
     }
 

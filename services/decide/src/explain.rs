@@ -122,7 +122,6 @@ pub fn disposition(disposition: &Disposition) -> String {
         ),
         Disposition::Undecidable { reason } => format!("could not be judged: {reason}"),
         Disposition::Counted { incidents } => format!("counted into incident {}", incidents.join(", ")),
-        Disposition::Parked { reason } => format!("in the dead letters: {reason}"),
     }
 }
 

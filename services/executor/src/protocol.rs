@@ -18,6 +18,7 @@ use holdline_proto::topology::{Bucket, Role, Stream};
 use holdline_proto::wire;
 use holdline_stage::bus::{Bus, StoreError};
 use holdline_stage::clock;
+use holdline_stage::crash::{self, Point};
 use holdline_stage::dead_letter;
 use holdline_stage::playbooks::{Playbooks, SetError};
 use holdline_stage::queue::{Answer, Work};
@@ -192,7 +193,9 @@ impl Executor {
             answered: false,
             perhaps_done: earlier.perhaps_done,
         };
+        crash::point(Point::BeforeIntent);
         let revision = intent::write(&self.bus, command, &intent, earlier.revision).await?;
+        crash::point(Point::AfterIntent);
         if !lock.is_sure() || self.is_late(command) {
             // Nothing left, and the next delivery must know that.
             intent.answered = true;
@@ -213,6 +216,7 @@ impl Executor {
                 }
             }
         };
+        crash::point(Point::AfterCall);
         let next = execute::judge(&answer, intent.attempts, idempotent, intent.perhaps_done);
         let result = match &next {
             Next::Report(_) => "carried",
@@ -235,6 +239,7 @@ impl Executor {
     ) -> Result<Answer, StoreError> {
         let (reported, ()) = tokio::join!(self.tell(command, result, attempts), lock.release(&self.bus));
         reported?;
+        crash::point(Point::BeforeAck);
         Ok(Answer::Done)
     }
 

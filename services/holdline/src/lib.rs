@@ -5,7 +5,9 @@
 
 pub mod broker;
 pub mod commands;
+mod conservation;
 mod demo;
 mod output;
 pub mod provision;
+mod read;
 mod up;

@@ -9,8 +9,8 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
 use holdline_proto::playbooks::{INSTALLATION, Installation};
 use holdline_proto::topology::{
-    Bucket, BucketSpec, DLQ_CONSUMER, EXECUTOR_CONSUMER, PARTITIONS_DEFAULT, Stream, StreamSpec, Topology,
-    subject_matches,
+    Bucket, BucketSpec, DLQ_CONSUMER, EXECUTOR_CONSUMER, PARTITIONS_DEFAULT, Role, Stream, StreamSpec,
+    Topology, subject_matches,
 };
 use holdline_proto::wire;
 use holdline_stage::bus::{Bus, Put};
@@ -49,8 +49,14 @@ pub async fn provision(bus: &Bus, layout: Layout, dry_run: bool) -> anyhow::Resu
         let name = topology.bucket_stream(spec.bucket);
         changes.extend(ensure(context, &name, bucket_config(&topology, &spec, replicas), dry_run).await?);
     }
-    for (stream, consumer) in [(Stream::Commands, EXECUTOR_CONSUMER), (Stream::Dead, DLQ_CONSUMER)] {
-        changes.extend(ensure_consumer(context, &topology.stream(stream), consumer, dry_run).await?);
+    let letters = Role::ALL.map(|role| topology.dead(role.name())).to_vec();
+    let recalls = vec![topology.retry_due(), topology.retry_asked()];
+    for (stream, consumer, filters) in [
+        (Stream::Commands, EXECUTOR_CONSUMER, vec![]),
+        (Stream::Dead, DLQ_CONSUMER, letters),
+        (Stream::Retry, DLQ_CONSUMER, recalls),
+    ] {
+        changes.extend(ensure_consumer(context, &topology.stream(stream), consumer, filters, dry_run).await?);
     }
     changes.extend(ensure_installation(bus, layout.partitions, dry_run).await?);
     Ok(changes)
@@ -69,7 +75,7 @@ fn stream_config(spec: &StreamSpec, replicas: usize) -> Config {
         duplicate_window: DUPLICATE_WINDOW,
         allow_direct: true,
         allow_message_schedules: spec.schedules,
-        allow_message_ttl: spec.schedules,
+        allow_message_ttl: spec.schedules || spec.stream == Stream::Dead,
         ..Config::default()
     }
 }
@@ -235,9 +241,11 @@ async fn ensure_consumer(
     context: &Context,
     stream: &str,
     name: &str,
+    filter_subjects: Vec<String>,
     dry_run: bool,
 ) -> anyhow::Result<Vec<String>> {
     let wanted = pull::Config {
+        filter_subjects,
         durable_name: Some(name.into()),
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,
@@ -255,7 +263,8 @@ async fn ensure_consumer(
         Ok(info) => {
             let same = info.config.ack_wait == wanted.ack_wait
                 && info.config.max_deliver == wanted.max_deliver
-                && info.config.max_ack_pending == wanted.max_ack_pending;
+                && info.config.max_ack_pending == wanted.max_ack_pending
+                && info.config.filter_subjects == wanted.filter_subjects;
             (!same).then(|| format!("consumer {name} on {stream}: changed"))
         }
         Err(_) => Some(format!("consumer {name} on {stream}: made")),

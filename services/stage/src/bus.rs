@@ -175,6 +175,42 @@ impl Bus {
         glance(&stream, subject).await
     }
 
+    /// Whether somebody waits for work at a durable consumer.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn is_pulled(&self, stream: Stream, consumer: &str) -> Result<bool, StoreError> {
+        let name = self.topology.stream(stream);
+        let found: Result<async_nats::jetstream::consumer::PullConsumer, _> =
+            self.context.get_consumer_from_stream(consumer, name).await;
+        let found = found.map_err(|error| StoreError::Unknown(error.to_string()))?;
+        Ok(found.cached_info().num_waiting > 0)
+    }
+
+    /// The message at a sequence, read from the leader; `None` where there is none (any more).
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn at(&self, stream: Stream, sequence: u64) -> Result<Option<StreamMessage>, StoreError> {
+        match self.stream(stream).await?.get_raw_message(sequence).await {
+            Ok(message) => Ok(Some(message)),
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+            Err(error) => Err(StoreError::Unknown(error.to_string())),
+        }
+    }
+
+    /// Takes a message out of a stream; it is no error when it is gone already.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn take_out(&self, stream: Stream, sequence: u64) -> Result<(), StoreError> {
+        match self.stream(stream).await?.delete_message(sequence).await {
+            Ok(_) => Ok(()),
+            Err(_) if self.at(stream, sequence).await?.is_none() => Ok(()),
+            Err(error) => Err(StoreError::Unknown(error.to_string())),
+        }
+    }
+
     /// First and last sequence of a stream.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ use holdline_proto::wire;
 use tokio::sync::{Notify, mpsc};
 
 use crate::bus::{Bus, Put, StoreError};
+use crate::crash::{self, Point};
 use crate::run::Tasks;
 
 /// Records whose effects wait to be published. Beyond: deciding waits.
@@ -143,9 +144,13 @@ async fn first_lane(
             return;
         };
         let last = *last;
-        let messages = records.drain(..).flat_map(|(_, messages)| messages).collect();
+        let messages: Vec<_> = records.drain(..).flat_map(|(_, messages)| messages).collect();
+        let some = !messages.is_empty();
         tokio::select! {
-            () = publish_all(&bus, messages) => done.store(last, Ordering::Release),
+            () = publish_all(&bus, messages) => {
+                crash::point_if(some, Point::AfterEffects);
+                done.store(last, Ordering::Release);
+            }
             () = tasks.stopping() => return,
         }
     }
@@ -165,7 +170,7 @@ async fn publish_all(bus: &Bus, messages: Vec<OutboundMessage>) {
         }
         match unanswered.next().await {
             None => return,
-            Some((Ok(_), _)) => {}
+            Some((Ok(_), _)) => crash::point(Point::BetweenEffects),
             Some((Err(error), message)) => {
                 tracing::warn!(subject = %message.subject, "an effect is not known to be stored: {error}; again");
                 waiting.push(message);

@@ -29,6 +29,8 @@ pub mod queue;
 
 pub mod dead_letter;
 
+pub mod crash;
+
 pub mod admin;
 
 pub mod telemetry;

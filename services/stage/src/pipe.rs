@@ -24,6 +24,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::bus::{Bus, Put, StoreError};
+use crate::crash::{self, Point};
 use crate::effects::Lanes;
 use crate::run::{Shell, Tasks};
 use crate::telemetry::Metric;
@@ -370,7 +371,11 @@ impl Pipe {
             Metric::InputsDecided.add(covered, stage, None);
             Metric::Lag.set(reader.pending, stage, Some(("partition", self.partition.to_string())));
             if let Some(conclusion) = machine.conclude(must || parked) {
+                // A record of ticks alone would be no place worth crashing at.
+                let matters = !(conclusion.effects.is_empty() && conclusion.views.is_empty());
+                crash::point_if(matters, Point::BeforeCommit);
                 let sequence = self.commit(at, &conclusion).await?;
+                crash::point_if(matters, Point::AfterCommit);
                 machine.committed(sequence);
                 at.record = sequence;
                 last_record = clock::now();
@@ -454,7 +459,9 @@ impl Pipe {
             payload: message.payload.to_vec(),
             ..DeadLetter::default()
         };
-        Ok(dead_letter::park(&self.bus, self.stage.role, &letter).await?)
+        dead_letter::park(&self.bus, self.stage.role, &letter).await?;
+        crash::point(Point::AfterPark);
+        Ok(())
     }
 }
 

@@ -46,6 +46,14 @@ pub enum Metric {
     Calls,
     /// Messages parked in the dead letters.
     Parked,
+    /// Dead letters that went back or were discarded, by `what`.
+    LettersResolved,
+    /// Bytes in the gateway's spool.
+    SpoolBytes,
+    /// Events in the gateway's spool.
+    SpoolEvents,
+    /// Age of the oldest event in the gateway's spool, in seconds.
+    SpoolAge,
     /// What the broker refused for lack of rights.
     PermissionsRefused,
 }
@@ -62,6 +70,10 @@ impl Metric {
             Metric::PartitionsOwned => "holdline_partitions_owned",
             Metric::Calls => "holdline_calls",
             Metric::Parked => "holdline_parked",
+            Metric::LettersResolved => "holdline_letters_resolved",
+            Metric::SpoolBytes => "holdline_spool_bytes",
+            Metric::SpoolEvents => "holdline_spool_events",
+            Metric::SpoolAge => "holdline_spool_age_seconds",
             Metric::PermissionsRefused => "holdline_permissions_refused",
         }
     }

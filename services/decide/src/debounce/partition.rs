@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdline_proto::command::Command;
-use holdline_proto::incident::{Lane, Phase, Track, TrackKey, View};
+use holdline_proto::incident::{Incident, Lane, Phase, Track, TrackKey, View};
 use holdline_proto::journal::{Alive, Decided, Decision, Disposed, Disposition, Effect, WakeUp};
 use holdline_proto::outcome::Outcome;
 use holdline_proto::signal::{Classified, Signal};
@@ -32,6 +32,17 @@ pub enum Input<'a> {
 /// Finds the set of playbooks that an input or an open incident names. The shell makes sure that it is there.
 pub trait Rulebook {
     fn set(&self, hash: &str) -> Option<&Set>;
+}
+
+/// By which set of playbooks a track is judged.
+#[derive(Debug, Clone, Copy)]
+enum Judged<'a> {
+    /// That of its open incident, else of its oldest closing one.
+    AsItBegan,
+    /// That of its open incident; a new one goes by this.
+    NewBy(&'a str),
+    /// This one, whatever is open.
+    By(&'a str),
 }
 
 /// What a run of inputs led to.
@@ -92,13 +103,16 @@ impl Partition {
         match input {
             Input::Classified(classified) => self.classified(rulebook, sequence, classified, out),
             Input::Outcome(outcome) => {
-                self.at(rulebook, &outcome.key, sequence, out, |machine, _| machine.outcome(outcome));
+                self.at(rulebook, &outcome.key, Judged::AsItBegan, sequence, out, |machine, _| {
+                    machine.outcome(outcome)
+                });
             }
             Input::Retried(command) => {
-                self.at(rulebook, &command.key, sequence, out, |machine, _| machine.retried(command));
+                let by = Judged::By(&command.playbooks);
+                self.at(rulebook, &command.key, by, sequence, out, |machine, _| machine.retried(command));
             }
             Input::Fired(wake_up) => {
-                self.at(rulebook, &wake_up.key, sequence, out, |machine, alive| {
+                self.at(rulebook, &wake_up.key, Judged::AsItBegan, sequence, out, |machine, alive| {
                     machine.fired(wake_up, alive)
                 });
             }
@@ -131,7 +145,9 @@ impl Partition {
         if classified.watermark_ms > self.watermark_ms {
             self.watermark_ms = classified.watermark_ms;
             for key in self.waiting.clone() {
-                self.at(rulebook, &key, sequence, out, |machine, alive| machine.due(alive));
+                self.at(rulebook, &key, Judged::AsItBegan, sequence, out, |machine, alive| {
+                    machine.due(alive)
+                });
             }
         }
     }
@@ -165,39 +181,32 @@ impl Partition {
                 self.tracks.insert(key.clone(), fresh(key.clone(), self.number, signal));
             }
             // An open incident goes on by the set that it began with.
-            self.at_by(rulebook, &key, Some(set), sequence, out, |machine, _| {
+            self.at(rulebook, &key, Judged::NewBy(set), sequence, out, |machine, _| {
                 verdicts.push(machine.event(signal, set));
             });
         }
         verdicts
     }
 
+    /// Sets the machine to work on a track.
     fn at(
         &mut self,
         rulebook: &impl Rulebook,
         key: &TrackKey,
-        sequence: u64,
-        out: &mut Step,
-        act: impl FnOnce(&mut Machine<'_>, Option<&Alive>),
-    ) {
-        self.at_by(rulebook, key, None, sequence, out, act);
-    }
-
-    /// Sets the machine to work on a track: by the set of its open incident, else of its oldest closing one,
-    /// else by `set`.
-    fn at_by(
-        &mut self,
-        rulebook: &impl Rulebook,
-        key: &TrackKey,
-        set: Option<&str>,
+        judged: Judged<'_>,
         sequence: u64,
         out: &mut Step,
         act: impl FnOnce(&mut Machine<'_>, Option<&Alive>),
     ) {
         let Some(track) = self.tracks.get_mut(key) else { return };
-        let pinned = track.open.iter().chain(set.is_none().then_some(&track.closing).into_iter().flatten());
-        let hash = pinned.map(|incident| incident.playbooks.as_str()).next().or(set);
-        let rules = rules(hash.and_then(|hash| rulebook.set(hash)), key);
+        let of = |incident: &Incident| incident.playbooks.clone();
+        let open = track.open.as_ref().map(of);
+        let hash = match judged {
+            Judged::AsItBegan => open.or_else(|| track.closing.first().map(of)),
+            Judged::NewBy(set) => open.or_else(|| Some(set.into())),
+            Judged::By(set) => Some(set.into()),
+        };
+        let rules = rules(hash.and_then(|hash| rulebook.set(&hash)), key);
         let Some(rules) = rules else {
             // Nothing is open, so a wake-up or a late outcome has nothing to say any more.
             track.armed = None;

@@ -1,6 +1,8 @@
 //! What a person types, one file per noun.
 
 mod check;
+mod dlq;
+mod doctor;
 pub(crate) mod files;
 mod incident;
 mod incidents;
@@ -51,6 +53,10 @@ enum Command {
     Incident(incident::Incident),
     /// What became of an event, by its accept id or its own id
     WhyNot(why_not::WhyNot),
+    /// The dead letters: list, show, replay, discard
+    Dlq(dlq::Dlq),
+    /// Check the installation, and count that every accepted event ended exactly once
+    Doctor(doctor::Doctor),
 }
 
 /// Which installation a command is about.
@@ -124,5 +130,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Incidents(incidents) => incidents.run().await,
         Command::Incident(incident) => incident.run().await,
         Command::WhyNot(why_not) => why_not.run().await,
+        Command::Dlq(dlq) => dlq.run().await,
+        Command::Doctor(doctor) => doctor.run().await,
     }
 }

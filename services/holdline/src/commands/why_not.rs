@@ -9,11 +9,11 @@ use holdline_proto::signal::Classified;
 use holdline_proto::topology::{Bucket, Role, Stream};
 use holdline_proto::wire;
 use holdline_stage::bus::Bus;
-use holdline_stage::pipe::{Message, Reader};
 use serde_json::{Value, json};
 
 use super::{Installation, No};
 use crate::output::{self, Output, iso, line};
+use crate::read;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct WhyNot {
@@ -97,7 +97,7 @@ async fn find(bus: &Bus, event: &str) -> anyhow::Result<Vec<Found>> {
 async fn find_in(bus: &Bus, partition: u16, from: u64, event: &str) -> anyhow::Result<Vec<Found>> {
     let mut found = vec![];
     let subject = bus.topology().event(partition);
-    each(bus, Stream::Events, &subject, from, |message| {
+    read::each(bus, Stream::Events, &subject, from, |message| {
         let sequence = message.sequence;
         let frame: Frame = wire::decode(&message.payload)?;
         for (index, accepted) in (0u32..).zip(frame.events) {
@@ -126,7 +126,7 @@ async fn disposition(bus: &Bus, found: &Found) -> anyhow::Result<Option<Disposed
     };
     let signal = bus.topology().signal(found.partition);
     let from = at(bus, Stream::Inputs, &signal, found.stored_ms).await?;
-    each(bus, Stream::Inputs, &signal, from, |message| {
+    read::each(bus, Stream::Inputs, &signal, from, |message| {
         let record: Record<Classified> = wire::decode(&message.payload)?;
         Ok(take(record.body.disposed))
     })
@@ -138,7 +138,7 @@ async fn disposition(bus: &Bus, found: &Found) -> anyhow::Result<Option<Disposed
             disposed.is_some()
         };
         let from = at(bus, Stream::Journal, &log, found.stored_ms).await?;
-        each(bus, Stream::Journal, &log, from, |message| {
+        read::each(bus, Stream::Journal, &log, from, |message| {
             let record: Record<Decided> = wire::decode(&message.payload)?;
             Ok(take(record.body.disposed))
         })
@@ -154,23 +154,4 @@ async fn at(bus: &Bus, stream: Stream, subject: &str, ms: i64) -> anyhow::Result
     let api = format!("STREAM.MSG.GET.{}", bus.topology().stream(stream));
     let answer: Value = bus.context().request(api, &request).await.context("the broker does not answer")?;
     Ok(answer.pointer("/message/seq").and_then(Value::as_u64).unwrap_or(1))
-}
-
-/// Reads a subject from a sequence to its end, or until `take` says that it is enough.
-async fn each(
-    bus: &Bus,
-    stream: Stream,
-    subject: &str,
-    from: u64,
-    mut take: impl FnMut(&Message) -> anyhow::Result<bool>,
-) -> anyhow::Result<()> {
-    let Some(last) = bus.last(stream, subject).await? else { return Ok(()) };
-    let mut reader = Reader::open(bus, stream, vec![subject.into()], from).await?;
-    loop {
-        let message = reader.next().await?;
-        if take(&message)? || message.sequence >= last.sequence {
-            reader.close().await;
-            return Ok(());
-        }
-    }
 }

@@ -1,0 +1,56 @@
+//! A letter waits until what failed is there again (R2): the stage that gave up, and the target that did not
+//! answer. To a target that fails one letter at a time is let through, to find out.
+
+use holdline_proto::dead_letter::{DeadLetter, Failing};
+use holdline_proto::topology::{Bucket, EXECUTOR_CONSUMER, Role, Stream, token};
+use holdline_proto::wire;
+use holdline_stage::bus::{Bus, Put, StoreError};
+use holdline_stage::clock;
+
+/// A letter that was let through to find out has this long to do so. Milliseconds.
+const PROBE_MS: i64 = 60_000;
+
+/// Whether a letter may go back now.
+pub(crate) enum Gate {
+    Open,
+    Closed(String),
+}
+
+pub(crate) async fn look(bus: &Bus, number: u64, letter: &DeadLetter) -> Result<Gate, StoreError> {
+    if !stage_lives(bus, letter).await? {
+        return Ok(Gate::Closed(format!("no {} is at work", letter.stage)));
+    }
+    match &letter.target {
+        Some(host) => target_answers(bus, number, host).await,
+        None => Ok(Gate::Open),
+    }
+}
+
+async fn stage_lives(bus: &Bus, letter: &DeadLetter) -> Result<bool, StoreError> {
+    if letter.stage == Role::Executor.name() {
+        return bus.is_pulled(Stream::Commands, EXECUTOR_CONSUMER).await;
+    }
+    let Some(partition) = super::back::partition(&letter.subject) else { return Ok(true) };
+    let lease = bus.get(Bucket::Leases, &format!("{}.lease.{partition}", letter.stage)).await?;
+    Ok(lease.is_some())
+}
+
+async fn target_answers(bus: &Bus, number: u64, host: &str) -> Result<Gate, StoreError> {
+    let key = token(&[host]);
+    let Some(entry) = bus.get(Bucket::Targets, &key).await? else { return Ok(Gate::Open) };
+    let Ok(mut failing) = wire::decode::<Failing>(&entry.value) else { return Ok(Gate::Open) };
+    let now_ms = clock::wall_ms();
+    let others = failing
+        .probe
+        .is_some_and(|(letter, at_ms)| letter != number && now_ms.saturating_sub(at_ms) < PROBE_MS);
+    if others {
+        return Ok(Gate::Closed(format!("{host} fails, and another letter is finding out")));
+    }
+    failing.probe = Some((number, now_ms));
+    let put = Put { expect: Some(entry.revision), ..Put::default() };
+    match bus.put(Bucket::Targets, &key, wire::encode(&failing).into(), put).await {
+        Ok(_) => Ok(Gate::Open),
+        Err(StoreError::Fenced) => Ok(Gate::Closed(format!("{host} fails"))),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,99 @@
+//! Crash points: every line of every stage between "read" and "acknowledged" at which a crash has to be
+//! harmless. All of them stand here, so that a test can walk the list and a new one cannot be forgotten.
+//!
+//! A debug build aborts at the point that `HOLDLINE_CRASH_AT` names; a release build has no such code.
+
+/// A named line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// A frame is made and not stored.
+    GatewayBeforeStore,
+    /// A frame is stored and nobody is answered.
+    GatewayAfterStore,
+    /// A frame is written to the spool and not synced.
+    GatewaySpoolWritten,
+    /// A frame is synced in the spool and nobody is answered.
+    GatewaySpoolSynced,
+    /// A spooled frame is stored by the broker and still in the spool.
+    GatewaySpoolDrained,
+    /// Inputs are decided on and the record is not written.
+    BeforeCommit,
+    /// The record is durable and its effects are not published.
+    AfterCommit,
+    /// Some effects of a record are published.
+    BetweenEffects,
+    /// All effects of a record are published and no record says so.
+    AfterEffects,
+    /// A message is in the dead letters and the position has not passed it.
+    AfterPark,
+    /// The lock is held and no intent is written.
+    BeforeIntent,
+    /// The intent is written and no call has left.
+    AfterIntent,
+    /// The call was answered and nothing says so.
+    AfterCall,
+    /// The outcome stands and the command is not acknowledged.
+    BeforeAck,
+    /// A letter's way is planned and it is not acknowledged.
+    ReplayerPlanned,
+    /// A letter went back and is still in DEAD.
+    ReplayerSentBack,
+    /// What became of a letter is on record and it is still in DEAD.
+    ReplayerResolved,
+}
+
+impl Point {
+    /// Every point, with the role in which it is reached.
+    pub const ALL: [(Point, &'static str); 20] = [
+        (Point::GatewayBeforeStore, "gateway"),
+        (Point::GatewayAfterStore, "gateway"),
+        (Point::GatewaySpoolWritten, "gateway"),
+        (Point::GatewaySpoolSynced, "gateway"),
+        (Point::GatewaySpoolDrained, "gateway"),
+        (Point::BeforeCommit, "classifier"),
+        (Point::AfterCommit, "classifier"),
+        (Point::AfterPark, "classifier"),
+        (Point::BeforeCommit, "debouncer"),
+        (Point::AfterCommit, "debouncer"),
+        (Point::BetweenEffects, "debouncer"),
+        (Point::AfterEffects, "debouncer"),
+        (Point::AfterPark, "debouncer"),
+        (Point::BeforeIntent, "executor"),
+        (Point::AfterIntent, "executor"),
+        (Point::AfterCall, "executor"),
+        (Point::BeforeAck, "executor"),
+        (Point::ReplayerPlanned, "dlq-replayer"),
+        (Point::ReplayerSentBack, "dlq-replayer"),
+        (Point::ReplayerResolved, "dlq-replayer"),
+    ];
+
+    /// As `HOLDLINE_CRASH_AT` names it.
+    pub fn name(self) -> String {
+        format!("{self:?}")
+    }
+}
+
+/// Ends the process here, if this is where it is to end.
+#[inline]
+pub fn point(point: Point) {
+    #[cfg(debug_assertions)]
+    {
+        static WANTED: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+        #[allow(clippy::disallowed_methods, reason = "a test says where to crash")]
+        let wanted = WANTED.get_or_init(|| std::env::var("HOLDLINE_CRASH_AT").ok());
+        if wanted.as_deref().is_some_and(|wanted| wanted == point.name()) {
+            tracing::error!("crash point {}", point.name());
+            std::process::abort();
+        }
+    }
+    #[cfg(not(debug_assertions))]
+    let _ = point;
+}
+
+/// [`point`], where it matters.
+#[inline]
+pub fn point_if(matters: bool, at: Point) {
+    if matters {
+        point(at);
+    }
+}
