@@ -199,7 +199,9 @@ impl Show {
         let found = lying(&bus).await?.into_iter().find(|letter| letter.number == self.letter);
         let lying = found.with_context(|| format!("there is no dead letter {}", self.letter))?;
         let mut told = shape(&lying);
-        told["holds"] = holds(&lying.letter.payload);
+        if let Some(fields) = told.as_object_mut() {
+            fields.insert("holds".into(), holds(&lying.letter.payload));
+        }
         match self.output {
             Output::Json => output::json(&told),
             Output::Text => {
