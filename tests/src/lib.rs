@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::print_stderr)]
 
+pub mod cluster;
 pub mod programs;
+pub mod proxy;
 pub mod random;
 pub mod reference;
 pub mod sender;

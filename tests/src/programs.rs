@@ -300,7 +300,7 @@ impl Installation {
                 continue;
             }
             loop {
-                let answer = get(service.admin, "/readyz").unwrap_or_else(|error| error.to_string());
+                let answer = readiness(service.admin);
                 if answer.contains("\r\n\r\nready") {
                     break;
                 }
@@ -372,9 +372,15 @@ impl Drop for Installation {
     }
 }
 
-fn log(folder: &Path, name: &str) -> std::fs::File {
+/// A log in a folder, to be added to.
+pub fn log(folder: &Path, name: &str) -> std::fs::File {
     let path = folder.join(format!("{name}.log"));
     std::fs::File::options().create(true).append(true).open(path).unwrap()
+}
+
+/// What a service says of its readiness.
+pub fn readiness(admin: SocketAddr) -> String {
+    get(admin, "/readyz").unwrap_or_else(|error| error.to_string())
 }
 
 /// A plain GET, without waiting for more than a second.

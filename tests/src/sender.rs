@@ -48,6 +48,11 @@ impl Sender {
         Sender { client, gateways, subscription: subscription.into(), turn: Arc::default() }
     }
 
+    /// The same for another subscription.
+    pub fn to(&self, subscription: &str) -> Sender {
+        Sender { subscription: subscription.into(), ..self.clone() }
+    }
+
     /// Posts once, to the next gateway in turn.
     pub async fn post(&self, body: &[u8]) -> Result<(u16, Value), reqwest::Error> {
         let timestamp = (clock::wall_ms() / 1_000).to_string();

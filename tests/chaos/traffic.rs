@@ -1,0 +1,416 @@
+//! The sources: entities that work, jitter, fail, recover and fall silent, each reporting through the gateway
+//! that it always uses, and keeping a log of what was sent and when it was answered.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use holdline_stage::clock;
+use holdline_stage::run::Tasks;
+use holdline_tests::random::Random;
+use holdline_tests::sender::Sender;
+use serde_json::{Value, json};
+
+use crate::target::Target;
+
+/// How long an entity waits for what must happen to it. Beyond, it is a liveness failure.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// An action that may not be repeated, and may have happened, is held: nothing comes. Whether that is why is for
+/// the checker to see in the logs.
+const PATIENCE_ONCE: Duration = Duration::from_secs(20);
+
+/// Between an entity's reports.
+const BEAT: Duration = Duration::from_millis(300);
+
+/// Silence after which the `silent` playbook takes it to be over, and the `quiet` one looks. See the playbooks.
+pub(crate) const SILENT_MS: i64 = 10_000;
+const QUIET: Duration = Duration::from_secs(12);
+
+/// Events of a hot entity in one request.
+const HOT_BATCH: usize = 250;
+
+/// What kind of source an entity is: the playbook that follows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Counted failures, counted health.
+    Counted,
+    /// Tells of changes; a wake-up confirms.
+    Changes,
+    /// Tells of changes, and is well again before the wake-up: nothing may happen.
+    Blip,
+    /// Never reports health; a wake-up reverts.
+    Silent,
+    /// Reports health, fails and falls silent: held, and not reverted before it is heard again.
+    Quiet,
+    /// As counted, at a target that ignores idempotency keys.
+    Once,
+    /// As counted, but every call is refused for good.
+    Final,
+}
+
+impl Kind {
+    pub(crate) fn subscription(self) -> &'static str {
+        match self {
+            Kind::Counted | Kind::Final => "counted",
+            Kind::Changes | Kind::Blip => "changes",
+            Kind::Silent => "silent",
+            Kind::Quiet => "quiet",
+            Kind::Once => "once",
+        }
+    }
+}
+
+/// An event that was sent until it was accepted.
+#[derive(Debug, Clone)]
+pub(crate) struct Sent {
+    pub id: String,
+    pub status: &'static str,
+    /// First sent, and answered with 200. Unix milliseconds.
+    pub sent_ms: i64,
+    pub answered_ms: i64,
+    pub accept_id: String,
+}
+
+/// What happened to one entity.
+#[derive(Debug, Clone)]
+pub(crate) struct History {
+    pub kind: Kind,
+    pub entity: String,
+    pub events: Vec<Sent>,
+    /// What was waited for and did not come.
+    pub overdue: Vec<String>,
+}
+
+/// Answers other than 200 that are no fault of a line or a dead process.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    pub unavailable: AtomicU64,
+    pub unanswered: AtomicU64,
+}
+
+/// All sources of a run.
+pub(crate) struct Traffic {
+    senders: Vec<Sender>,
+    target: Target,
+    histories: Arc<Mutex<Vec<History>>>,
+    pub refusals: Arc<Refusals>,
+    over: Arc<AtomicBool>,
+    next: Arc<AtomicU64>,
+    seed: u64,
+    tasks: Tasks,
+}
+
+impl Traffic {
+    /// `gateways`: for each, the sender that reaches it.
+    pub(crate) fn new(senders: Vec<Sender>, target: Target, seed: u64) -> Traffic {
+        Traffic {
+            senders,
+            target,
+            histories: Arc::default(),
+            refusals: Arc::default(),
+            over: Arc::default(),
+            next: Arc::default(),
+            seed,
+            tasks: Tasks::default(),
+        }
+    }
+
+    /// Keeps so many entities going until it is over; a new one takes the place of one that has had its outage.
+    pub(crate) fn begin(&self, at_once: usize) {
+        for _ in 0..at_once {
+            let (next, over) = (self.next.clone(), self.over.clone());
+            let source = self.source();
+            self.tasks.spawn(async move {
+                while !over.load(Ordering::SeqCst) {
+                    source.clone().live(next.fetch_add(1, Ordering::SeqCst), None).await;
+                }
+            });
+        }
+    }
+
+    /// So many entities fail at once (F11).
+    pub(crate) fn storm(&self, entities: usize) {
+        for _ in 0..entities {
+            let (next, source) = (self.next.clone(), self.source());
+            self.tasks.spawn(async move {
+                source.live(next.fetch_add(1, Ordering::SeqCst), Some(Kind::Counted)).await;
+            });
+        }
+    }
+
+    /// One entity that reports as fast as it can (F11).
+    pub(crate) fn hot(&self, events: usize) {
+        let (next, source) = (self.next.clone(), self.source());
+        self.tasks.spawn(async move {
+            source.hot(next.fetch_add(1, Ordering::SeqCst), events).await;
+        });
+    }
+
+    /// Waits until every entity has come to its end.
+    pub(crate) async fn finish(&self) -> Vec<History> {
+        self.over.store(true, Ordering::SeqCst);
+        self.tasks.wait().await;
+        self.histories.lock().unwrap().clone()
+    }
+
+    fn source(&self) -> Source {
+        Source {
+            senders: self.senders.clone(),
+            target: self.target.clone(),
+            histories: self.histories.clone(),
+            refusals: self.refusals.clone(),
+            seed: self.seed,
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Source {
+    senders: Vec<Sender>,
+    target: Target,
+    histories: Arc<Mutex<Vec<History>>>,
+    refusals: Arc<Refusals>,
+    seed: u64,
+}
+
+/// One entity at work.
+struct Life {
+    source: Source,
+    history: History,
+    random: Random,
+    sender: Sender,
+    /// Its clock runs this far from ours (F10). Milliseconds.
+    skew_ms: i64,
+    /// Event time of its newest report.
+    newest_ms: i64,
+}
+
+impl Source {
+    fn begin(&self, number: u64, kind: Option<Kind>) -> Life {
+        let mut random = Random::new(self.seed ^ number.wrapping_mul(0x9e37));
+        let kind = kind.unwrap_or_else(|| match random.below(20) {
+            0..=8 => Kind::Counted,
+            9..=11 => Kind::Changes,
+            12..=13 => Kind::Blip,
+            14..=15 => Kind::Silent,
+            16 => Kind::Quiet,
+            17..=18 => Kind::Once,
+            _ => Kind::Final,
+        });
+        let entity = match kind {
+            Kind::Final => format!("final-{}-{number}", if random.once_in(2) { 404 } else { 307 }),
+            _ => format!("gw-{number}"),
+        };
+        // Nobody's clock is right to the millisecond, and some are an hour off.
+        let skew_ms = match random.below(8) {
+            0 => -3_600_000,
+            1 => 3_600_000,
+            _ => random.below(2_000) as i64 - 1_000,
+        };
+        let gateway = random.below(self.senders.len() as u64) as usize;
+        let history = History { kind, entity, events: vec![], overdue: vec![] };
+        let sender = self.senders[gateway].to(kind.subscription());
+        Life { source: self.clone(), history, random, sender, skew_ms, newest_ms: 0 }
+    }
+
+    async fn live(self, number: u64, kind: Option<Kind>) {
+        let mut life = self.begin(number, kind);
+        match life.history.kind {
+            Kind::Counted | Kind::Once => life.counted().await,
+            Kind::Changes => life.changes().await,
+            Kind::Blip => life.blip().await,
+            Kind::Silent => life.silent().await,
+            Kind::Quiet => life.quiet().await,
+            Kind::Final => life.refused().await,
+        }
+        self.histories.lock().unwrap().push(life.history);
+    }
+
+    async fn hot(self, number: u64, events: usize) {
+        let mut life = self.begin(number, Some(Kind::Counted));
+        for _ in 0..events / HOT_BATCH {
+            life.report_many("FAILED", HOT_BATCH).await;
+        }
+        life.until("remediate", "FAILED", 1).await;
+        life.until("revert", "HEALTHY", 1).await;
+        self.histories.lock().unwrap().push(life.history);
+    }
+}
+
+impl Life {
+    /// Jitter, an outage with a false recovery in it, and its end.
+    async fn counted(&mut self) {
+        if self.random.once_in(2) {
+            self.report("HEALTHY").await;
+        }
+        for _ in 0..self.random.below(3) {
+            for _ in 0..1 + self.random.below(2) {
+                self.report("FAILED").await;
+                self.beat().await;
+            }
+            if self.random.once_in(3) {
+                self.report("DEGRADED").await;
+            }
+            self.report("HEALTHY").await;
+            self.beat().await;
+        }
+        self.until("remediate", "FAILED", 1).await;
+        if self.random.once_in(2) {
+            self.report("HEALTHY").await;
+            self.beat().await;
+            let relapse = if self.random.once_in(2) { "DEGRADED" } else { "FAILED" };
+            self.report(relapse).await;
+        }
+        self.until("revert", "HEALTHY", 1).await;
+    }
+
+    async fn changes(&mut self) {
+        self.until("remediate", "FAILED", 1).await;
+        self.until("revert", "HEALTHY", 1).await;
+    }
+
+    async fn blip(&mut self) {
+        self.report("FAILED").await;
+        self.report("HEALTHY").await;
+        // What should not come would come by now.
+        clock::sleep(Duration::from_secs(5)).await;
+    }
+
+    async fn silent(&mut self) {
+        self.until("remediate", "FAILED", 1).await;
+        // A report that was held up may have begun another incident after a revert: both end in silence.
+        self.await_balance().await;
+    }
+
+    async fn quiet(&mut self) {
+        self.report("HEALTHY").await;
+        self.until("remediate", "FAILED", 1).await;
+        clock::sleep(QUIET).await;
+        self.until("revert", "HEALTHY", 1).await;
+    }
+
+    /// Every call is refused for good: held for a person. It recovers all the same.
+    async fn refused(&mut self) {
+        for _ in 0..8 {
+            self.report("FAILED").await;
+            self.beat().await;
+        }
+        for _ in 0..6 {
+            self.report("HEALTHY").await;
+            self.beat().await;
+        }
+    }
+
+    async fn beat(&mut self) {
+        clock::sleep(BEAT + Duration::from_millis(self.random.below(100))).await;
+    }
+
+    fn count(&self, direction: &str) -> usize {
+        let effects = self.source.target.effects(self.history.kind.subscription(), &self.history.entity);
+        effects.iter().filter(|(found, _)| found == direction).count()
+    }
+
+    /// Goes on reporting until the target has been asked so often.
+    async fn until(&mut self, direction: &str, status: &'static str, effects: usize) {
+        let began = clock::now();
+        while self.count(direction) < effects {
+            if self.history.kind == Kind::Once && began.elapsed() > PATIENCE_ONCE {
+                return;
+            }
+            if began.elapsed() > PATIENCE {
+                return self.history.overdue.push(direction.into());
+            }
+            self.report(status).await;
+            self.beat().await;
+        }
+    }
+
+    async fn await_balance(&mut self) {
+        let began = clock::now();
+        while self.count("remediate") != self.count("revert") {
+            if began.elapsed() > PATIENCE {
+                return self.history.overdue.push("revert".into());
+            }
+            clock::sleep(BEAT).await;
+        }
+    }
+
+    /// Reports once, and until it is accepted; sometimes twice, sometimes something old first.
+    async fn report(&mut self, status: &'static str) {
+        let now_ms = clock::wall_ms() + self.skew_ms;
+        if self.random.once_in(12) && !self.history.events.is_empty() {
+            self.send("FAILED", now_ms - 20_000).await;
+        }
+        self.newest_ms = now_ms.max(self.newest_ms + 1);
+        self.send(status, self.newest_ms).await;
+        if self.random.once_in(10) {
+            let again = self.history.events.len() - 1;
+            self.repeat(again).await;
+        }
+    }
+
+    async fn send(&mut self, status: &'static str, at_ms: i64) {
+        let id = format!("{}-{}", self.history.entity, self.history.events.len());
+        self.give(id, status, at_ms).await;
+    }
+
+    /// So many reports in one request.
+    async fn report_many(&mut self, status: &'static str, count: usize) {
+        let first = self.history.events.len();
+        let now_ms = clock::wall_ms() + self.skew_ms;
+        let events: Vec<Value> = (0..count)
+            .map(|n| {
+                self.newest_ms = now_ms.max(self.newest_ms + 1);
+                self.event(&format!("{}-{}", self.history.entity, first + n), status, self.newest_ms)
+            })
+            .collect();
+        let sent_ms = clock::wall_ms();
+        let accept_ids = self.deliver(&Value::from(events)).await;
+        let answered_ms = clock::wall_ms();
+        for (n, accept_id) in accept_ids.into_iter().enumerate() {
+            let id = format!("{}-{}", self.history.entity, first + n);
+            self.history.events.push(Sent { id, status, sent_ms, answered_ms, accept_id });
+        }
+    }
+
+    /// The same event once more: accepted, and counted once.
+    async fn repeat(&mut self, index: usize) {
+        let (id, status) = (self.history.events[index].id.clone(), self.history.events[index].status);
+        self.give(id, status, self.newest_ms).await;
+    }
+
+    async fn give(&mut self, id: String, status: &'static str, at_ms: i64) {
+        let sent_ms = clock::wall_ms();
+        let mut accept_ids = self.deliver(&self.event(&id, status, at_ms)).await;
+        let answered_ms = clock::wall_ms();
+        let accept_id = accept_ids.pop().unwrap();
+        self.history.events.push(Sent { id, status, sent_ms, answered_ms, accept_id });
+    }
+
+    fn event(&self, id: &str, status: &str, at_ms: i64) -> Value {
+        json!({
+            "id": id,
+            "topicName": format!("chaos.{}", self.history.kind.subscription()),
+            "timestamp": at_ms,
+            "data": {"gatewayId": self.history.entity, "status": status},
+        })
+    }
+
+    /// Sends until it is accepted; gives the accept ids.
+    async fn deliver(&self, body: &Value) -> Vec<String> {
+        let bytes = body.to_string().into_bytes();
+        loop {
+            match self.sender.post(&bytes).await {
+                Ok((200, answer)) => {
+                    let ids = answer["ids"].as_array().unwrap();
+                    return ids.iter().map(|id| id.as_str().unwrap().to_string()).collect();
+                }
+                Ok((503, _)) => drop(self.source.refusals.unavailable.fetch_add(1, Ordering::SeqCst)),
+                Ok((status, answer)) => panic!("{body} was answered {status}: {answer}"),
+                Err(_) => drop(self.source.refusals.unanswered.fetch_add(1, Ordering::SeqCst)),
+            }
+            clock::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
