@@ -105,11 +105,17 @@ impl Fault {
             | Fault::RollServers
             | Fault::BrokerAway
             | Fault::StoreFull(_)
+            | Fault::DuplicateFrames
+            | Fault::DuplicateCommands
+            | Fault::Poison(_)
+            | Fault::Push(_)
             | Fault::NoExecutorConsumer
-            | Fault::NoView(_) => Need::Broker,
+            | Fault::NoReaders
+            | Fault::NoView(_)
+            | Fault::NoLeases => Need::Broker,
             Fault::Target(_) | Fault::TargetLine(_) => Need::Target,
             Fault::RollPrograms { .. } => Need::Everything,
-            _ => Need::Nothing,
+            Fault::Storm | Fault::HotEntity | Fault::SlowClients(_) => Need::Nothing,
         }
     }
 }

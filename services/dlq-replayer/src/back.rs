@@ -8,7 +8,6 @@ use holdline_proto::event::{Frame, Origin};
 use holdline_proto::topology::Role;
 use holdline_proto::wire;
 use holdline_stage::bus::{Bus, StoreError};
-use holdline_stage::clock;
 
 /// Whether a letter went back.
 pub(crate) enum Back {
@@ -22,14 +21,20 @@ pub(crate) fn partition(subject: &str) -> Option<u16> {
     subject.split('.').find_map(|part| part.parse().ok())
 }
 
-pub(crate) async fn send(bus: &Bus, number: u64, letter: &DeadLetter) -> Result<Back, StoreError> {
+/// `waited_ms`: how long the letter has lain in DEAD, by the broker's clock.
+pub(crate) async fn send(
+    bus: &Bus,
+    number: u64,
+    letter: &DeadLetter,
+    waited_ms: u64,
+) -> Result<Back, StoreError> {
     let impossible = |why: String| Ok(Back::Impossible(why));
     let Some(partition) = partition(&letter.subject) else {
         return impossible(format!("{} names no partition", letter.subject));
     };
     if letter.stage == Role::Classifier.name() {
         return match wire::decode::<Frame>(&letter.payload) {
-            Ok(frame) => events(bus, number, partition, letter, frame).await,
+            Ok(frame) => events(bus, number, partition, letter, frame, waited_ms).await,
             Err(error) => impossible(error.to_string()),
         };
     }
@@ -62,14 +67,14 @@ async fn events(
     partition: u16,
     letter: &DeadLetter,
     mut frame: Frame,
+    waited_ms: u64,
 ) -> Result<Back, StoreError> {
-    let first_ms = frame.events.iter().map(|event| event.accepted_ms).min().unwrap_or(i64::MAX);
     for (index, event) in (0u32..).zip(&mut frame.events) {
         event.origin.get_or_insert(Origin { sequence: letter.sequence, index });
     }
     let again = Frame {
         gateway: Role::DlqReplayer.name().into(),
-        waited_ms: clock::wall_ms().saturating_sub(first_ms).max(0).unsigned_abs(),
+        waited_ms: waited_ms.saturating_add(frame.waited_ms),
         replayed: true,
         events: frame.events,
         ..Frame::default()

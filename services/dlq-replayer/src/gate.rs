@@ -4,8 +4,8 @@
 use holdline_proto::dead_letter::{DeadLetter, Failing};
 use holdline_proto::topology::{Bucket, EXECUTOR_CONSUMER, Role, Stream, token};
 use holdline_proto::wire;
+use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::{Bus, Put, StoreError};
-use holdline_stage::clock;
 
 /// A letter that was let through to find out has this long to do so. Milliseconds.
 const PROBE_MS: i64 = 60_000;
@@ -16,12 +16,17 @@ pub(crate) enum Gate {
     Closed(String),
 }
 
-pub(crate) async fn look(bus: &Bus, number: u64, letter: &DeadLetter) -> Result<Gate, StoreError> {
+pub(crate) async fn look(
+    bus: &Bus,
+    time: &BrokerTime,
+    number: u64,
+    letter: &DeadLetter,
+) -> Result<Gate, StoreError> {
     if !stage_lives(bus, letter).await? {
         return Ok(Gate::Closed(format!("no {} is at work", letter.stage)));
     }
     match &letter.target {
-        Some(host) => target_answers(bus, number, host).await,
+        Some(host) => target_answers(bus, time.now_ms(), number, host).await,
         None => Ok(Gate::Open),
     }
 }
@@ -35,11 +40,10 @@ async fn stage_lives(bus: &Bus, letter: &DeadLetter) -> Result<bool, StoreError>
     Ok(lease.is_some())
 }
 
-async fn target_answers(bus: &Bus, number: u64, host: &str) -> Result<Gate, StoreError> {
+async fn target_answers(bus: &Bus, now_ms: i64, number: u64, host: &str) -> Result<Gate, StoreError> {
     let key = token(&[host]);
     let Some(entry) = bus.get(Bucket::Targets, &key).await? else { return Ok(Gate::Open) };
     let Ok(mut failing) = wire::decode::<Failing>(&entry.value) else { return Ok(Gate::Open) };
-    let now_ms = clock::wall_ms();
     let others = failing
         .probe
         .is_some_and(|(letter, at_ms)| letter != number && now_ms.saturating_sub(at_ms) < PROBE_MS);

@@ -19,8 +19,8 @@ use holdline_decide::retry::{Plan, TIERS_MS, plan};
 use holdline_proto::dead_letter::{DeadLetter, Recall, Resolved, Wish};
 use holdline_proto::topology::{DLQ_CONSUMER, RESOLVED, Role, Stream};
 use holdline_proto::wire;
+use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::{Bus, StoreError};
-use holdline_stage::clock;
 use holdline_stage::crash::{self, Point};
 use holdline_stage::playbooks::{Playbooks, installation};
 use holdline_stage::queue::{self, Answer, Work};
@@ -75,8 +75,13 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
     let bus = Bus::connect(Role::DlqReplayer, &shell.common.nats, &shell.tasks, &shell.health).await?;
     let partitions = installation(&bus, &shell).await?.partitions;
     let playbooks = Playbooks::follow(&bus, &shell, playbook::compile);
-    let replayer =
-        Arc::new(Replayer { bus: bus.clone(), playbooks, partitions, tiers_ms: settings.tiers_ms });
+    let replayer = Arc::new(Replayer {
+        time: BrokerTime::follow(&bus, &shell).await?,
+        bus: bus.clone(),
+        playbooks,
+        partitions,
+        tiers_ms: settings.tiers_ms,
+    });
     let (letters, recalls) = (replayer.clone(), replayer);
     tokio::join!(
         queue::run(&bus, &shell, Stream::Dead, DLQ_CONSUMER, AT_ONCE, move |work| {
@@ -100,6 +105,7 @@ fn later(answer: Result<Answer, StoreError>) -> Answer {
 
 struct Replayer {
     bus: Bus,
+    time: BrokerTime,
     playbooks: Playbooks<Set>,
     partitions: u16,
     tiers_ms: Vec<i64>,
@@ -132,7 +138,7 @@ impl Replayer {
             letter.reason
         );
         match plan(&letter, &self.tiers_ms) {
-            Plan::Wait { tier, after_ms } => self.schedule(work.sequence, &letter, tier, after_ms).await?,
+            Plan::Wait { tier, after_ms } => self.schedule(work, &letter, tier, after_ms).await?,
             Plan::Stay => {
                 alert::tell(&self.bus, &self.playbooks, self.partitions, work.sequence, &letter).await?
             }
@@ -144,13 +150,14 @@ impl Replayer {
     /// Has the broker bring the letter's turn.
     async fn schedule(
         &self,
-        number: u64,
+        work: &Work,
         letter: &DeadLetter,
         tier: usize,
         after_ms: i64,
     ) -> Result<(), StoreError> {
         let topology = self.bus.topology();
-        let due_ms = clock::wall_ms().saturating_add(after_ms);
+        let number = work.sequence;
+        let due_ms = work.published_ms.saturating_add(after_ms);
         let at = jiff::Timestamp::from_millisecond(due_ms).unwrap_or(jiff::Timestamp::MAX);
         let recall =
             Recall { letter: number, what: Wish::Replay, by: format!("tier {tier}"), reason: String::new() };
@@ -190,11 +197,13 @@ impl Replayer {
             };
         };
         if recall.what == Wish::Replay {
-            if let Gate::Closed(why) = gate::look(&self.bus, recall.letter, &letter).await? {
+            if let Gate::Closed(why) = gate::look(&self.bus, &self.time, recall.letter, &letter).await? {
                 tracing::info!(letter = recall.letter, "dead letter {} waits: {why}", recall.letter);
                 return Ok(Answer::Later(LATER));
             }
-            match back::send(&self.bus, recall.letter, &letter).await? {
+            let parked_ms = i64::try_from(found.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+            let waited_ms = self.time.now_ms().saturating_sub(parked_ms).max(0).unsigned_abs();
+            match back::send(&self.bus, recall.letter, &letter, waited_ms).await? {
                 Back::Sent => {}
                 Back::Impossible(why) => {
                     tracing::warn!(letter = recall.letter, "dead letter {} stays: {why}", recall.letter);

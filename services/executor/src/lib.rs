@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use holdline_decide::playbook;
 use holdline_proto::topology::{EXECUTOR_CONSUMER, Role, Stream};
+use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::Bus;
 use holdline_stage::playbooks::Playbooks;
 use holdline_stage::queue;
@@ -59,6 +60,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
         bus: bus.clone(),
         playbooks,
         replica: shell.common.replica.clone(),
+        time: BrokerTime::follow(&bus, &shell).await?,
         caller: call::Caller::new()?,
         rates: rate::Rates::default(),
         targets: target::Targets::default(),

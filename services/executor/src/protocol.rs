@@ -16,6 +16,7 @@ use holdline_proto::incident::View;
 use holdline_proto::outcome::{Done, Outcome};
 use holdline_proto::topology::{Bucket, Role, Stream};
 use holdline_proto::wire;
+use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::{Bus, StoreError};
 use holdline_stage::clock;
 use holdline_stage::crash::{self, Point};
@@ -45,6 +46,7 @@ pub(crate) struct Executor {
     pub bus: Bus,
     pub playbooks: Playbooks<Set>,
     pub replica: String,
+    pub time: BrokerTime,
     pub caller: Caller,
     pub rates: Rates,
     pub targets: Targets,
@@ -245,7 +247,7 @@ impl Executor {
 
     async fn tell(&self, command: &Command, result: Done, attempts: u32) -> Result<(), StoreError> {
         let carried = matches!(result, Done::Carried { .. });
-        let since = clock::wall_ms().saturating_sub(command.decided_ms).max(0);
+        let since = self.time.now_ms().saturating_sub(command.decided_ms).max(0);
         let outcome = Outcome::of(command, result, attempts, if carried { since } else { 0 });
         let message = PublishMessage::build()
             .message_id(format!("outcome-{}", command.issue_key()))
@@ -306,10 +308,9 @@ impl Executor {
         dead_letter::park(&self.bus, Role::Executor, &letter).await
     }
 
-    /// The broker's clock made the deadline; ours is compared with it, so a clock that is minutes off makes
-    /// commands late or lets them be late, which `doctor` looks for.
+    /// The broker's clock made the deadline, so it is the broker's that is compared with it.
     fn is_late(&self, command: &Command) -> bool {
-        clock::wall_ms() > command.deadline_ms
+        self.time.now_ms() > command.deadline_ms
     }
 }
 

@@ -7,9 +7,24 @@ pub use tokio::time::Instant;
 
 /// The wall clock. Unix milliseconds.
 pub fn wall_ms() -> i64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX)).saturating_add(shift_ms())
+}
+
+/// How far a test has put this process's clock off (F10): `HOLDLINE_CLOCK_SHIFT_MS`. A release build has no such
+/// code.
+#[cfg(debug_assertions)]
+fn shift_ms() -> i64 {
+    static SHIFT_MS: std::sync::OnceLock<i64> = std::sync::OnceLock::new();
+    *SHIFT_MS.get_or_init(|| {
+        let given = std::env::var("HOLDLINE_CLOCK_SHIFT_MS").ok();
+        given.and_then(|given| given.parse().ok()).unwrap_or(0)
+    })
+}
+
+#[cfg(not(debug_assertions))]
+fn shift_ms() -> i64 {
+    0
 }
 
 /// The monotonic clock.

@@ -15,6 +15,8 @@ pub mod clock;
 
 pub mod bus;
 
+pub mod broker_time;
+
 pub mod playbooks;
 
 pub mod pipe;

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 
 use crate::bus::Bus;
 use crate::clock;
+use crate::reader::published_ms;
 use crate::run::{Shell, Tasks};
 
 /// How often a message under way tells the broker that it is being worked on. The consumer's `ack_wait`
@@ -25,6 +26,8 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 pub struct Work {
     pub subject: String,
     pub sequence: u64,
+    /// The broker's timestamp. Unix milliseconds.
+    pub published_ms: i64,
     /// Deliveries so far, this one included.
     pub deliveries: i64,
     pub payload: Bytes,
@@ -126,6 +129,7 @@ where
     let given = Work {
         subject: message.subject.to_string(),
         sequence: info.stream_sequence,
+        published_ms: published_ms(&info),
         deliveries: info.delivered,
         payload: message.payload.clone(),
     };

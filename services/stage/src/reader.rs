@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::{Config, Stream as Pull};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
+use async_nats::jetstream::message::Info;
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use holdline_proto::topology::Stream;
@@ -112,8 +113,7 @@ impl Reader {
             )));
         }
         let (sequence, pending) = (info.stream_sequence, info.pending);
-        let published_ms =
-            i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+        let published_ms = published_ms(&info);
         self.next_delivery += 1;
         self.pending = pending;
         let subject = message.subject.to_string();
@@ -127,4 +127,9 @@ impl Reader {
         // Whatever the answer: the broker forgets it by itself a little later.
         tokio::time::timeout(Duration::from_millis(500), deleting).await.ok();
     }
+}
+
+/// The broker's timestamp of a message. Unix milliseconds.
+pub(crate) fn published_ms(info: &Info<'_>) -> i64 {
+    i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
