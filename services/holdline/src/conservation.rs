@@ -58,8 +58,11 @@ struct Acceptance {
     /// Places in EVENTS, replays left out.
     places: Vec<Origin>,
     replayed: bool,
-    /// Dispositions other than "a copy of myself".
+    /// Dispositions other than "a copy": of itself, or of another acceptance.
     ends: u32,
+    /// Places that ended as a duplicate of another acceptance: all of them together are one end, and none beside
+    /// any other.
+    copied_from_others: BTreeSet<Origin>,
     kind: &'static str,
     on_its_way: bool,
 }
@@ -160,7 +163,10 @@ async fn count_partition(
         {
             return;
         }
-        acceptance.end(kind(&disposed.disposition));
+        let duplicate = matches!(disposed.disposition, Disposition::Duplicate { .. });
+        if !duplicate || !acceptance.copied_from_others.insert(disposed.origin) {
+            acceptance.end(kind(&disposed.disposition));
+        }
     };
     each(bus, Stream::Inputs, &signal, 1, |message| {
         let Ok(record) = wire::decode::<Record<Classified>>(&message.payload) else {
@@ -200,7 +206,9 @@ async fn count_partition(
         count.accepted += 1;
         let copies = acceptance.places.len() + usize::from(acceptance.replayed);
         count.copies += copies.saturating_sub(1) as u64;
+        let copied = !acceptance.copied_from_others.is_empty();
         match acceptance.ends {
+            0 if copied => *count.dispositions.entry("deduplicated").or_default() += 1,
             0 if acceptance.on_its_way => count.on_their_way += 1,
             0 => name(&mut count.missing, &mut count.missing_more, id),
             1 => *count.dispositions.entry(acceptance.kind).or_default() += 1,
