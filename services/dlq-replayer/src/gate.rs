@@ -38,7 +38,13 @@ async fn stage_lives(bus: &Bus, letter: &DeadLetter) -> Result<bool, StoreError>
 async fn target_answers(bus: &Bus, number: u64, host: &str) -> Result<Gate, StoreError> {
     let key = token(&[host]);
     let Some(entry) = bus.get(Bucket::Targets, &key).await? else { return Ok(Gate::Open) };
-    let Ok(mut failing) = wire::decode::<Failing>(&entry.value) else { return Ok(Gate::Open) };
+    let mut failing = match wire::decode::<Failing>(&entry.value) {
+        Ok(failing) => failing,
+        Err(error) => {
+            tracing::error!(host, "the entry {key} of TARGETS ({host}) cannot be read, so it says nothing: {error}");
+            return Ok(Gate::Open);
+        }
+    };
     let now_ms = clock::wall_ms();
     let others = failing
         .probe

@@ -22,6 +22,7 @@ use holdline_proto::wire;
 use holdline_stage::bus::{Bus, StoreError};
 use holdline_stage::clock;
 use holdline_stage::crash::{self, Point};
+use holdline_stage::dead_letter;
 use holdline_stage::playbooks::{Playbooks, installation};
 use holdline_stage::queue::{self, Answer, Work};
 use holdline_stage::run::Shell;
@@ -169,7 +170,16 @@ impl Replayer {
         let recall: Recall = match wire::decode(&work.payload) {
             Ok(recall) => recall,
             Err(error) => {
-                tracing::error!(subject = work.subject, "a recall cannot be read: {error}");
+                let letter = DeadLetter {
+                    stage: Role::DlqReplayer.name().into(),
+                    reason: error.to_string(),
+                    subject: work.subject.clone(),
+                    sequence: work.sequence,
+                    attempts: 1,
+                    payload: work.payload.to_vec(),
+                    ..DeadLetter::default()
+                };
+                dead_letter::park(&self.bus, Role::DlqReplayer, &letter).await?;
                 return Ok(Answer::Done);
             }
         };
@@ -194,6 +204,7 @@ impl Replayer {
                 tracing::info!(letter = recall.letter, "dead letter {} waits: {why}", recall.letter);
                 return Ok(Answer::Later(LATER));
             }
+            crash::point(Point::ReplayerLetThrough);
             match back::send(&self.bus, recall.letter, &letter).await? {
                 Back::Sent => {}
                 Back::Impossible(why) => {

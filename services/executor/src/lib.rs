@@ -60,6 +60,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
         playbooks,
         replica: shell.common.replica.clone(),
         caller: call::Caller::new()?,
+        locks: lock::Locks::default(),
         rates: rate::Rates::default(),
         targets: target::Targets::default(),
     });
