@@ -517,10 +517,7 @@ impl Topology {
     /// Writing views, and looking at the fences that say whose they are.
     fn show_rights(&self, bucket: Bucket) -> Vec<String> {
         let fences = self.entry(bucket, "fence.*");
-        vec![
-            self.entry(bucket, ">"),
-            format!("$JS.API.DIRECT.GET.{}.{fences}", self.bucket_stream(bucket)),
-        ]
+        vec![self.entry(bucket, ">"), format!("$JS.API.DIRECT.GET.{}.{fences}", self.bucket_stream(bucket))]
     }
 
     /// A stage's own leases, and nobody else's.

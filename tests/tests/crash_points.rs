@@ -286,7 +286,10 @@ async fn f1_n4_e9_a_crash_at_every_named_line_loses_nothing_and_repeats_nothing(
         .iter()
         .map(|(entity, history)| {
             let paths = actions(history, 3, 0, 2, 0);
-            (entity.clone(), paths.iter().map(|(direction, _)| format!("/act/{direction}/{entity}")).collect())
+            (
+                entity.clone(),
+                paths.iter().map(|(direction, _)| format!("/act/{direction}/{entity}")).collect(),
+            )
         })
         .collect();
     target.wait_for(wanted.values().map(Vec::len).sum(), SETTLE_MAX).await;

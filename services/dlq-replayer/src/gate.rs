@@ -41,7 +41,10 @@ async fn target_answers(bus: &Bus, number: u64, host: &str) -> Result<Gate, Stor
     let mut failing = match wire::decode::<Failing>(&entry.value) {
         Ok(failing) => failing,
         Err(error) => {
-            tracing::error!(host, "the entry {key} of TARGETS ({host}) cannot be read, so it says nothing: {error}");
+            tracing::error!(
+                host,
+                "the entry {key} of TARGETS ({host}) cannot be read, so it says nothing: {error}"
+            );
             return Ok(Gate::Open);
         }
     };

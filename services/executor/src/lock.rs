@@ -52,7 +52,12 @@ impl Default for Locks {
 
 impl Locks {
     /// Takes the lock of an entity; `None` while somebody else has it.
-    pub(crate) async fn take(&self, bus: &Bus, entity: &str, holder: &str) -> Result<Option<Lock>, StoreError> {
+    pub(crate) async fn take(
+        &self,
+        bus: &Bus,
+        entity: &str,
+        holder: &str,
+    ) -> Result<Option<Lock>, StoreError> {
         let key = token(&[entity]);
         let found = bus.place(Bucket::Locks, &key).await?;
         let held = found.value.is_some_and(|holder| !holder.is_empty());
@@ -65,9 +70,7 @@ impl Locks {
         let renewed = clock::now();
         let put = Put { expect: Some(found.revision), ttl: Some(TTL), ..Put::default() };
         match bus.put(Bucket::Locks, &key, Bytes::from(holder.to_string()), put).await {
-            Ok(revision) => {
-                Ok(Some(Lock { key, revision, holder: holder.into(), token: revision, renewed }))
-            }
+            Ok(revision) => Ok(Some(Lock { key, revision, holder: holder.into(), token: revision, renewed })),
             Err(StoreError::Fenced) => Ok(None),
             Err(error) => Err(error),
         }

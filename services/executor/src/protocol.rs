@@ -301,7 +301,10 @@ impl Executor {
         }
         if let Some(error) = unreadable {
             let incident = &command.incident;
-            tracing::error!(incident, "the entry {incident} of INCIDENTS cannot be read, so it waits: {error}");
+            tracing::error!(
+                incident,
+                "the entry {incident} of INCIDENTS cannot be read, so it waits: {error}"
+            );
         }
         Ok(Standing::Behind)
     }

@@ -480,13 +480,18 @@ impl Pipe {
 
     /// What is kept apart from the records. One that cannot be read says at least that there was one.
     async fn noted(&self) -> Result<Option<Noted>, End> {
-        let Place { value: Some(value), .. } = self.bus.place(Bucket::Leases, &self.position_key()).await? else {
+        let Place { value: Some(value), .. } = self.bus.place(Bucket::Leases, &self.position_key()).await?
+        else {
             return Ok(None);
         };
         let text = String::from_utf8_lossy(&value);
         let reads_made = text.split(' ').nth(2).and_then(|made| made.parse().ok());
         if reads_made.is_none() {
-            tracing::error!(key = self.position_key(), "the key {} of LEASES reads {text:.80?}; it is written anew", self.position_key());
+            tracing::error!(
+                key = self.position_key(),
+                "the key {} of LEASES reads {text:.80?}; it is written anew",
+                self.position_key()
+            );
         }
         Ok(Some(Noted { reads_made }))
     }
