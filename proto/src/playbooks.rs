@@ -36,6 +36,11 @@ impl Bundle {
         hex::encode(hasher.finalize()).chars().take(16).collect()
     }
 
+    /// Whether a text can be what [`Bundle::hash`] gives.
+    pub fn is_hash(text: &str) -> bool {
+        text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+    }
+
     /// Key of a set in the bucket.
     pub fn key(hash: &str) -> String {
         format!("set.{hash}")

@@ -382,7 +382,7 @@ impl Topology {
             Role::Classifier => {
                 publish.extend(own(&["signal.*", "dead.classifier"]));
                 publish.extend(self.lease_rights(role));
-                publish.push(self.entry(Bucket::Dedup, ">"));
+                publish.extend(self.show_rights(Bucket::Dedup));
                 publish.extend(self.read_rights(Stream::Events));
                 publish.extend(self.read_rights(Stream::Inputs));
             }
@@ -395,7 +395,7 @@ impl Topology {
                     "dead.debouncer",
                 ]));
                 publish.extend(self.lease_rights(role));
-                publish.push(self.entry(Bucket::Incidents, ">"));
+                publish.extend(self.show_rights(Bucket::Incidents));
                 publish.extend(self.read_rights(Stream::Inputs));
                 publish.extend(self.read_rights(Stream::Journal));
             }
@@ -414,7 +414,13 @@ impl Topology {
                 publish.extend(self.consume_rights(Stream::Commands, EXECUTOR_CONSUMER));
             }
             Role::DlqReplayer => {
-                publish.extend(own(&["event.*", "internal.retry.*.*", "retry.*.*.*", "dead.resolved"]));
+                publish.extend(own(&[
+                    "event.*",
+                    "internal.retry.*.*",
+                    "retry.*.*.*",
+                    "dead.dlq-replayer",
+                    "dead.resolved",
+                ]));
                 publish.extend(self.consume_rights(Stream::Dead, DLQ_CONSUMER));
                 publish.extend(self.consume_rights(Stream::Retry, DLQ_CONSUMER));
                 // A letter by its number, and its end.
@@ -506,6 +512,12 @@ impl Topology {
             format!("$JS.API.STREAM.INFO.{stream}"),
             format!("$JS.API.DIRECT.GET.{stream}.{}", self.entry(bucket, ">")),
         ]
+    }
+
+    /// Writing views, and looking at the fences that say whose they are.
+    fn show_rights(&self, bucket: Bucket) -> Vec<String> {
+        let fences = self.entry(bucket, "fence.*");
+        vec![self.entry(bucket, ">"), format!("$JS.API.DIRECT.GET.{}.{fences}", self.bucket_stream(bucket))]
     }
 
     /// A stage's own leases, and nobody else's.

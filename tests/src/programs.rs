@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -120,6 +120,11 @@ impl Running {
         let done =
             Command::new("kill").args([&format!("-{signal}"), &self.id().to_string()]).status().unwrap();
         assert!(done.success());
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Waits for the end; gives the exit code.
@@ -247,6 +252,11 @@ impl Installation {
 
     /// Starts a replica, or starts it again.
     pub fn spawn(&mut self, stage: &str, replica: usize) {
+        self.spawn_with(stage, replica, &[]);
+    }
+
+    /// The same, with variables for this start alone.
+    pub fn spawn_with(&mut self, stage: &str, replica: usize, variables: &[(&str, &str)]) {
         let key = (stage.to_string(), replica);
         let (gateway, admin) = match self.services.get(&key) {
             Some(service) => (service.gateway, service.admin),
@@ -259,6 +269,7 @@ impl Installation {
             .env("HOLDLINE_REPLICA_NAME", format!("{stage}-{replica}"))
             .env("HOLDLINE_GATEWAY_LISTEN", gateway.to_string())
             .envs(self.variables.iter().cloned())
+            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(log(&self.folder, &format!("{stage}-{replica}")))
             .spawn()
@@ -280,6 +291,17 @@ impl Installation {
     pub fn kill_nats(&mut self) {
         let pid = std::fs::read_to_string(self.data.join("nats/pid")).unwrap();
         Command::new("kill").args(["-9", pid.trim()]).status().unwrap();
+    }
+
+    /// Takes nats-server away until [`Installation::broker_back`]: its keeper stands still.
+    pub fn broker_away(&mut self) {
+        self.broker.signal("STOP");
+        self.kill_nats();
+    }
+
+    /// Its keeper starts nats-server again.
+    pub fn broker_back(&mut self) {
+        self.broker.signal("CONT");
     }
 
     pub fn broker_process(&mut self) -> &mut Running {
@@ -346,6 +368,11 @@ impl Installation {
         }
     }
 
+    /// What a replica has logged.
+    pub fn log_of(&self, stage: &str, replica: usize) -> String {
+        std::fs::read_to_string(self.folder.join(format!("{stage}-{replica}.log"))).unwrap_or_default()
+    }
+
     /// What every process has logged.
     pub fn logs(&self) -> String {
         let mut text = String::new();
@@ -363,6 +390,7 @@ impl Installation {
 impl Drop for Installation {
     fn drop(&mut self) {
         self.services.clear();
+        self.broker.signal("CONT");
         if std::thread::panicking() {
             eprintln!("the logs are in {}", self.folder.display());
         } else {

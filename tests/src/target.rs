@@ -31,6 +31,8 @@ struct Seen {
     failures: AtomicU32,
     status: AtomicU32,
     delay_ms: AtomicU32,
+    /// The same for calls whose path ends with this.
+    failing: Mutex<Vec<(String, u32, u16)>>,
 }
 
 /// A running target on loopback.
@@ -55,6 +57,11 @@ impl Target {
     pub fn fail(&self, times: u32, status: u16) {
         self.seen.status.store(status.into(), Ordering::SeqCst);
         self.seen.failures.store(times, Ordering::SeqCst);
+    }
+
+    /// Answers the next calls whose path ends with this with this status.
+    pub fn fail_at(&self, path: &str, times: u32, status: u16) {
+        self.seen.failing.lock().unwrap().push((path.into(), times, status));
     }
 
     pub fn slow(&self, delay: Duration) {
@@ -96,6 +103,12 @@ async fn asked(State(seen): State<Arc<Seen>>, headers: HeaderMap, uri: Uri, body
         body,
         at: clock::now(),
     });
+    for (path, left, status) in seen.failing.lock().unwrap().iter_mut() {
+        if *left > 0 && uri.path().ends_with(path.as_str()) {
+            *left -= 1;
+            return StatusCode::from_u16(*status).unwrap();
+        }
+    }
     match failing {
         Ok(_) => StatusCode::from_u16(seen.status.load(Ordering::SeqCst) as u16).unwrap(),
         Err(_) => StatusCode::OK,

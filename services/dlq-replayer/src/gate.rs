@@ -43,7 +43,16 @@ async fn stage_lives(bus: &Bus, letter: &DeadLetter) -> Result<bool, StoreError>
 async fn target_answers(bus: &Bus, now_ms: i64, number: u64, host: &str) -> Result<Gate, StoreError> {
     let key = token(&[host]);
     let Some(entry) = bus.get(Bucket::Targets, &key).await? else { return Ok(Gate::Open) };
-    let Ok(mut failing) = wire::decode::<Failing>(&entry.value) else { return Ok(Gate::Open) };
+    let mut failing = match wire::decode::<Failing>(&entry.value) {
+        Ok(failing) => failing,
+        Err(error) => {
+            tracing::error!(
+                host,
+                "the entry {key} of TARGETS ({host}) cannot be read, so it says nothing: {error}"
+            );
+            return Ok(Gate::Open);
+        }
+    };
     let others = failing
         .probe
         .is_some_and(|(letter, at_ms)| letter != number && now_ms.saturating_sub(at_ms) < PROBE_MS);

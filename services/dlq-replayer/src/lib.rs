@@ -22,6 +22,7 @@ use holdline_proto::wire;
 use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::{Bus, StoreError};
 use holdline_stage::crash::{self, Point};
+use holdline_stage::dead_letter;
 use holdline_stage::playbooks::{Playbooks, installation};
 use holdline_stage::queue::{self, Answer, Work};
 use holdline_stage::run::Shell;
@@ -176,7 +177,16 @@ impl Replayer {
         let recall: Recall = match wire::decode(&work.payload) {
             Ok(recall) => recall,
             Err(error) => {
-                tracing::error!(subject = work.subject, "a recall cannot be read: {error}");
+                let letter = DeadLetter {
+                    stage: Role::DlqReplayer.name().into(),
+                    reason: error.to_string(),
+                    subject: work.subject.clone(),
+                    sequence: work.sequence,
+                    attempts: 1,
+                    payload: work.payload.to_vec(),
+                    ..DeadLetter::default()
+                };
+                dead_letter::park(&self.bus, Role::DlqReplayer, &letter).await?;
                 return Ok(Answer::Done);
             }
         };
@@ -201,6 +211,7 @@ impl Replayer {
                 tracing::info!(letter = recall.letter, "dead letter {} waits: {why}", recall.letter);
                 return Ok(Answer::Later(LATER));
             }
+            crash::point(Point::ReplayerLetThrough);
             let parked_ms = i64::try_from(found.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
             let waited_ms = self.time.now_ms().saturating_sub(parked_ms).max(0).unsigned_abs();
             match back::send(&self.bus, recall.letter, &letter, waited_ms).await? {

@@ -26,11 +26,10 @@ pub(crate) struct Earlier {
 /// # Errors
 /// When the broker does not answer.
 pub(crate) async fn earlier(bus: &Bus, command: &Command) -> Result<Earlier, StoreError> {
-    let Some(entry) = bus.get(Bucket::Intents, &track_token(&command.key)).await? else {
-        return Ok(Earlier::default());
-    };
-    let fresh = Earlier { revision: entry.revision, ..Earlier::default() };
-    let intent: Intent = match wire::decode(&entry.value) {
+    let place = bus.place(Bucket::Intents, &track_token(&command.key)).await?;
+    let fresh = Earlier { revision: place.revision, ..Earlier::default() };
+    let Some(value) = place.value else { return Ok(fresh) };
+    let intent: Intent = match wire::decode(&value) {
         Ok(intent) => intent,
         Err(error) => {
             tracing::error!("an intent cannot be read, so its call counts as perhaps made: {error}");

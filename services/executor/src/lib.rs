@@ -62,6 +62,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
         replica: shell.common.replica.clone(),
         time: BrokerTime::follow(&bus, &shell).await?,
         caller: call::Caller::new()?,
+        locks: lock::Locks::default(),
         rates: rate::Rates::default(),
         targets: target::Targets::default(),
     });

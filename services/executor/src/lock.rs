@@ -1,5 +1,6 @@
 //! One executor acts on an entity at a time (E4): an entry of LOCKS with a life of its own. The fencing
 //! token is its revision; a holder that was paused for too long finds the intent written by somebody else.
+//! A lock that is there and that nobody renews (written by hand, say) is taken over, loudly.
 
 use std::time::Duration;
 
@@ -13,6 +14,12 @@ const TTL: Duration = Duration::from_secs(5);
 
 /// Between renewals.
 pub(crate) const RENEW_EVERY: Duration = Duration::from_millis(1_500);
+
+/// A lock that is seen unchanged for this long is nobody's.
+const DEAD_AFTER: Duration = Duration::from_secs(3 * TTL.as_secs());
+
+/// Locks of others that are watched for being renewed; beyond, the ones seen least recently are forgotten.
+const OTHERS_MAX: u64 = 10_000;
 
 /// A lock that was given back stays as a note for this long, so that taking it again is one step.
 const FREE_KEPT: Duration = Duration::from_secs(60);
@@ -28,20 +35,56 @@ pub(crate) struct Lock {
     renewed: Instant,
 }
 
-/// Takes the lock of an entity; `None` while somebody else has it.
-pub(crate) async fn take(bus: &Bus, entity: &str, holder: &str) -> Result<Option<Lock>, StoreError> {
-    let key = token(&[entity]);
-    let found = bus.get(Bucket::Locks, &key).await?;
-    if found.as_ref().is_some_and(|entry| !entry.value.is_empty()) {
-        return Ok(None);
+/// Takes locks, and keeps an eye on those of others.
+#[derive(Debug)]
+pub(crate) struct Locks {
+    /// Revision of a lock that somebody else has, and since when it is that.
+    others: moka::sync::Cache<String, (u64, Instant)>,
+}
+
+impl Default for Locks {
+    fn default() -> Locks {
+        // What is not looked at any more has been taken or has run out.
+        let others = moka::sync::Cache::builder().max_capacity(OTHERS_MAX).time_to_idle(DEAD_AFTER).build();
+        Locks { others }
     }
-    let expect = Some(found.map_or(0, |entry| entry.revision));
-    let renewed = clock::now();
-    let put = Put { expect, ttl: Some(TTL), ..Put::default() };
-    match bus.put(Bucket::Locks, &key, Bytes::from(holder.to_string()), put).await {
-        Ok(revision) => Ok(Some(Lock { key, revision, holder: holder.into(), token: revision, renewed })),
-        Err(StoreError::Fenced) => Ok(None),
-        Err(error) => Err(error),
+}
+
+impl Locks {
+    /// Takes the lock of an entity; `None` while somebody else has it.
+    pub(crate) async fn take(
+        &self,
+        bus: &Bus,
+        entity: &str,
+        holder: &str,
+    ) -> Result<Option<Lock>, StoreError> {
+        let key = token(&[entity]);
+        let found = bus.place(Bucket::Locks, &key).await?;
+        let held = found.value.is_some_and(|holder| !holder.is_empty());
+        if held && !self.is_dead(&key, found.revision) {
+            return Ok(None);
+        }
+        if held {
+            tracing::error!(entity, "the lock of {entity} is there and nobody renews it; taking it over");
+        }
+        let renewed = clock::now();
+        let put = Put { expect: Some(found.revision), ttl: Some(TTL), ..Put::default() };
+        match bus.put(Bucket::Locks, &key, Bytes::from(holder.to_string()), put).await {
+            Ok(revision) => Ok(Some(Lock { key, revision, holder: holder.into(), token: revision, renewed })),
+            Err(StoreError::Fenced) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a lock of somebody else has not been renewed for too long.
+    fn is_dead(&self, key: &str, revision: u64) -> bool {
+        match self.others.get(key) {
+            Some((seen, since)) if seen == revision => since.elapsed() >= DEAD_AFTER,
+            _ => {
+                self.others.insert(key.into(), (revision, clock::now()));
+                false
+            }
+        }
     }
 }
 

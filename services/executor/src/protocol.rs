@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 
 use crate::call::{Caller, Destination};
 use crate::intent::{self, Earlier};
-use crate::lock::{self, Lock};
+use crate::lock::{self, Lock, Locks};
 use crate::rate::Rates;
 use crate::target::Targets;
 
@@ -48,6 +48,7 @@ pub(crate) struct Executor {
     pub replica: String,
     pub time: BrokerTime,
     pub caller: Caller,
+    pub locks: Locks,
     pub rates: Rates,
     pub targets: Targets,
 }
@@ -81,9 +82,10 @@ impl Executor {
             Err(SetError::Unreachable(error)) => return Err(error),
             Err(error) => return self.cannot(work, &command, error.to_string()).await,
         };
-        let Some(lock) = lock::take(&self.bus, &command.key.entity, &self.replica).await? else {
+        let Some(lock) = self.locks.take(&self.bus, &command.key.entity, &self.replica).await? else {
             return Ok(Answer::Later(LOCKED_WAIT));
         };
+        crash::point(Point::AfterLock);
         self.act(work, &command, &set, lock).await
     }
 
@@ -109,6 +111,11 @@ impl Executor {
             }
         }
         let earlier = intent::earlier(&self.bus, command).await?;
+        // Whoever had the lock while this process stood still may have carried it out, and reported.
+        if earlier.perhaps_done && self.outcome_stands(command).await? {
+            lock.release(&self.bus).await;
+            return Ok(Answer::Done);
+        }
         if self.is_late(command) {
             let done = Done::Expired { perhaps_done: earlier.perhaps_done };
             return self.report(command, done, earlier.attempts, lock).await;
@@ -171,6 +178,7 @@ impl Executor {
                 );
                 intent::write(&self.bus, command, &intent, revision).await?;
                 lock.release(&self.bus).await;
+                crash::point(Point::BeforeRetry);
                 Ok(Answer::Later(Duration::from_millis(after_ms)))
             }
         }
@@ -275,16 +283,30 @@ impl Executor {
     /// Whether the command is still its incident's latest decision (O2). The view follows the record that the
     /// command follows, so it may be a moment behind.
     async fn standing(&self, command: &Command) -> Result<Standing, StoreError> {
+        let mut unreadable = None;
         for look in 0..VIEW_LOOKS {
             if look > 0 {
                 clock::sleep(VIEW_WAIT).await;
             }
             let entry = self.bus.get(Bucket::Incidents, &command.incident).await?;
-            let view: Option<View> = entry.and_then(|entry| wire::decode(&entry.value).ok());
+            let view = match entry.map(|entry| wire::decode::<View>(&entry.value)).transpose() {
+                Ok(view) => view,
+                Err(error) => {
+                    unreadable = Some(error);
+                    continue;
+                }
+            };
             match execute::standing(command, view.as_ref()) {
                 Standing::Behind => {}
                 known => return Ok(known),
             }
+        }
+        if let Some(error) = unreadable {
+            let incident = &command.incident;
+            tracing::error!(
+                incident,
+                "the entry {incident} of INCIDENTS cannot be read, so it waits: {error}"
+            );
         }
         Ok(Standing::Behind)
     }

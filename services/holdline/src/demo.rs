@@ -104,7 +104,7 @@ impl Demo {
         let installation: Installation = wire::decode(&entry.value)?;
         let set = playbook::compile(&self.bundle()?).map_err(anyhow::Error::msg)?;
         let subscription = set.subscriptions.get("telephony").context("the demonstration set is broken")?;
-        let (_, last) = bus.bounds(Stream::Journal).await?;
+        let last = bus.bounds(Stream::Journal).await?.last;
         let began = clock::now();
         // Every run leaves records in the journal, so its end is a number that no earlier run had.
         let entity = format!("{ENTITY}{}", last + 1);

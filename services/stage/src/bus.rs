@@ -46,11 +46,29 @@ pub enum StoreError {
     Unknown(String),
 }
 
+/// What a stream holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    pub first: u64,
+    pub last: u64,
+    /// When it was made, in nanoseconds: another number is another stream, whatever its name.
+    pub made: i128,
+}
+
 /// An entry of a bucket.
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub value: Bytes,
     /// Its revision: the fencing token, and what an update expects.
+    pub revision: u64,
+}
+
+/// A key of a bucket: what stands there, and what a write that depends on it must expect.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    /// `None` where there never was anything, or it was deleted.
+    pub value: Option<Bytes>,
+    /// 0 where there is nothing, not even the mark of a deletion.
     pub revision: u64,
 }
 
@@ -211,14 +229,18 @@ impl Bus {
         }
     }
 
-    /// First and last sequence of a stream.
+    /// First and last sequence of a stream, and which stream it is.
     ///
     /// # Errors
     /// When the broker does not answer or the stream is gone.
-    pub async fn bounds(&self, stream: Stream) -> Result<(u64, u64), StoreError> {
-        let info =
-            self.stream(stream).await?.get_info().await.map_err(|e| StoreError::Unknown(e.to_string()))?;
-        Ok((info.state.first_sequence, info.state.last_sequence))
+    pub async fn bounds(&self, stream: Stream) -> Result<Bounds, StoreError> {
+        let info = self.stream(stream).await?.get_info().await;
+        let info = info.map_err(|e| StoreError::Unknown(format!("{}: {e}", self.topology.stream(stream))))?;
+        Ok(Bounds {
+            first: info.state.first_sequence,
+            last: info.state.last_sequence,
+            made: info.created.unix_timestamp_nanos(),
+        })
     }
 
     /// An entry of a bucket; `None` where there is none or it was deleted.
@@ -226,11 +248,22 @@ impl Bus {
     /// # Errors
     /// When the broker does not answer.
     pub async fn get(&self, bucket: Bucket, key: &str) -> Result<Option<Entry>, StoreError> {
+        let Place { value, revision } = self.place(bucket, key).await?;
+        Ok(value.map(|value| Entry { value, revision }))
+    }
+
+    /// What stands at a key, for who will write there: a deletion by hand leaves a mark, which counts as a
+    /// revision although there is no value.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn place(&self, bucket: Bucket, key: &str) -> Result<Place, StoreError> {
         let stream = self.stream_named(self.topology.bucket_stream(bucket)).await?;
-        let found = glance(&stream, &self.topology.entry(bucket, key)).await?;
-        Ok(found
-            .filter(|m| m.headers.get("KV-Operation").is_none())
-            .map(|message| Entry { value: message.payload, revision: message.sequence }))
+        let Some(found) = glance(&stream, &self.topology.entry(bucket, key)).await? else {
+            return Ok(Place::default());
+        };
+        let deleted = found.headers.get("KV-Operation").is_some();
+        Ok(Place { value: (!deleted).then_some(found.payload), revision: found.sequence })
     }
 
     /// Writes an entry and gives its revision.

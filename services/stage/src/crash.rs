@@ -16,6 +16,8 @@ pub enum Point {
     GatewaySpoolSynced,
     /// A spooled frame is stored by the broker and still in the spool.
     GatewaySpoolDrained,
+    /// A new owner has folded what he takes over and read no input.
+    AfterFold,
     /// Inputs are decided on and the record is not written.
     BeforeCommit,
     /// The record is durable and its effects are not published.
@@ -24,18 +26,26 @@ pub enum Point {
     BetweenEffects,
     /// All effects of a record are published and no record says so.
     AfterEffects,
-    /// A message is in the dead letters and the position has not passed it.
+    /// The views are ours to write and none is written.
+    BeforeView,
+    /// A message is in the dead letters and not given up yet.
     AfterPark,
+    /// The lock is held and nothing was looked at.
+    AfterLock,
     /// The lock is held and no intent is written.
     BeforeIntent,
     /// The intent is written and no call has left.
     AfterIntent,
     /// The call was answered and nothing says so.
     AfterCall,
+    /// A call is to be repeated, that is written down, and the command is not back with the broker.
+    BeforeRetry,
     /// The outcome stands and the command is not acknowledged.
     BeforeAck,
     /// A letter's way is planned and it is not acknowledged.
     ReplayerPlanned,
+    /// A letter may go back and has not.
+    ReplayerLetThrough,
     /// A letter went back and is still in DEAD.
     ReplayerSentBack,
     /// What became of a letter is on record and it is still in DEAD.
@@ -44,25 +54,34 @@ pub enum Point {
 
 impl Point {
     /// Every point, with the role in which it is reached.
-    pub const ALL: [(Point, &'static str); 20] = [
+    pub const ALL: [(Point, &'static str); 29] = [
         (Point::GatewayBeforeStore, "gateway"),
         (Point::GatewayAfterStore, "gateway"),
         (Point::GatewaySpoolWritten, "gateway"),
         (Point::GatewaySpoolSynced, "gateway"),
         (Point::GatewaySpoolDrained, "gateway"),
+        (Point::AfterFold, "classifier"),
         (Point::BeforeCommit, "classifier"),
         (Point::AfterCommit, "classifier"),
+        (Point::BeforeView, "classifier"),
         (Point::AfterPark, "classifier"),
+        (Point::AfterFold, "debouncer"),
         (Point::BeforeCommit, "debouncer"),
         (Point::AfterCommit, "debouncer"),
         (Point::BetweenEffects, "debouncer"),
         (Point::AfterEffects, "debouncer"),
+        (Point::BeforeView, "debouncer"),
         (Point::AfterPark, "debouncer"),
+        (Point::AfterLock, "executor"),
         (Point::BeforeIntent, "executor"),
         (Point::AfterIntent, "executor"),
         (Point::AfterCall, "executor"),
+        (Point::BeforeRetry, "executor"),
+        (Point::AfterPark, "executor"),
         (Point::BeforeAck, "executor"),
+        (Point::AfterPark, "dlq-replayer"),
         (Point::ReplayerPlanned, "dlq-replayer"),
+        (Point::ReplayerLetThrough, "dlq-replayer"),
         (Point::ReplayerSentBack, "dlq-replayer"),
         (Point::ReplayerResolved, "dlq-replayer"),
     ];

@@ -6,6 +6,7 @@ use holdline_proto::topology::Role;
 use holdline_proto::wire;
 
 use crate::bus::{Bus, StoreError};
+use crate::crash::{self, Point};
 use crate::telemetry::Metric;
 
 /// Parks a message; it may be given up only after this has returned.
@@ -23,5 +24,6 @@ pub async fn park(bus: &Bus, role: Role, letter: &DeadLetter) -> Result<(), Stor
         "parked a message: {}",
         letter.reason
     );
+    crash::point(Point::AfterPark);
     Ok(())
 }

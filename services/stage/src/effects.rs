@@ -3,6 +3,7 @@
 //! First lane: commands and wake-ups, each with a message id made from its record, published until they are
 //! known to be stored; a mark says up to which record that is so, and the next record carries it. Second
 //! lane: views, newest value per key, fenced by the owner's epoch, never part of the mark and never waited for.
+//! Whether an owner may write views is read off the log: its last record there is the newest one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use holdline_proto::journal::{Effect, WakeUp};
-use holdline_proto::topology::{Bucket, Topology};
+use holdline_proto::topology::{Bucket, Stream, Topology};
 use holdline_proto::wire;
 use tokio::sync::{Notify, mpsc};
 
@@ -37,6 +38,15 @@ const VIEWS_MAX: usize = 10_000;
 /// Before an unanswered publish is tried again.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Between looks at whether a bucket still has our fence, so that views that somebody deleted come back.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// An owner whose views are refused looks again after this.
+const STAND_BACK: Duration = Duration::from_secs(1);
+
+/// Between looks whether a record of ours that is under way has arrived.
+const RECORD_WAIT: Duration = Duration::from_millis(10);
+
 /// A value for people and other readers; see the module.
 #[derive(Debug, Clone)]
 pub struct View {
@@ -55,26 +65,39 @@ pub(crate) struct Lanes {
     partition: u16,
 }
 
+/// The log that the records of a partition stand on.
+#[derive(Debug, Clone)]
+pub(crate) struct Log {
+    pub stream: Stream,
+    pub subject: String,
+    pub partition: u16,
+}
+
 #[derive(Default)]
 struct Waiting {
     newest: Mutex<BTreeMap<String, View>>,
     more: Notify,
+    /// The owner's last record.
+    record: AtomicU64,
+    /// The bucket had lost our fence, so it may have lost views, too.
+    lost: Notify,
 }
 
 impl Lanes {
-    /// Starts both lanes; they end with `tasks`.
-    pub(crate) fn start(bus: &Bus, partition: u16, done: u64, tasks: &Tasks) -> Lanes {
+    /// Starts both lanes of an owner whose last record is `record`; they end with `tasks`.
+    pub(crate) fn start(bus: &Bus, log: Log, record: u64, done: u64, tasks: &Tasks) -> Lanes {
         let (records, waiting) = mpsc::channel(RECORDS_MAX);
         let lanes = Lanes {
             records,
             done: Arc::new(AtomicU64::new(done)),
-            views: Arc::default(),
+            views: Arc::new(Waiting { record: AtomicU64::new(record), ..Waiting::default() }),
             topology: bus.topology().clone(),
-            partition,
+            partition: log.partition,
         };
         // A window of its own: the client waits for good when one is full, and commits must never wait.
         tasks.spawn(first_lane(bus.apart(), waiting, lanes.done.clone(), tasks.clone()));
-        tasks.spawn(second_lane(bus.apart(), partition, lanes.views.clone(), tasks.clone()));
+        let (bus, views, tasks) = (bus.apart(), lanes.views.clone(), tasks.clone());
+        tasks.clone().spawn(SecondLane { bus, log, views, tasks, fences: BTreeMap::new() }.run());
         lanes
     }
 
@@ -87,8 +110,14 @@ impl Lanes {
     pub(crate) async fn follow(&self, record: u64, effects: &[Effect]) {
         let messages =
             (0u32..).zip(effects).map(|(index, effect)| self.message(record, index, effect)).collect();
+        self.views.record.fetch_max(record, Ordering::AcqRel);
         // The lane ends only with the partition's ownership; then the next owner publishes what is missing.
         self.records.send((record, messages)).await.ok();
+    }
+
+    /// Completes when views were lost that were written before: all of them have to be shown again.
+    pub(crate) async fn views_lost(&self) {
+        self.views.lost.notified().await;
     }
 
     /// Hands over views; never waits.
@@ -184,52 +213,105 @@ fn copy(message: &OutboundMessage) -> OutboundMessage {
     OutboundMessage::new(message.subject.clone(), message.payload.clone(), message.headers.clone())
 }
 
-async fn second_lane(bus: Bus, partition: u16, views: Arc<Waiting>, tasks: Tasks) {
-    let mut fences: BTreeMap<Bucket, u64> = BTreeMap::new();
-    loop {
-        let next = views.newest.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
-        let Some((key, view)) = next else {
-            tokio::select! {
-                () = views.more.notified() => continue,
-                () = tasks.stopping() => return,
-            }
-        };
-        let writing = write(&bus, partition, &mut fences, &view);
-        let written = tokio::select! {
-            written = writing => written,
-            () = tasks.stopping() => return,
-        };
-        match written {
-            Ok(()) => {}
-            // Deposed: the new owner writes what he folded.
-            Err(StoreError::Fenced) => {
-                return tracing::info!(partition, "views: another owner has taken over");
-            }
-            Err(StoreError::Unknown(error)) => {
-                tracing::debug!(partition, "a view is not known to be stored: {error}; again");
-                views.newest.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_insert(view);
-                crate::clock::sleep(PAUSE).await;
+/// Writes views as long as the partition is owned.
+struct SecondLane {
+    bus: Bus,
+    log: Log,
+    views: Arc<Waiting>,
+    tasks: Tasks,
+    /// Revision of our fence in each bucket that was written to. Gone: it has to be taken again.
+    fences: BTreeMap<Bucket, Option<u64>>,
+}
+
+impl SecondLane {
+    async fn run(mut self) {
+        let tasks = self.tasks.clone();
+        tokio::select! {
+            () = self.write_all() => {}
+            () = tasks.stopping() => {}
+        }
+    }
+
+    async fn write_all(&mut self) {
+        loop {
+            let next = self.views.newest.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
+            let Some((key, view)) = next else {
+                tokio::select! {
+                    () = self.views.more.notified() => {}
+                    () = crate::clock::sleep(LOOK_EVERY), if !self.fences.is_empty() => self.look().await,
+                }
+                continue;
+            };
+            let Err(error) = self.write(&view).await else { continue };
+            self.views.newest.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_insert(view);
+            let partition = self.log.partition;
+            match error {
+                // Deposed, or the bucket was made anew; the log knows which, when it is looked at next.
+                StoreError::Fenced => {
+                    tracing::info!(partition, "views of partition {partition} are refused; looking again");
+                    crate::clock::sleep(STAND_BACK).await;
+                }
+                StoreError::Unknown(error) => {
+                    tracing::debug!(partition, "a view is not known to be stored: {error}; again");
+                    crate::clock::sleep(PAUSE).await;
+                }
             }
         }
     }
-}
 
-async fn write(
-    bus: &Bus,
-    partition: u16,
-    fences: &mut BTreeMap<Bucket, u64>,
-    view: &View,
-) -> Result<(), StoreError> {
-    let fence = format!("fence.{partition}");
-    let epoch = match fences.get(&view.bucket) {
-        Some(epoch) => *epoch,
-        None => {
-            let epoch = bus.put(view.bucket, &fence, Bytes::new(), Put::default()).await?;
-            fences.insert(view.bucket, epoch);
-            epoch
+    async fn write(&mut self, view: &View) -> Result<(), StoreError> {
+        let epoch = match self.fences.get(&view.bucket) {
+            Some(Some(epoch)) => *epoch,
+            known => {
+                let again = known.is_some();
+                let epoch = self.take_fence(view.bucket).await?;
+                self.fences.insert(view.bucket, Some(epoch));
+                if again {
+                    self.views.lost.notify_one();
+                }
+                epoch
+            }
+        };
+        crash::point(Point::BeforeView);
+        let put = Put { ttl: view.ttl, fence: Some((self.fence(), epoch)), ..Put::default() };
+        let put = self.bus.put(view.bucket, &view.key, view.value.clone(), put).await;
+        if matches!(put, Err(StoreError::Fenced)) {
+            self.fences.insert(view.bucket, None);
         }
-    };
-    let put = Put { ttl: view.ttl, fence: Some((fence, epoch)), ..Put::default() };
-    bus.put(view.bucket, &view.key, view.value.clone(), put).await?;
-    Ok(())
+        put.map(drop)
+    }
+
+    /// Makes the views of a bucket ours, if the newest record of the log is. In this order: whoever takes the
+    /// fence after our look at it makes ours fail.
+    async fn take_fence(&self, bucket: Bucket) -> Result<u64, StoreError> {
+        let found = self.bus.place(bucket, &self.fence()).await?;
+        let newest = self.bus.last(self.log.stream, &self.log.subject).await?.map_or(0, |last| last.sequence);
+        // Ours may be under way still; each of ours follows another of ours, so one at or beyond it says so.
+        let began = crate::clock::now();
+        while self.views.record.load(Ordering::Acquire) < newest {
+            if began.elapsed() >= STAND_BACK {
+                return Err(StoreError::Fenced);
+            }
+            crate::clock::sleep(RECORD_WAIT).await;
+        }
+        let put = Put { expect: Some(found.revision), ..Put::default() };
+        self.bus.put(bucket, &self.fence(), Bytes::new(), put).await
+    }
+
+    /// Views that nobody writes anew for now may be gone all the same: then so is the fence.
+    async fn look(&mut self) {
+        let fence = self.fence();
+        for (bucket, epoch) in std::mem::take(&mut self.fences) {
+            let found = self.bus.place(bucket, &fence).await;
+            if found.is_ok_and(|found| epoch.is_some_and(|epoch| epoch != found.revision)) {
+                self.views.lost.notify_one();
+            } else {
+                self.fences.insert(bucket, epoch);
+            }
+        }
+    }
+
+    fn fence(&self) -> String {
+        format!("fence.{}", self.log.partition)
+    }
 }

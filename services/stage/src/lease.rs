@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdline_proto::topology::{Bucket, Role};
 
-use crate::bus::{Bus, Put, StoreError};
+use crate::bus::{Bus, Place, Put, StoreError};
 use crate::clock::{self, Instant};
 use crate::run::{Shell, Tasks};
 use crate::telemetry::Metric;
@@ -24,6 +24,13 @@ const RENEW_EVERY: Duration = Duration::from_millis(1_300);
 
 /// Between looks at who owns what.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Between looks at whether the others' keys are still renewed.
+const CHECK_EVERY: Duration = TTL;
+
+/// A key that nobody has renewed for this long is nobody's, although it is there: a person wrote it, or its
+/// life has no end in a bucket that was altered.
+const DEAD_AFTER: Duration = Duration::from_secs(3 * TTL.as_secs());
 
 /// A partition whose worker ended is left alone for this long, so that an owner that was refused does not
 /// race the new one.
@@ -51,11 +58,21 @@ where
         resting: BTreeMap::new(),
         greeted: None,
         all_taken: false,
+        others: BTreeMap::new(),
+        checked: None,
     };
+    let what = format!("{} leases", role.name());
+    let mut well = clock::now();
     shell.health.awaiting(&format!("{} partitions", role.name()), "nobody was asked yet");
     loop {
-        if let Err(error) = leases.look(&work).await {
-            tracing::debug!("leases: {error}");
+        match leases.look(&work).await {
+            Ok(()) => {
+                well = clock::now();
+                shell.health.present(&what);
+            }
+            // Work goes on, fenced by its records; but nobody would take over.
+            Err(error) if well.elapsed() >= TTL => shell.health.missing(&what, error.to_string()),
+            Err(error) => tracing::debug!("leases: {error}"),
         }
         Metric::PartitionsOwned.set(leases.owned.len() as u64, role.name(), None);
         // A replica beyond the number of partitions stands by, which is ready.
@@ -82,6 +99,22 @@ struct Leases<'a> {
     greeted: Option<Instant>,
     /// At the last look every partition had an owner.
     all_taken: bool,
+    /// The keys of other replicas: their revision, and since when it is that.
+    others: BTreeMap<String, Other>,
+    checked: Option<Instant>,
+}
+
+struct Other {
+    revision: u64,
+    since: Instant,
+    /// What a deletion leaves behind.
+    deleted: bool,
+}
+
+impl Other {
+    fn lives(&self) -> bool {
+        !self.deleted && self.since.elapsed() < DEAD_AFTER
+    }
 }
 
 impl Leases<'_> {
@@ -129,13 +162,44 @@ impl Leases<'_> {
     }
 
     /// Live replicas, and partitions that have an owner.
-    async fn survey(&self) -> Result<(usize, BTreeSet<u16>), StoreError> {
-        let keys = self.bus.keys(Bucket::Leases, &format!("{}.>", self.stage)).await?;
+    async fn survey(&mut self) -> Result<(usize, BTreeSet<u16>), StoreError> {
         let member = format!("{}.member.", self.stage);
         let lease = format!("{}.lease.", self.stage);
-        let members = keys.iter().filter(|key| key.starts_with(&member)).count();
-        let taken = keys.iter().filter_map(|key| key.strip_prefix(&lease)?.parse().ok()).collect();
+        let of = |key: &str| key.strip_prefix(&lease).and_then(|partition| partition.parse::<u16>().ok());
+        let mut keys = self.bus.keys(Bucket::Leases, &format!("{}.>", self.stage)).await?;
+        keys.retain(|key| {
+            let others = key.strip_prefix(&member).is_some_and(|replica| replica != self.replica);
+            others || of(key).is_some_and(|partition| !self.owned.contains_key(&partition))
+        });
+        self.others.retain(|key, _| keys.contains(key));
+        let check = self.checked.is_none_or(|at| at.elapsed() >= CHECK_EVERY);
+        for key in keys {
+            if check || !self.others.contains_key(&key) {
+                self.check(key).await?;
+            }
+        }
+        if check {
+            self.checked = Some(clock::now());
+        }
+        let alive = || self.others.iter().filter(|(_, other)| other.lives()).map(|(key, _)| key);
+        let members = 1 + alive().filter(|key| key.starts_with(&member)).count();
+        let taken = alive().filter_map(|key| of(key)).chain(self.owned.keys().copied()).collect();
         Ok((members, taken))
+    }
+
+    /// Whether another replica's key is still renewed.
+    async fn check(&mut self, key: String) -> Result<(), StoreError> {
+        let Place { value, revision } = self.bus.place(Bucket::Leases, &key).await?;
+        let fresh = Other { revision, since: clock::now(), deleted: value.is_none() };
+        match self.others.get(&key) {
+            Some(other) if other.revision == revision => {
+                if !other.deleted && !other.lives() {
+                    tracing::error!(key, "{key} of LEASES is there and nobody renews it: taken for nobody's");
+                }
+            }
+            _ => drop(self.others.insert(key, fresh)),
+        }
+        Ok(())
     }
 
     async fn take<W, F>(&mut self, partition: u16, work: &W) -> Result<(), StoreError>
@@ -143,12 +207,16 @@ impl Leases<'_> {
         W: Fn(u16, Tasks) -> F,
         F: Future<Output = ()> + Send + 'static,
     {
-        let put = Put { expect: Some(0), ttl: Some(TTL), ..Put::default() };
+        let left_behind = self.others.get(&self.key(partition)).map_or(0, |other| other.revision);
+        let put = Put { expect: Some(left_behind), ttl: Some(TTL), ..Put::default() };
         let owner = Bytes::from(self.replica.to_string());
         let revision = match self.bus.put(Bucket::Leases, &self.key(partition), owner, put).await {
             Ok(revision) => revision,
-            // Another replica was faster, or a lease just released is not swept away yet.
-            Err(StoreError::Fenced) => return Ok(()),
+            // Another replica was faster, or what was left behind is gone.
+            Err(StoreError::Fenced) => {
+                self.others.remove(&self.key(partition));
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
         let tasks = Tasks::default();

@@ -23,9 +23,9 @@ use holdline_proto::wire::{self, Wire};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::bus::{Bus, Put, StoreError};
+use crate::bus::{Bounds, Bus, Place, Put, StoreError};
 use crate::crash::{self, Point};
-use crate::effects::Lanes;
+use crate::effects::{Lanes, Log};
 use crate::run::{Shell, Tasks};
 use crate::telemetry::Metric;
 use crate::{clock, dead_letter, lease};
@@ -39,6 +39,15 @@ const INPUTS_PER_RECORD: usize = 64;
 /// A partition in which nothing is decided writes a record all the same, long before its last one ages out,
 /// and so that a new owner has little to read again.
 const HEARTBEAT: Duration = Duration::from_secs(600);
+
+/// A partition that gets no answer for this long is told of.
+const LOUD_AFTER: Duration = Duration::from_secs(5);
+
+/// Before a partition is taken up again from its last record.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The same where that has not helped for a while, or a person is needed.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
 
 /// Headers and the broker's own overhead of a record.
 const HEADER_BYTES: usize = 4 * 1024;
@@ -174,8 +183,13 @@ impl Pipe {
         let (stage, partition) = (self.stage.role.name(), self.partition);
         let what = format!("{stage} partition {partition}");
         let mut caution = Caution::default();
+        let mut well = clock::now();
         loop {
-            let end = self.attempt(make(partition), &what, caution).await;
+            let (end, worked) = self.attempt(make(partition), &what, caution).await;
+            if worked {
+                well = clock::now();
+            }
+            let mut pause = PAUSE;
             match end {
                 End::Stopped => return self.shell.health.present(&what),
                 End::Fenced => {
@@ -194,6 +208,10 @@ impl Pipe {
                         partition,
                         "partition {partition}: {why}; going on from the last record"
                     );
+                    if well.elapsed() >= LOUD_AFTER {
+                        pause = LONG_PAUSE;
+                        self.shell.health.missing(&what, why);
+                    }
                 }
                 End::TooLarge(input) => {
                     let alone = input <= caution.one_by_one_until;
@@ -203,17 +221,18 @@ impl Pipe {
                 End::Loud(why) => {
                     tracing::error!(stage, partition, "partition {partition}: {why}");
                     self.shell.health.missing(&what, why);
+                    pause = LONG_PAUSE;
                 }
             }
             tokio::select! {
-                () = clock::sleep(Duration::from_millis(50)) => {}
+                () = clock::sleep(pause) => {}
                 () = self.tasks.stopping() => return,
             }
         }
     }
 
-    /// One life: recover, then read, decide and commit until something ends it.
-    async fn attempt<M>(&self, machine: M, what: &str, caution: Caution) -> End
+    /// One life: recover, then read, decide and commit until something ends it. Says whether it has read.
+    async fn attempt<M>(&self, machine: M, what: &str, caution: Caution) -> (End, bool)
     where
         M: Machine,
         Record<M::Body>: Wire,
@@ -221,17 +240,25 @@ impl Pipe {
         let lanes_tasks = self.tasks.child();
         let mut epoch = self.bus.epoch();
         epoch.mark_unchanged();
+        let mut worked = false;
         let end = tokio::select! {
-            end = self.live(machine, what, caution, &lanes_tasks) => end,
+            end = self.live(machine, what, caution, &lanes_tasks, &mut worked) => end,
             // Whatever is unanswered now is unknown; waiting for the time-out would only add to the outage.
             _ = epoch.changed() => End::Unknown("the connection is new".into()),
             () = self.tasks.stopping() => End::Stopped,
         };
         lanes_tasks.finish().await;
-        end
+        (end, worked)
     }
 
-    async fn live<M>(&self, mut machine: M, what: &str, caution: Caution, lanes_tasks: &Tasks) -> End
+    async fn live<M>(
+        &self,
+        mut machine: M,
+        what: &str,
+        caution: Caution,
+        lanes_tasks: &Tasks,
+        worked: &mut bool,
+    ) -> End
     where
         M: Machine,
         Record<M::Body>: Wire,
@@ -241,9 +268,17 @@ impl Pipe {
                 if let Err(end) = self.prepare(&mut machine, None).await {
                     return end;
                 }
+                // Of a new partition there is nothing to take over.
+                crash::point_if(at.record > 0, Point::AfterFold);
                 at.lanes.show(machine.views());
+                let inputs = (self.stage.inputs)(self.bus.topology(), self.partition);
+                let reader = match Reader::open(&self.bus, self.stage.reads, inputs, at.position + 1).await {
+                    Ok(reader) => reader,
+                    Err(error) => return error.into(),
+                };
+                *worked = true;
                 self.shell.health.present(what);
-                match self.work(&mut machine, &mut at, caution).await {
+                match self.work(&mut machine, &mut at, reader, caution).await {
                     Ok(never) => match never {},
                     Err(end) => end,
                 }
@@ -258,11 +293,13 @@ impl Pipe {
         M: Machine,
         Record<M::Body>: Wire,
     {
-        let topology = self.bus.topology();
-        let subject = (self.stage.record)(topology, self.partition);
-        let known = self.bus.get(Bucket::Leases, &self.position_key()).await?;
-        let Some(last) = self.bus.last(self.stage.writes, &subject).await? else {
-            if known.is_some() {
+        let (reads, writes) = (self.stage.reads, self.stage.writes);
+        let subject = (self.stage.record)(self.bus.topology(), self.partition);
+        let log = Log { stream: writes, subject: subject.clone(), partition: self.partition };
+        let noted = self.noted().await?;
+        let inputs = self.bus.bounds(reads).await?;
+        let Some(last) = self.bus.last(writes, &subject).await? else {
+            if noted.is_some() {
                 return Err(End::Loud(format!(
                     "there is no record on {subject}, but there was one: it aged out or was deleted; restore the \
                      stream, or delete the key {} of LEASES to begin anew (open incidents are then forgotten)",
@@ -274,15 +311,15 @@ impl Pipe {
                 partition = self.partition,
                 "a new partition begins"
             );
-            let lanes = Lanes::start(&self.bus, self.partition, 0, lanes_tasks);
-            return Ok(At { record: 0, position: 0, lanes });
+            let lanes = Lanes::start(&self.bus, log, 0, 0, lanes_tasks);
+            return Ok(At { record: 0, position: 0, reads_made: inputs.made, lanes });
         };
         let newest: Record<M::Body> = decode_record(&subject, last.sequence, &last.payload)?;
-        self.check_bounds(newest.position).await?;
-        let lanes = Lanes::start(&self.bus, self.partition, newest.effects_done, lanes_tasks);
+        self.check_inputs(newest.position, &inputs, noted)?;
+        let lanes = Lanes::start(&self.bus, log, last.sequence, newest.effects_done, lanes_tasks);
         let from = newest.base.min(newest.effects_done) + 1;
         let (base, effects_done, position) = (newest.base, newest.effects_done, newest.position);
-        let mut reader = Reader::open(&self.bus, self.stage.writes, vec![subject.clone()], from).await?;
+        let mut reader = Reader::open(&self.bus, writes, vec![subject.clone()], from).await?;
         loop {
             let message = reader.next().await?;
             let record: Record<M::Body> = decode_record(&subject, message.sequence, &message.payload)?;
@@ -298,26 +335,33 @@ impl Pipe {
         }
         reader.close().await;
         machine.restored(base, last.sequence);
-        if known.is_none() {
-            self.note_position(last.sequence, position).await?;
+        let at = At { record: last.sequence, position, reads_made: inputs.made, lanes };
+        if noted.is_none_or(|noted| noted.reads_made.is_none()) {
+            self.note(&at).await?;
         }
-        Ok(At { record: last.sequence, position, lanes })
+        Ok(at)
     }
 
-    /// A gap or a roll-back of the input stream is loud, never "start at 0".
-    async fn check_bounds(&self, position: u64) -> Result<(), End> {
-        let (first, last) = self.bus.bounds(self.stage.reads).await?;
-        let name = self.bus.topology().stream(self.stage.reads);
-        if last < position {
+    /// Another stream, a gap or a roll-back of the inputs is loud, never "start at 0".
+    fn check_inputs(&self, position: u64, inputs: &Bounds, noted: Option<Noted>) -> Result<(), End> {
+        let topology = self.bus.topology();
+        let (name, key) = (topology.stream(self.stage.reads), self.position_key());
+        if noted.and_then(|noted| noted.reads_made).is_some_and(|made| made != inputs.made)
+            || inputs.last < position
+        {
             return Err(End::Loud(format!(
-                "{name} ends at {last}, but {position} was read already: it was rolled back or made anew"
+                "{name} ends at {}, {position} was read, and it was made anew or rolled back. Once all that it held is \
+                 restored, delete the key {key} of LEASES; to go on without, take the records on {} out as well",
+                inputs.last,
+                (self.stage.record)(topology, self.partition),
             )));
         }
-        if first > position + 1 {
+        if inputs.first > position + 1 {
             // Other partitions' messages may have aged out in front; what matters is whether ours did, and that
             // cannot be told any more.
             return Err(End::Loud(format!(
-                "{name} begins at {first}, but only {position} was read: inputs may have aged out unread"
+                "{name} begins at {}, but only {position} was read: inputs may have aged out unread",
+                inputs.first
             )));
         }
         Ok(())
@@ -327,6 +371,7 @@ impl Pipe {
         &self,
         machine: &mut M,
         at: &mut At,
+        mut reader: Reader,
         caution: Caution,
     ) -> Result<std::convert::Infallible, End>
     where
@@ -334,14 +379,16 @@ impl Pipe {
         Record<M::Body>: Wire,
     {
         let stage = self.stage.role.name();
-        let inputs = (self.stage.inputs)(self.bus.topology(), self.partition);
-        let mut reader = Reader::open(&self.bus, self.stage.reads, inputs, at.position + 1).await?;
         let mut last_record = clock::now();
         loop {
             let wait = HEARTBEAT.saturating_sub(last_record.elapsed());
-            let first = match tokio::time::timeout(wait, reader.next()).await {
-                Ok(message) => Some(message?),
-                Err(_) => None,
+            let first = tokio::select! {
+                message = reader.next() => Some(message?),
+                () = clock::sleep(wait) => None,
+                () = at.lanes.views_lost() => {
+                    at.lanes.show(machine.views());
+                    continue;
+                }
             };
             let must = first.is_none();
             let mut next = first;
@@ -419,16 +466,34 @@ impl Pipe {
         let sequence = self.bus.publish(message.outbound_message(subject)).await?;
         Metric::RecordsCommitted.add(1, self.stage.role.name(), None);
         if at.record == 0 {
-            self.note_position(sequence, at.position).await?;
+            self.note(at).await?;
         }
         Ok(sequence)
     }
 
-    /// Keeps, apart from the records, that the partition has existed.
-    async fn note_position(&self, record: u64, position: u64) -> Result<(), End> {
-        let value = Bytes::from(format!("{record} {position}"));
+    /// Keeps, apart from the records, that the partition has existed, and on which stream of inputs.
+    async fn note(&self, at: &At) -> Result<(), End> {
+        let value = Bytes::from(format!("{} {} {}", at.record, at.position, at.reads_made));
         self.bus.put(Bucket::Leases, &self.position_key(), value, Put::default()).await?;
         Ok(())
+    }
+
+    /// What is kept apart from the records. One that cannot be read says at least that there was one.
+    async fn noted(&self) -> Result<Option<Noted>, End> {
+        let Place { value: Some(value), .. } = self.bus.place(Bucket::Leases, &self.position_key()).await?
+        else {
+            return Ok(None);
+        };
+        let text = String::from_utf8_lossy(&value);
+        let reads_made = text.split(' ').nth(2).and_then(|made| made.parse().ok());
+        if reads_made.is_none() {
+            tracing::error!(
+                key = self.position_key(),
+                "the key {} of LEASES reads {text:.80?}; it is written anew",
+                self.position_key()
+            );
+        }
+        Ok(Some(Noted { reads_made }))
     }
 
     fn position_key(&self) -> String {
@@ -459,10 +524,15 @@ impl Pipe {
             payload: message.payload.to_vec(),
             ..DeadLetter::default()
         };
-        dead_letter::park(&self.bus, self.stage.role, &letter).await?;
-        crash::point(Point::AfterPark);
-        Ok(())
+        Ok(dead_letter::park(&self.bus, self.stage.role, &letter).await?)
     }
+}
+
+/// What the position key of a partition says.
+#[derive(Debug, Clone, Copy)]
+struct Noted {
+    /// See [`Bounds::made`]; `None` where it cannot be read.
+    reads_made: Option<i128>,
 }
 
 /// Where an owner stands.
@@ -471,12 +541,17 @@ struct At {
     record: u64,
     /// Sequence of the last input decided on.
     position: u64,
+    /// See [`Bounds::made`].
+    reads_made: i128,
     lanes: Lanes,
 }
 
 fn decode_record<T: Wire>(subject: &str, sequence: u64, payload: &[u8]) -> Result<T, End> {
     wire::decode(payload).map_err(|error| {
-        End::Loud(format!("the stage's own record {sequence} on {subject} cannot be read: {error}"))
+        End::Loud(format!(
+            "the stage's own record {sequence} on {subject} cannot be read: {error}. If it is not the stage's, take \
+             that message out; otherwise run the version that wrote it"
+        ))
     })
 }
 

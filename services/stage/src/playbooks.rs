@@ -49,6 +49,8 @@ pub enum SetError {
     Missing(String),
     #[error("the set {hash} of playbooks cannot be used by this version: {reason}")]
     Unusable { hash: String, reason: String },
+    #[error("{0:.80?} names no set of playbooks; it was written by hand")]
+    NoHash(String),
 }
 
 impl<T: Send + Sync + 'static> Playbooks<T> {
@@ -116,6 +118,9 @@ impl<T: Send + Sync + 'static> Playbooks<T> {
         if let Some(set) = self.sets.get(hash) {
             return Ok(set);
         }
+        if !Bundle::is_hash(hash) {
+            return Err(SetError::NoHash(hash.into()));
+        }
         let unusable = |reason: String| SetError::Unusable { hash: hash.into(), reason };
         let entry = self.bus.get(Bucket::Playbooks, &Bundle::key(hash)).await?;
         let entry = entry.ok_or_else(|| SetError::Missing(hash.into()))?;
@@ -144,10 +149,13 @@ pub async fn push(bus: &Bus, bundle: &Bundle) -> Result<String, StoreError> {
 pub async fn installation(bus: &Bus, shell: &Shell) -> anyhow::Result<Installation> {
     loop {
         match bus.get(Bucket::Playbooks, INSTALLATION).await {
-            Ok(Some(entry)) => {
-                shell.health.present("installation");
-                return Ok(wire::decode(&entry.value)?);
-            }
+            Ok(Some(entry)) => match wire::decode(&entry.value) {
+                Ok(installation) => {
+                    shell.health.present("installation");
+                    return Ok(installation);
+                }
+                Err(error) => shell.health.missing("installation", error.to_string()),
+            },
             Ok(None) => shell.health.missing("installation", "not provisioned; run `holdline provision`"),
             Err(error) => shell.health.missing("installation", error.to_string()),
         }

@@ -21,6 +21,9 @@ use crate::run::{Shell, Tasks};
 /// must be several times longer.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
+/// Before pulling begins anew.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// A message to work on.
 #[derive(Debug, Clone)]
 pub struct Work {
@@ -64,10 +67,10 @@ where
             _ = epoch.changed() => "the connection is new".to_string(),
             () = shell.tasks.stopping() => break,
         };
-        shell.health.awaiting(&what, &ended);
         tracing::info!(consumer, "pulling begins anew: {ended}");
+        shell.health.missing(&what, ended);
         tokio::select! {
-            () = clock::sleep(Duration::from_millis(100)) => {}
+            () = clock::sleep(PAUSE) => {}
             () = shell.tasks.stopping() => break,
         }
     }

@@ -11,6 +11,7 @@ use holdline_proto::limits::{NAME_BYTES_MAX, VALUES_BYTES_MAX};
 use holdline_proto::signal::{Claim, Classified, Health, Signal, Values};
 use serde_json::Value;
 
+use crate::debounce::PROOF_EVERY_MS;
 use crate::playbook::{Facts, Path, Playbook, Predicate, Set, Subscription};
 
 mod watermark;
@@ -134,11 +135,21 @@ impl Partition {
     }
 }
 
-/// Keeps the latest time per subscription.
+/// Keeps the first and the last time of every stretch without a gap: silence is judged by where the proof of
+/// the path begins, so the frames that one record covers must not shrink to the latest of them.
 fn note(heard: &mut Vec<(String, i64)>, subscription: &str, at_ms: i64) {
-    match heard.iter_mut().find(|(name, _)| name == subscription) {
-        Some((_, latest)) => *latest = at_ms.max(*latest),
-        None => heard.push((subscription.into(), at_ms)),
+    let mut latest = heard.iter_mut().filter(|(name, _)| name == subscription).map(|(_, ms)| ms).rev();
+    let unbroken = |earlier: i64, later: i64| later.saturating_sub(earlier) <= PROOF_EVERY_MS;
+    match (latest.next(), latest.next()) {
+        (Some(last), Some(first)) if unbroken(*first, *last) && unbroken(*last, at_ms) => {
+            *first = at_ms.min(*first);
+            *last = at_ms.max(*last);
+        }
+        (Some(first), _) if unbroken(*first, at_ms) && at_ms < *first => {
+            let last = std::mem::replace(first, at_ms);
+            heard.push((subscription.into(), last));
+        }
+        _ => heard.push((subscription.into(), at_ms)),
     }
 }
 
@@ -315,4 +326,31 @@ fn values(playbook: &Playbook, event: &Value) -> Result<Values, String> {
         ));
     }
     Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a1_the_proof_of_the_path_begins_with_the_first_frame_of_a_record() {
+        let check = |times_ms: &[i64], expected: &[i64]| {
+            let mut heard = vec![];
+            for at_ms in times_ms {
+                note(&mut heard, "other", 0);
+                note(&mut heard, "s", *at_ms);
+            }
+            let found: Vec<i64> = heard.iter().filter(|(name, _)| name == "s").map(|(_, ms)| *ms).collect();
+            assert_eq!(found, expected, "{times_ms:?}");
+        };
+        let gap = PROOF_EVERY_MS + 1;
+        check(&[7], &[7]);
+        check(&[7, 9], &[7, 9]);
+        check(&[7, 9, 11, 8], &[7, 11]);
+        check(&[7, 5, 9], &[5, 9]);
+        check(&[7, 7, 7], &[7, 7]);
+        check(&[7, 9, 9 + gap], &[7, 9, 9 + gap]);
+        check(&[7, 9, 9 + gap, 10 + gap, 12 + gap], &[7, 9, 9 + gap, 12 + gap]);
+        check(&[7, 7 + gap, 8 + gap], &[7, 7 + gap, 8 + gap]);
+    }
 }

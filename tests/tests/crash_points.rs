@@ -1,0 +1,305 @@
+//! F1: every named line of every stage, walked. The stage's program runs with the point set, is driven until it
+//! has aborted there, and is started again without it. In the end the target has seen what the naive reference
+//! says, and every acceptance has ended exactly once.
+//!
+//! All points share one installation. What a point interrupts is finished beside the walk of the next ones,
+//! with as little mercy as in life; each point has an entity of its own, so that a failure names its point.
+//! `HOLDLINE_TEST_POINT=executor` (or part of a point's name) walks only those.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stderr)]
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use holdline_proto::dead_letter::{Recall, Wish};
+use holdline_proto::topology::{Topology, partition_of};
+use holdline_proto::wire;
+use holdline_stage::clock;
+use holdline_stage::crash::Point;
+use holdline_stage::run::Tasks;
+use holdline_tests::programs::{Installation, STAGES, changed_sample, scratch};
+use holdline_tests::reference::{Delivered, Status, actions};
+use holdline_tests::sender::{Sender, event};
+use holdline_tests::target::Target;
+
+const SIGABRT: i32 = 6;
+
+/// From the start with the point to the abort there.
+const ABORT_MAX: Duration = Duration::from_secs(40);
+
+/// From the last abort to the last effect: leases, locks and waits for acknowledgements have to run out.
+const SETTLE_MAX: Duration = Duration::from_secs(60);
+
+/// What leads past a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// An outage and its end.
+    Outage,
+    /// The same, with the broker away when the first events come.
+    Spooled,
+    /// The same, with one failure of the target that is worth a second call.
+    Repeated,
+    /// The same, with a call that the target refuses for good, and a person who has it sent again.
+    GivenUp,
+    /// A message that cannot be understood, on what the stage reads; then the outage.
+    Poison,
+}
+
+/// A new point has to be given a way before this compiles.
+fn way(point: Point) -> Way {
+    match point {
+        Point::GatewaySpoolWritten | Point::GatewaySpoolSynced | Point::GatewaySpoolDrained => Way::Spooled,
+        Point::GatewayBeforeStore
+        | Point::GatewayAfterStore
+        | Point::AfterFold
+        | Point::BeforeCommit
+        | Point::AfterCommit
+        | Point::BetweenEffects
+        | Point::AfterEffects
+        | Point::BeforeView
+        | Point::AfterLock
+        | Point::BeforeIntent
+        | Point::AfterIntent
+        | Point::AfterCall
+        | Point::BeforeAck => Way::Outage,
+        Point::BeforeRetry => Way::Repeated,
+        Point::AfterPark => Way::Poison,
+        Point::ReplayerPlanned
+        | Point::ReplayerLetThrough
+        | Point::ReplayerSentBack
+        | Point::ReplayerResolved => Way::GivenUp,
+    }
+}
+
+/// What a walk needs besides the programs.
+#[derive(Clone)]
+struct World {
+    sender: Sender,
+    target: Target,
+    /// A connection with every right.
+    client: async_nats::Client,
+    /// What was delivered, by entity.
+    delivered: Arc<Mutex<BTreeMap<String, Vec<Delivered>>>>,
+}
+
+impl World {
+    async fn deliver(&self, entity: &str, status: Status) {
+        let delivered = {
+            let mut all = self.delivered.lock().unwrap();
+            let history = all.entry(entity.into()).or_default();
+            let id = format!("{entity}-{}", history.len());
+            history.push(Delivered { id, status, at_ms: clock::wall_ms() });
+            history.last().unwrap().clone()
+        };
+        let status = if status == Status::Failed { "FAILED" } else { "HEALTHY" };
+        self.sender.deliver(&event(&delivered.id, entity, status, delivered.at_ms)).await;
+    }
+
+    /// Waits for a call, whoever makes it when.
+    async fn called(&self, path: &str) -> bool {
+        let began = clock::now();
+        while began.elapsed() < SETTLE_MAX {
+            if self.target.calls().iter().any(|call| call.path == path) {
+                return true;
+            }
+            clock::sleep(Duration::from_millis(20)).await;
+        }
+        false
+    }
+
+    /// Three failures; once they were acted on, two healthy events.
+    async fn outage(&self, entity: &str) {
+        for _ in 0..3 {
+            self.deliver(entity, Status::Failed).await;
+        }
+        if self.called(&format!("/act/remediate/{entity}")).await {
+            for _ in 0..2 {
+                self.deliver(entity, Status::Healthy).await;
+            }
+        }
+    }
+
+    /// The target refuses; a person asks for the letter to be sent back.
+    async fn given_up(&self, entity: &str) {
+        for _ in 0..3 {
+            self.deliver(entity, Status::Failed).await;
+        }
+        let letter = self.letter(entity).await;
+        let recall = Recall { letter, what: Wish::Replay, by: "the test".into(), reason: String::new() };
+        self.publish(&Topology::default().retry_asked(), wire::encode(&recall)).await;
+        let began = clock::now();
+        while self.calls_of(&format!("/act/remediate/{entity}")) < 2 && began.elapsed() < SETTLE_MAX {
+            clock::sleep(Duration::from_millis(20)).await;
+        }
+        for _ in 0..2 {
+            self.deliver(entity, Status::Healthy).await;
+        }
+    }
+
+    fn calls_of(&self, path: &str) -> usize {
+        self.target.calls().iter().filter(|call| call.path == path).count()
+    }
+
+    /// The number of the letter about an entity.
+    async fn letter(&self, entity: &str) -> u64 {
+        let jetstream = async_nats::jetstream::new(self.client.clone());
+        let began = clock::now();
+        while began.elapsed() < SETTLE_MAX {
+            let dead = jetstream.get_stream("DEAD").await.unwrap();
+            let last = dead.cached_info().state.last_sequence;
+            for number in 1..=last {
+                let Ok(message) = dead.get_raw_message(number).await else { continue };
+                if String::from_utf8_lossy(&message.payload).contains(entity) {
+                    return number;
+                }
+            }
+            clock::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("no letter about {entity}");
+    }
+
+    async fn publish(&self, subject: &str, bytes: Vec<u8>) {
+        let jetstream = async_nats::jetstream::new(self.client.clone());
+        jetstream.publish(subject.to_string(), bytes.into()).await.unwrap().await.unwrap();
+    }
+}
+
+/// Where a role reads what cannot be understood.
+fn poisoned(role: &str, partition: u16) -> String {
+    let topology = Topology::default();
+    match role {
+        "classifier" => topology.event(partition),
+        "debouncer" => topology.fired(partition),
+        "executor" => topology.command(partition, "poison"),
+        "dlq-replayer" => topology.retry_asked(),
+        other => panic!("{other} reads nothing"),
+    }
+}
+
+fn playbooks(target: &Target) -> PathBuf {
+    let folder = scratch("crash-playbooks");
+    let address = target.address.to_string();
+    changed_sample("loop", &folder, |_, text| text.replace("127.0.0.1:44001", &address));
+    folder
+}
+
+/// The points in the order of the walk: the roles in turn, so that one recovers while another is walked.
+fn walk() -> Vec<(Point, &'static str)> {
+    #[allow(clippy::disallowed_methods, reason = "a failing point is walked again by its name")]
+    let only = std::env::var("HOLDLINE_TEST_POINT").unwrap_or_default();
+    let mut turns: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut points: Vec<(usize, (Point, &str))> = vec![];
+    for (point, role) in Point::ALL {
+        let turn = turns.entry(role).or_default();
+        points.push((*turn, (point, role)));
+        *turn += 1;
+    }
+    points.sort_by_key(|(turn, _)| *turn);
+    let wanted = |point: &Point, role: &str| point.name().contains(&only) || role.contains(&only);
+    points.into_iter().map(|(_, point)| point).filter(|(point, role)| wanted(point, role)).collect()
+}
+
+/// Runs the role's program with the point set, drives it until it has aborted there, and starts it again.
+async fn crash(
+    installation: &mut Installation,
+    world: &World,
+    driving: &Tasks,
+    point: Point,
+    role: &'static str,
+) {
+    let (name, way) = (point.name(), way(point));
+    let entity = format!("{role}-{name}");
+    installation.service(role, 0).signal("TERM");
+    installation.service(role, 0).wait(Duration::from_secs(20));
+    match way {
+        Way::Repeated => world.target.fail_at(&entity, 1, 503),
+        Way::GivenUp => world.target.fail_at(&entity, 1, 404),
+        Way::Poison => {
+            let subject = poisoned(role, partition_of(&entity, 4));
+            world.publish(&subject, format!("poison for {entity}").into_bytes()).await;
+        }
+        Way::Outage | Way::Spooled => {}
+    }
+    if way == Way::Spooled {
+        installation.broker_away();
+    }
+    installation.spawn_with(role, 0, &[("HOLDLINE_CRASH_AT", &name)]);
+    let driven = world.clone();
+    driving.spawn(async move {
+        match way {
+            Way::GivenUp => driven.given_up(&entity).await,
+            _ => driven.outage(&entity).await,
+        }
+    });
+    let began = clock::now();
+    let mut away = way == Way::Spooled;
+    let status = loop {
+        if let Some(status) = installation.service(role, 0).ended() {
+            break status;
+        }
+        // Only when the broker is back does the spool drain.
+        if away && point == Point::GatewaySpoolDrained && began.elapsed() > Duration::from_secs(3) {
+            installation.broker_back();
+            away = false;
+        }
+        assert!(began.elapsed() < ABORT_MAX, "{role} never came to {name}");
+        clock::sleep(Duration::from_millis(20)).await;
+    };
+    if away {
+        installation.broker_back();
+    }
+    assert_eq!(status.signal(), Some(SIGABRT), "{role} at {name}: {status}");
+    let log = installation.log_of(role, 0);
+    let last = log.lines().next_back().unwrap_or_default();
+    assert!(last.contains(&format!("crash point {name}")), "{role} at {name}: {last}");
+    installation.spawn(role, 0);
+    eprintln!("{role} aborted at {name} after {:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f1_n4_e9_a_crash_at_every_named_line_loses_nothing_and_repeats_nothing() {
+    let target = Target::start().await;
+    let mut installation = Installation::broker("crash-points", &playbooks(&target), "default");
+    for stage in STAGES.into_iter().chain(["dlq-replayer"]) {
+        installation.spawn(stage, 0);
+    }
+    installation.wait_ready();
+    let world = World {
+        sender: Sender::new(installation.gateways(), "telephony"),
+        target: target.clone(),
+        client: installation.client("provisioner").await,
+        delivered: Arc::default(),
+    };
+    // Something is there to be taken over.
+    world.outage("before").await;
+
+    let driving = Tasks::default();
+    for (point, role) in walk() {
+        crash(&mut installation, &world, &driving, point, role).await;
+    }
+    driving.wait().await;
+
+    let delivered = world.delivered.lock().unwrap().clone();
+    let wanted: BTreeMap<String, Vec<String>> = delivered
+        .iter()
+        .map(|(entity, history)| {
+            let paths = actions(history, 3, 0, 2, 0);
+            (
+                entity.clone(),
+                paths.iter().map(|(direction, _)| format!("/act/{direction}/{entity}")).collect(),
+            )
+        })
+        .collect();
+    target.wait_for(wanted.values().map(Vec::len).sum(), SETTLE_MAX).await;
+    // What comes too much would come now.
+    clock::sleep(Duration::from_secs(2)).await;
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for call in target.effects() {
+        let entity = call.path.rsplit('/').next().unwrap().to_string();
+        found.entry(entity).or_default().push(call.path);
+    }
+    assert_eq!(found, wanted, "effects at the target, by point");
+    installation.conserved();
+}
