@@ -30,7 +30,7 @@ const WINDOW_MS: i64 = 3_000;
 const FUTURE_MS_MAX: i64 = 300_000;
 
 /// Events that are told of an entity with which something is wrong.
-const TOLD_MAX: usize = 60;
+const TOLD_MAX: usize = 25;
 
 /// What the logs say.
 #[derive(Default)]
@@ -60,7 +60,7 @@ pub(crate) struct Verdict {
     /// Calls beyond the first with the same key, at a target that honours keys.
     pub repeated: usize,
     /// Left to a person, with a reason on record.
-    pub held: usize,
+    pub held: Vec<String>,
 }
 
 impl Logs {
@@ -241,7 +241,7 @@ fn one(history: &History, calls: &[Call], logs: &Logs, verdict: &mut Verdict) {
             if !found.iter().all(|effect| rest.any(|wanted| wanted == effect)) {
                 verdict.safety.push(format!("{name}: other effects than wanted{}", told()));
             } else if found != wanted && logs.excused.contains(&of) {
-                verdict.held += 1;
+                verdict.held.push(format!("{name}: {:?}", logs.held.get(&of)));
             } else if found != wanted {
                 missing(&name, &of, logs, verdict, &told());
             }
@@ -281,7 +281,7 @@ fn one(history: &History, calls: &[Call], logs: &Logs, verdict: &mut Verdict) {
 /// Something is still to be done: held for a reason, or not done in time.
 fn missing(name: &str, of: &(String, String), logs: &Logs, verdict: &mut Verdict, told: &str) {
     match logs.held.get(of) {
-        Some(_) => verdict.held += 1,
+        Some(reason) => verdict.held.push(format!("{name}: {reason}")),
         None => verdict.liveness.push(format!("{name}: effects are missing{told}")),
     }
 }

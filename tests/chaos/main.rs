@@ -209,8 +209,11 @@ fn tell(
         refused(&traffic.refusals.unanswered),
         verdict.effects,
         verdict.repeated,
-        verdict.held,
+        verdict.held.len(),
     );
+    for held in verdict.held.iter().take(20) {
+        eprintln!("  held: {held}");
+    }
     for (id, gaps_ms) in recovery(struck, histories, calls) {
         let at = |share: usize| gaps_ms[(gaps_ms.len() - 1) * share / 100];
         eprintln!("{id}: {} times; to the next action p50 {} ms, max {} ms", gaps_ms.len(), at(50), at(100));
