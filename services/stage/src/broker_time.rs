@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::bus::Bus;
 use crate::clock::{self, Instant};
-use crate::run::Shell;
+use crate::run::{Shell, Stopped};
 
 /// Between looks at the broker's clock; between them the monotonic clock goes on from the last one.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ impl BrokerTime {
             }
             tokio::select! {
                 () = clock::sleep(FIRST_LOOK_EVERY) => {}
-                () = shell.tasks.stopping() => anyhow::bail!("stopped before the broker's clock was read"),
+                () = shell.tasks.stopping() => return Err(Stopped("the broker's clock was read").into()),
             }
         };
         shell.health.present("broker time");

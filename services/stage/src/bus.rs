@@ -15,7 +15,7 @@ use holdline_proto::topology::{Bucket, Role, Stream, Topology};
 use tokio::sync::watch;
 
 use crate::admin::Health;
-use crate::run::{Tasks, Unavailable};
+use crate::run::{Stopped, Tasks, Unavailable};
 use crate::settings::Nats;
 use crate::telemetry::Metric;
 
@@ -117,7 +117,7 @@ impl Bus {
             }
             tokio::select! {
                 () = crate::clock::sleep(Duration::from_millis(200)) => {}
-                () = tasks.stopping() => return Err(Unavailable("stopped before the broker answered".into()).into()),
+                () = tasks.stopping() => return Err(Stopped("the broker answered").into()),
             }
         };
         health.present("nats");

@@ -10,7 +10,7 @@ use holdline_proto::wire;
 use tokio::sync::watch;
 
 use crate::bus::{Bus, Put, StoreError};
-use crate::run::Shell;
+use crate::run::{Shell, Stopped};
 
 /// How soon a push is noticed.
 const POLL: Duration = Duration::from_secs(1);
@@ -161,7 +161,7 @@ pub async fn installation(bus: &Bus, shell: &Shell) -> anyhow::Result<Installati
         }
         tokio::select! {
             () = crate::clock::sleep(Duration::from_millis(500)) => {}
-            () = shell.tasks.stopping() => anyhow::bail!("stopped before the installation was provisioned"),
+            () = shell.tasks.stopping() => return Err(Stopped("the installation was provisioned").into()),
         }
     }
 }

@@ -23,6 +23,11 @@ pub const EXIT_UNAVAILABLE: u8 = 69;
 #[error("{0}")]
 pub struct Unavailable(pub String);
 
+/// The service was told to stop before it had begun its work: no failure, there was nothing to drain.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped before {0}")]
+pub struct Stopped(pub &'static str);
+
 /// Tasks of a service: they end when it is stopped, and stopping waits for them.
 #[derive(Debug, Clone, Default)]
 pub struct Tasks {
@@ -134,7 +139,13 @@ where
         let tasks = shell.tasks.clone();
         let ran = run(settings, shell).await;
         tasks.finish().await;
-        ran
+        match ran {
+            Err(error) if error.is::<Stopped>() => {
+                tracing::info!("{error}");
+                Ok(())
+            }
+            ran => ran,
+        }
     })
 }
 
