@@ -152,7 +152,7 @@ async fn asked(State(seen): State<Arc<Seen>>, headers: HeaderMap, uri: Uri, _bod
         event: text("x-request-id"),
         effect: false,
     };
-    let (manner, status) = match call.entity.split('-').nth(1) {
+    let (manner, status) = match call.entity.strip_prefix("final-").and_then(|rest| rest.split('-').next()) {
         // These are refused for good, whatever the target's manner.
         Some("404") => (Manner::Refuse { status: 404, retry_after_s: None }, 404),
         Some("307") => (Manner::Refuse { status: 307, retry_after_s: None }, 307),
