@@ -54,9 +54,10 @@ impl Partition {
             note(&mut out.heard, &heard.subscription, published_ms.saturating_sub(i64::from(heard.age_ms)));
         }
         for (index, accepted) in (0u32..).zip(&frame.events) {
-            // A replay proves nothing about the way in.
+            // A replay proves nothing about the way in, and what has waited proves that it was open then.
             if !frame.replayed {
-                note(&mut out.heard, &accepted.subscription, published_ms);
+                let waited_ms = i64::try_from(frame.waited_ms).unwrap_or(i64::MAX);
+                note(&mut out.heard, &accepted.subscription, published_ms.saturating_sub(waited_ms));
             }
             let arrival = Arrival {
                 origin: accepted.origin.unwrap_or(Origin { sequence, index }),

@@ -2,8 +2,9 @@
 //! gateway's clock matters.
 //!
 //! A gateway has one frame of a partition in flight. So when its next frame is read, everything that it
-//! accepted before its previous frame was stored is in one of the two: the previous frame's timestamp is how
-//! far this gateway is complete.
+//! accepted before its previous frame was stored is in one of the two, or the next frame says how much older
+//! the oldest event is that it had to leave behind: the previous frame's timestamp, less that, is how far this
+//! gateway is complete.
 
 use std::collections::BTreeMap;
 
@@ -41,15 +42,11 @@ impl Watermark {
         } else {
             let before = self.gateways.get(&frame.gateway).map(|mark| mark.frame_ms);
             let behind_ms = i64::try_from(frame.behind_ms).unwrap_or(i64::MAX);
-            let complete_ms = before.unwrap_or(published_ms.saturating_sub(FIRST_FRAME_MS));
+            let before_ms = before.unwrap_or(published_ms.saturating_sub(FIRST_FRAME_MS));
             let mark = GatewayMark {
                 gateway: frame.gateway.clone(),
                 frame_ms: published_ms,
-                // What still waits in its spool is older than this.
-                complete_ms: match behind_ms {
-                    0 => complete_ms,
-                    behind_ms => complete_ms.min(published_ms.saturating_sub(behind_ms)),
-                },
+                complete_ms: before_ms.saturating_sub(behind_ms),
                 next_within_ms: frame.next_within_ms,
             };
             self.gateways.insert(frame.gateway.clone(), mark);
@@ -123,10 +120,10 @@ mod tests {
         };
         check(0, false, 10_000, 5_000);
         check(0, false, 11_000, 10_000);
-        check(20_000, false, 40_000, 11_000); // its previous frame is all that is known
-
-        check(15_000, false, 40_100, 25_100);
-        check(0, true, 40_150, 25_100); // the dlq-replayer is no gateway
-        check(0, false, 40_200, 40_100); // drained
+        check(0, false, 40_000, 11_000); // the first of those spooled: the next was accepted after 11,000
+        check(20_000, false, 40_100, 20_000); // 20 s before 40,000
+        check(20_000, false, 49_000, 20_100); // on its way for long: what is behind it is no younger for that
+        check(0, true, 49_050, 20_100); // the dlq-replayer is no gateway
+        check(0, false, 49_100, 49_000); // drained
     }
 }
