@@ -13,7 +13,7 @@ use holdline_proto::limits::GATEWAYS_MAX;
 use holdline_proto::signal::GatewayMark;
 
 /// A gateway that is this late beyond its own promise is taken for dead, and wake-ups no longer wait for what
-/// it may hold in its spool. From then on what it delivers is late anyway ([`super::LATE_AFTER_MS`]).
+/// it may hold in its spool. What it delivers of it after all is late ([`Watermark::has_passed`]).
 /// Milliseconds.
 const GRACE_MS: i64 = super::LATE_AFTER_MS;
 
@@ -63,6 +63,13 @@ impl Watermark {
         self.complete_ms = self.complete_ms.max(slowest.unwrap_or(0));
     }
 
+    /// Whether wake-ups may have acted without a frame's events: it comes out of the spool of a gateway that was
+    /// not waited for. To be asked before the frame is heard.
+    pub(super) fn has_passed(&self, frame: &Frame, published_ms: i64) -> bool {
+        let waited_ms = i64::try_from(frame.waited_ms).unwrap_or(i64::MAX);
+        waited_ms > 0 && !frame.replayed && published_ms.saturating_sub(waited_ms) < self.complete_ms
+    }
+
     pub(super) fn complete_ms(&self) -> i64 {
         self.complete_ms
     }
@@ -108,6 +115,26 @@ mod tests {
         check("a", false, 73_499, 11_500);
         check("a", false, 73_501, 73_499); // b is a second and the grace late: dead
         check("a", true, 74_000, 74_000); // said goodbye: nothing is held back
+    }
+
+    #[test]
+    fn o4_what_a_spool_delivers_after_the_watermark_has_passed_it_is_known() {
+        let mut watermark = Watermark::default();
+        let mut check = |gateway: &str, (waited_ms, behind_ms), at_ms, expected| {
+            let gateway = gateway.to_string();
+            let frame = Frame { gateway, waited_ms, behind_ms, next_within_ms: 1_000, ..Frame::default() };
+            assert_eq!(watermark.has_passed(&frame, at_ms), expected, "{waited_ms} at {at_ms}");
+            watermark.heard(&frame, at_ms);
+        };
+        check("a", (0, 0), 10_000, false);
+        check("b", (0, 0), 10_000, false);
+        check("b", (0, 0), 11_000, false);
+        check("a", (5_000, 0), 15_000, false); // 10,000: waited for
+        check("a", (4_900, 0), 15_001, false);
+        check("b", (0, 0), 77_000, false); // a is taken for dead
+        check("b", (0, 0), 78_000, false);
+        check("a", (5_000, 100), 79_000, true); // 74,000: wake-ups were let go up to 77,000
+        check("a", (1_500, 0), 79_000, false);
     }
 
     #[test]
