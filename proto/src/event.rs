@@ -19,8 +19,11 @@ pub struct Frame {
     /// How long the events waited in the gateway's spool, by its own clock; 0: not at all. Milliseconds.
     #[serde(default)]
     pub waited_ms: u64,
-    /// Age of the oldest event that still waits in the gateway's spool behind this frame; 0: none does. The
-    /// watermark does not pass what is held back. Milliseconds.
+    /// How long before the gateway's previous frame was known to be stored the oldest event was accepted that
+    /// still waits behind this one, on disk or in memory; 0: all that it accepted before then has been sent.
+    /// For the first frame of a run: that event's age. The watermark does not pass what is held back.
+    /// Measured against what lies behind, because nobody can say how long a frame will be on its way.
+    /// Milliseconds.
     #[serde(default)]
     pub behind_ms: u64,
     /// Sent by the dlq-replayer: it proves nothing about the way in, and is no gateway that anything waits for.

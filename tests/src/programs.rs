@@ -174,16 +174,10 @@ impl Installation {
     pub fn broker(name: &str, playbooks: &Path, sync: &str) -> Installation {
         let folder = scratch(name);
         let data = folder.join("data");
-        let child = command("holdline")
-            .args(["broker", "--data", data.to_str().unwrap(), "--sync", sync])
-            .stdout(Stdio::null())
-            .stderr(log(&folder, "broker"))
-            .spawn()
-            .unwrap();
         let mut installation = Installation {
+            broker: broker(&folder, &data, sync),
             folder,
             data,
-            broker: Running::of(child),
             services: BTreeMap::new(),
             variables: vec![],
         };
@@ -268,6 +262,7 @@ impl Installation {
             .env("HOLDLINE_ADMIN_LISTEN", admin.to_string())
             .env("HOLDLINE_REPLICA_NAME", format!("{stage}-{replica}"))
             .env("HOLDLINE_GATEWAY_LISTEN", gateway.to_string())
+            .env("HOLDLINE_GATEWAY_SPOOL", self.spool(replica))
             .envs(self.variables.iter().cloned())
             .envs(variables.iter().copied())
             .stdout(Stdio::null())
@@ -306,6 +301,20 @@ impl Installation {
 
     pub fn broker_process(&mut self) -> &mut Running {
         &mut self.broker
+    }
+
+    /// `kill -9` of the broker and what keeps it; it stays away until [`Installation::start_broker`].
+    pub fn stop_broker(&mut self) {
+        self.broker.kill();
+    }
+
+    pub fn start_broker(&mut self, sync: &str) {
+        self.broker = broker(&self.folder, &self.data, sync);
+    }
+
+    /// Folder of a gateway's spool.
+    pub fn spool(&self, replica: usize) -> PathBuf {
+        self.folder.join(format!("spool-{replica}"))
     }
 
     /// Where events are received.
@@ -398,6 +407,16 @@ impl Drop for Installation {
             std::fs::remove_dir_all(&self.folder).ok();
         }
     }
+}
+
+fn broker(folder: &Path, data: &Path, sync: &str) -> Running {
+    let child = command("holdline")
+        .args(["broker", "--data", data.to_str().unwrap(), "--sync", sync])
+        .stdout(Stdio::null())
+        .stderr(log(folder, "broker"))
+        .spawn()
+        .unwrap();
+    Running::of(child)
 }
 
 /// A log in a folder, to be added to.

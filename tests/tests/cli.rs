@@ -209,6 +209,7 @@ fn up_demo_reaches_its_failover_and_its_revert() {
         assert!(text.contains(part), "{part:?} in {text}");
     }
     assert!(!is_alive(&folder.join("holdline-data")), "nats-server goes with it");
+    assert!(folder.join("holdline-data/spool/installation").is_file(), "its gateway has a spool");
 }
 
 /// The same against programs that were started apart.

@@ -1,8 +1,9 @@
 //! Takes signed events over HTTP and makes them durable on `hl.event.<p>`, nothing else: what they mean is
 //! the classifier's business.
 //!
-//! [`receive`] is the way of a request; [`frame`] the way of an event into the log; [`signature`] says who may.
-//! Invariant (N1): 200 only after the write that holds the event is acknowledged.
+//! [`receive`] is the way of a request; [`frame`] the way of an event into the log, and [`spool`] where it
+//! waits while the broker is away; [`signature`] says who may. Invariant (N1): 200 only after the write that
+//! holds the event is acknowledged, by the broker or by the disk.
 
 mod envelope;
 mod frame;
@@ -10,27 +11,33 @@ mod problem;
 mod receive;
 mod secrets;
 pub mod signature;
+mod spool;
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use holdline_decide::playbook::{self, Set};
-use holdline_proto::topology::{Role, token};
+use holdline_proto::playbooks::{Bundle, INSTALLATION, Installation};
+use holdline_proto::topology::{Bucket, Role, token};
+use holdline_proto::wire;
 use holdline_stage::bus::Bus;
 use holdline_stage::clock;
 use holdline_stage::playbooks::{Playbooks, installation};
 use holdline_stage::run::Shell;
 use holdline_stage::settings::{Reader, host_name};
+use tokio::signal::unix::SignalKind;
 use tokio::sync::{mpsc, watch};
 
 pub use secrets::{Lookup, environment};
 
-use frame::{Framer, LastHeard, WAITING_MAX};
+use frame::{Broker, Exit, Framer, LastHeard, Steady, WAITING_MAX};
 use receive::Entrance;
 use secrets::Secrets;
+use spool::{Folder, Spool};
 
 /// A connection that sends no complete header within this is closed.
 const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
@@ -41,12 +48,26 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 /// How often secrets are looked up again.
 const SECRETS_EVERY: Duration = Duration::from_secs(2);
 
+/// Between looks for a broker that is away.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Names in the spool's folder of what a gateway needs to begin without a broker.
+const KEPT_INSTALLATION: &str = "installation";
+const KEPT_PLAYBOOKS: &str = "playbooks";
+
+/// What the kernel sends to a process whose file has grown to its limit (RLIMIT_FSIZE).
+const SIGXFSZ: i32 = 25;
+
 /// Settings of the gateway.
 #[derive(Clone)]
 pub struct Settings {
     pub listen: SocketAddr,
     /// Stable name of this gateway, unique in the installation.
     pub name: Option<String>,
+    /// Where events wait while the broker is away; none: they are answered 503 then.
+    pub spool: Option<PathBuf>,
+    /// Bytes that may wait there. Beyond: 503.
+    pub spool_bytes_max: u64,
     /// How `env:` references to secrets are looked up.
     pub secrets: Lookup,
     /// Told the address once it is bound.
@@ -58,6 +79,8 @@ impl Default for Settings {
         Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             name: None,
+            spool: None,
+            spool_bytes_max: 1024 * 1024 * 1024,
             secrets: environment(),
             bound: watch::Sender::new(None),
         }
@@ -65,49 +88,61 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads `gateway.listen` and `gateway.name`.
+    /// Reads `gateway.listen`, `gateway.name`, `gateway.spool` and `gateway.spool_bytes_max`.
     pub fn read(reader: &mut Reader) -> Settings {
         let default = Settings::default();
         Settings {
             listen: reader.or("gateway", "listen", default.listen),
             name: reader.optional("gateway", "name"),
+            spool: reader.optional("gateway", "spool"),
+            spool_bytes_max: reader.or("gateway", "spool_bytes_max", default.spool_bytes_max),
             ..default
         }
     }
 }
 
 /// Runs the gateway until the service is stopped; then requests under way are answered, waiting events
-/// stored, and every partition is told goodbye.
+/// stored, and every partition is told goodbye. What is spooled then and cannot be drained stays.
 ///
 /// # Errors
-/// When the address cannot be bound or the broker stays away.
+/// When the address cannot be bound, the spool cannot be used, or the broker stays away from a gateway that
+/// has never seen it.
 pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
     let listener = TcpListener::bind(settings.listen)
         .with_context(|| format!("gateway.listen: {} cannot be bound", settings.listen))?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    let bus = Bus::connect(Role::Gateway, &shell.common.nats, &shell.tasks, &shell.health).await?;
-    let partitions = installation(&bus, &shell).await?.partitions;
-    let playbooks = Playbooks::follow(&bus, &shell, playbook::compile);
+    let folder = open_spool(&settings)?;
+    let Begun { bus, installation, bundle, recognised } = begin(folder.as_deref(), &shell).await?;
+    let playbooks = Playbooks::follow_from(&bus, &shell, playbook::compile, bundle.as_ref());
     let secrets = Secrets::new(settings.secrets.clone());
     let name = settings.name.clone().unwrap_or_else(|| format!("{}-{}", host_name(), address.port()));
     let run = token(&[&name, &clock::wall_ms().to_string(), &std::process::id().to_string()]);
     let heard = Arc::new(LastHeard::default());
+    let exit = Arc::new(Exit {
+        log: Broker { bus: bus.apart(), recognised: recognised.clone() },
+        gateway: name,
+        run: run.clone(),
+        heard: heard.clone(),
+        steady: Steady::start(),
+        health: shell.health.clone(),
+    });
+    // This blocks, and nobody is served yet.
+    let spools: Vec<Option<Spool>> = match &folder {
+        Some(folder) => folder.spools(installation.partitions)?.into_iter().map(Some).collect(),
+        None => (0..installation.partitions).map(|_| None).collect(),
+    };
     let mut queues = vec![];
     // Apart from the service's tasks: they end when the queues' senders are gone, after the last request.
     let framers = holdline_stage::run::Tasks::default();
-    let log = Arc::new(bus.apart());
-    for partition in 0..partitions {
+    for (partition, spool) in (0..installation.partitions).zip(spools) {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
         queues.push(sender);
-        let framer = Framer {
-            log: log.clone(),
-            partition,
-            gateway: name.clone(),
-            run: run.clone(),
-            heard: heard.clone(),
-        };
-        framers.spawn(framer.send(receiver, framers.clone()));
+        framers.spawn(Framer::new(exit.clone(), partition, spool, receiver).send());
+    }
+    if let Some(folder) = folder {
+        shell.health.cover("nats", "the spool");
+        keep_playbooks(&playbooks, bundle.map(|bundle| bundle.hash()), folder, &shell);
     }
     keep_secrets(&playbooks, &secrets, &shell);
     let entrance = Arc::new(Entrance {
@@ -119,9 +154,106 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
         accepted: AtomicU64::new(0),
         under_way: Entrance::under_way(),
     });
-    serve(listener, entrance, &settings, address, &shell).await?;
+    tokio::select! {
+        served = serve(listener, entrance, &settings, address, &shell) => served?,
+        error = recognise(&bus, &shell, &installation, &recognised) => return Err(error),
+    }
     framers.wait().await;
     Ok(())
+}
+
+/// Takes the folder of the spool, if one is set.
+fn open_spool(settings: &Settings) -> anyhow::Result<Option<Arc<Folder>>> {
+    let Some(path) = &settings.spool else {
+        tracing::info!("no gateway.spool is set: while the broker is away, events are answered 503");
+        return Ok(None);
+    };
+    // A full disk is an error of the write then, and not the end of the process.
+    drop(tokio::signal::unix::signal(SignalKind::from_raw(SIGXFSZ))?);
+    Ok(Some(Arc::new(Folder::open(path, settings.spool_bytes_max)?)))
+}
+
+/// What a gateway begins with.
+struct Begun {
+    bus: Bus,
+    installation: Installation,
+    /// The set of playbooks that an earlier run has kept.
+    bundle: Option<Bundle>,
+    /// Whether the broker is known to be the one of this installation.
+    recognised: Arc<AtomicBool>,
+}
+
+/// Begins with what an earlier run has kept, whether or not there is a broker; else waits for it.
+async fn begin(folder: Option<&Folder>, shell: &Shell) -> anyhow::Result<Begun> {
+    let nats = &shell.common.nats;
+    let kept = folder.and_then(|folder| {
+        Some((folder.recall::<Installation>(KEPT_INSTALLATION)?, folder.recall::<Bundle>(KEPT_PLAYBOOKS)?))
+    });
+    if let Some((installation, bundle)) = kept {
+        shell.health.cover("nats", "the spool");
+        let bus = Bus::begin(Role::Gateway, nats, &shell.health).await?;
+        return Ok(Begun { bus, installation, bundle: Some(bundle), recognised: Arc::default() });
+    }
+    let bus = Bus::connect(Role::Gateway, nats, &shell.tasks, &shell.health).await?;
+    let installation = installation(&bus, shell).await?;
+    if let Some(Err(error)) = folder.map(|folder| folder.remember(KEPT_INSTALLATION, &installation)) {
+        tracing::warn!("gateway.spool: nothing is kept for a start without a broker: {error}");
+    }
+    Ok(Begun { bus, installation, bundle: None, recognised: Arc::new(AtomicBool::new(true)) })
+}
+
+/// Completes, with an error, when the broker turns out to be that of another installation. Until it is known
+/// to be the right one, nothing goes there.
+async fn recognise(bus: &Bus, shell: &Shell, kept: &Installation, recognised: &AtomicBool) -> anyhow::Error {
+    while !recognised.load(Ordering::Relaxed) {
+        if bus.is_connected() {
+            match bus.get(Bucket::Playbooks, INSTALLATION).await {
+                Ok(Some(entry)) => match wire::decode::<Installation>(&entry.value) {
+                    Ok(found) if found == *kept => {
+                        shell.health.present("installation");
+                        recognised.store(true, Ordering::Relaxed);
+                        continue;
+                    }
+                    found => {
+                        return anyhow::anyhow!(
+                            "the spool belongs to another installation than {}: {kept:?}, not {found:?}; \
+                             set another gateway.spool, or the right nats.url",
+                            shell.common.nats.url
+                        );
+                    }
+                },
+                Ok(None) => {
+                    shell.health.missing("installation", "not provisioned; run `holdline provision`");
+                }
+                Err(error) => tracing::debug!("installation: {error}"),
+            }
+        }
+        clock::sleep(LOOK_EVERY).await;
+    }
+    std::future::pending().await
+}
+
+/// Keeps the current set of playbooks in the spool's folder. It holds no secrets.
+fn keep_playbooks(playbooks: &Playbooks<Set>, mut kept: Option<String>, folder: Arc<Folder>, shell: &Shell) {
+    let (playbooks, tasks) = (playbooks.clone(), shell.tasks.clone());
+    shell.tasks.spawn(async move {
+        let mut changes = playbooks.changes();
+        loop {
+            let current = playbooks.current().map(|(hash, _)| hash);
+            if let Some(hash) = current.filter(|hash| kept.as_ref() != Some(hash)) {
+                let bundle = playbooks.bundle(&hash).await.map_err(anyhow::Error::from);
+                match bundle.and_then(|bundle| Ok(folder.remember(KEPT_PLAYBOOKS, &bundle)?)) {
+                    Ok(()) => kept = Some(hash),
+                    Err(error) => tracing::warn!("the set {hash} is not kept in the spool's folder: {error}"),
+                }
+            }
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = clock::sleep(SECRETS_EVERY) => {}
+                () = tasks.stopping() => return,
+            }
+        }
+    });
 }
 
 async fn serve(

@@ -221,7 +221,7 @@ async fn accept(
 ) -> Result<Vec<String>, Problem> {
     let events = envelope::open(subscription, body)?;
     let partitions = u16::try_from(entrance.queues.len()).unwrap_or(1);
-    let accepted_ms = clock::wall_ms();
+    let (accepted_ms, since) = (clock::wall_ms(), clock::now());
     let mut ids = Vec::with_capacity(events.len());
     let mut answers = Vec::with_capacity(events.len());
     entrance.heard.note(&subscription.name);
@@ -238,8 +238,8 @@ async fn accept(
         };
         let (stored, answer) = oneshot::channel();
         let queue = entrance.queues.get(usize::from(partition));
-        let sent = queue.map(|queue| queue.try_send(Waiting { event: accepted, stored }));
-        if !matches!(sent, Some(Ok(()))) {
+        let waiting = Waiting { event: accepted, since, stored };
+        if queue.is_none_or(|queue| queue.try_send(waiting).is_err()) {
             // Earlier events of the batch may be stored all the same; sent again they are duplicates.
             return Err(Problem::unavailable("full", "too many events wait to be stored"));
         }

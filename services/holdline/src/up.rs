@@ -123,7 +123,7 @@ impl Up {
         let listen = self
             .gateway
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], if self.demo { 0 } else { 8080 })));
-        let mut running = Running::start(site, listen, secrets, self.admin).await?;
+        let mut running = Running::start(site, data, listen, secrets, self.admin).await?;
         let gateway = tokio::select! {
             ready = running.ready() => ready?,
             () = signalled() => return running.stop().await,
@@ -241,6 +241,7 @@ struct Running {
 impl Running {
     async fn start(
         site: &Site,
+        data: &DataDir,
         listen: SocketAddr,
         secrets: BTreeMap<String, SecretString>,
         admin_listen: Option<SocketAddr>,
@@ -257,9 +258,14 @@ impl Running {
         let environment = holdline_gateway::environment();
         let lookup: holdline_gateway::Lookup =
             Arc::new(move |name| secrets.get(name).cloned().or_else(|| environment(name)));
-        let gateway = holdline_gateway::Settings { listen, secrets: lookup, ..Default::default() };
-        running.bound = gateway.bound.subscribe();
         let mut reader = Reader::of_process(None);
+        let gateway = holdline_gateway::Settings {
+            listen,
+            spool: Some(data.0.join("spool")),
+            secrets: lookup,
+            ..holdline_gateway::Settings::read(&mut reader)
+        };
+        running.bound = gateway.bound.subscribe();
         let classifier = holdline_classifier::Settings::read(&mut reader);
         let debouncer = holdline_debouncer::Settings::read(&mut reader);
         let executor = holdline_executor::Settings::read(&mut reader);

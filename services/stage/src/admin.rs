@@ -15,6 +15,8 @@ use crate::telemetry;
 #[derive(Debug, Clone, Default)]
 pub struct Health {
     missing: Arc<Mutex<BTreeMap<String, String>>>,
+    /// What may be missing, and what does its work meanwhile.
+    covered: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 impl Health {
@@ -23,8 +25,27 @@ impl Health {
         let why = why.into();
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         if missing.get(what) != Some(&why) {
-            tracing::warn!(what, "not ready: {what}: {why}");
+            match self.covered.lock().unwrap_or_else(PoisonError::into_inner).get(what) {
+                Some(by) => tracing::warn!(what, "{what}: {why}; {by} does its work meanwhile"),
+                None => tracing::warn!(what, "not ready: {what}: {why}"),
+            }
             missing.insert(what.into(), why);
+        }
+    }
+
+    /// From now on the lack of `what` leaves the service ready: `by` does its work.
+    pub fn cover(&self, what: &str, by: &str) {
+        let mut covered = self.covered.lock().unwrap_or_else(PoisonError::into_inner);
+        if covered.insert(what.into(), by.into()).is_none() {
+            tracing::info!(what, "{by} can do the work of {what}");
+        }
+    }
+
+    /// Nothing covers for `what` any more.
+    pub fn uncover(&self, what: &str, why: &str) {
+        let mut covered = self.covered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(by) = covered.remove(what) {
+            tracing::error!(what, "{by} cannot do the work of {what} any more: {why}");
         }
     }
 
@@ -42,9 +63,12 @@ impl Health {
         }
     }
 
-    /// Everything that is missing, with the reason.
+    /// Everything that is missing and not covered for, with the reason.
     pub fn report(&self) -> BTreeMap<String, String> {
-        self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let covered = self.covered.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.retain(|what, _| !covered.contains_key(what));
+        missing
     }
 }
 
@@ -82,4 +106,27 @@ fn ready(missing: &BTreeMap<String, String>) -> (StatusCode, String) {
     }
     let text = missing.iter().map(|(what, why)| format!("{what}: {why}\n")).collect();
     (StatusCode::SERVICE_UNAVAILABLE, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn l3_what_is_covered_for_is_not_missing_until_the_cover_is_gone() {
+        let health = Health::default();
+        let check = |expected: &[&str]| {
+            assert_eq!(health.report().into_keys().collect::<Vec<_>>(), expected);
+        };
+        health.missing("nats", "away");
+        check(&["nats"]);
+        health.cover("nats", "the spool");
+        check(&[]);
+        health.missing("secrets", "not found");
+        check(&["secrets"]);
+        health.uncover("nats", "full");
+        check(&["nats", "secrets"]);
+        health.present("nats");
+        check(&["secrets"]);
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::{OutboundMessage, PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind};
@@ -89,14 +90,7 @@ impl Bus {
     /// # Errors
     /// [`Unavailable`] when the broker stays away; an error naming the file when the seed cannot be read.
     pub async fn connect(role: Role, nats: &Nats, tasks: &Tasks, health: &Health) -> anyhow::Result<Bus> {
-        use anyhow::Context;
-        let seed = match &nats.seed_file {
-            Some(file) => Some(
-                std::fs::read_to_string(file)
-                    .with_context(|| format!("nats.seed_file: {} cannot be read", file.display()))?,
-            ),
-            None => None,
-        };
+        let seed = seed(nats)?;
         let (epoch_sender, epoch) = watch::channel(0u64);
         health.awaiting("nats", "not connected yet");
         let began = crate::clock::now();
@@ -122,6 +116,25 @@ impl Bus {
         };
         health.present("nats");
         Ok(Bus { context: context(&client), client, topology: nats.topology.clone(), epoch })
+    }
+
+    /// Begins as a role without waiting for the broker; the connection comes when the broker does.
+    ///
+    /// # Errors
+    /// An error naming the file when the seed cannot be read, or when the URL is none.
+    pub async fn begin(role: Role, nats: &Nats, health: &Health) -> anyhow::Result<Bus> {
+        use anyhow::Context;
+        let (epoch_sender, epoch) = watch::channel(0u64);
+        health.awaiting("nats", "not connected yet");
+        let options = options(role, seed(nats)?.as_deref(), epoch_sender, health.clone());
+        let options = options.retry_on_initial_connect();
+        let client = options.connect(nats.url.split(',').collect::<Vec<_>>()).await.context("nats.url")?;
+        Ok(Bus { context: context(&client), client, topology: nats.topology.clone(), epoch })
+    }
+
+    /// Whether there is a connection at the moment, as far as the client knows.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
     }
 
     pub fn topology(&self) -> &Topology {
@@ -354,6 +367,14 @@ fn into_publish(message: OutboundMessage) -> PublishMessage {
 
 fn context(client: &async_nats::Client) -> Context {
     ContextBuilder::new().timeout(REQUEST_TIMEOUT).ack_timeout(REQUEST_TIMEOUT).build(client.clone())
+}
+
+fn seed(nats: &Nats) -> anyhow::Result<Option<String>> {
+    use anyhow::Context;
+    let Some(file) = &nats.seed_file else { return Ok(None) };
+    let seed = std::fs::read_to_string(file)
+        .with_context(|| format!("nats.seed_file: {} cannot be read", file.display()))?;
+    Ok(Some(seed))
 }
 
 fn options(role: Role, seed: Option<&str>, epoch: watch::Sender<u64>, health: Health) -> ConnectOptions {

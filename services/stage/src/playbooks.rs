@@ -56,11 +56,30 @@ pub enum SetError {
 impl<T: Send + Sync + 'static> Playbooks<T> {
     /// Starts to follow. What is missing shows in the shell's health until there is a set.
     pub fn follow(bus: &Bus, shell: &Shell, compile: Compile<T>) -> Playbooks<T> {
-        let (sender, current) = watch::channel(None);
+        Playbooks::follow_from(bus, shell, compile, None)
+    }
+
+    /// Starts to follow from a set that is remembered: it is in force until the broker tells of another.
+    pub fn follow_from(
+        bus: &Bus,
+        shell: &Shell,
+        compile: Compile<T>,
+        remembered: Option<&Bundle>,
+    ) -> Playbooks<T> {
+        let begun = remembered.and_then(|bundle| match compile(bundle) {
+            Ok(set) => Some((bundle.hash(), Arc::new(set))),
+            Err(reason) => {
+                tracing::error!("the remembered set {} cannot be used: {reason}", bundle.hash());
+                None
+            }
+        });
+        if begun.is_none() {
+            shell.health.awaiting("playbooks", "no set was read yet");
+        }
+        let (sender, current) = watch::channel(begun);
         let playbooks =
             Playbooks { bus: bus.clone(), compile, sets: moka::sync::Cache::new(SETS_MAX), current };
         let (following, shell) = (playbooks.clone(), shell.clone());
-        shell.health.awaiting("playbooks", "no set was read yet");
         shell.tasks.clone().spawn(async move {
             loop {
                 following.poll(&sender, &shell).await;
@@ -118,16 +137,25 @@ impl<T: Send + Sync + 'static> Playbooks<T> {
         if let Some(set) = self.sets.get(hash) {
             return Ok(set);
         }
-        if !Bundle::is_hash(hash) {
-            return Err(SetError::NoHash(hash.into()));
-        }
-        let unusable = |reason: String| SetError::Unusable { hash: hash.into(), reason };
-        let entry = self.bus.get(Bucket::Playbooks, &Bundle::key(hash)).await?;
-        let entry = entry.ok_or_else(|| SetError::Missing(hash.into()))?;
-        let bundle: Bundle = wire::decode(&entry.value).map_err(|e| unusable(e.to_string()))?;
+        let bundle = self.bundle(hash).await?;
+        let unusable = |reason| SetError::Unusable { hash: hash.into(), reason };
         let set = Arc::new((self.compile)(&bundle).map_err(unusable)?);
         self.sets.insert(hash.into(), set.clone());
         Ok(set)
+    }
+
+    /// The files of a set.
+    ///
+    /// # Errors
+    /// See [`SetError`].
+    pub async fn bundle(&self, hash: &str) -> Result<Bundle, SetError> {
+        if !Bundle::is_hash(hash) {
+            return Err(SetError::NoHash(hash.into()));
+        }
+        let entry = self.bus.get(Bucket::Playbooks, &Bundle::key(hash)).await?;
+        let entry = entry.ok_or_else(|| SetError::Missing(hash.into()))?;
+        let unusable = |reason| SetError::Unusable { hash: hash.into(), reason };
+        wire::decode(&entry.value).map_err(|error| unusable(error.to_string()))
     }
 }
 

@@ -15,6 +15,8 @@ pub fn init(service: &str, level: &str) {
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new(format!("{level},async_nats=warn")));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // It would complain to stderr about stderr, and panic: a full disk under the log must not end a task.
+    let builder = builder.log_internal_errors(false);
     let started = if std::io::stderr().is_terminal() {
         builder.with_target(false).try_init()
     } else {

@@ -24,8 +24,8 @@ use watermark::Watermark;
 /// An event's own time may lie this far after its arrival; further, the arrival counts. Milliseconds.
 const FUTURE_MS_MAX: i64 = 5 * 60_000;
 
-/// An event that reaches the log this long after it was accepted is late: it counts, and begins no action by
-/// itself. Milliseconds.
+/// An event that reaches the log this long after it was accepted is late, and so is one that the watermark has
+/// passed: it counts, and begins no action by itself. Milliseconds.
 pub const LATE_AFTER_MS: i64 = 60_000;
 
 /// What the classifier knows of one partition.
@@ -50,20 +50,23 @@ impl Partition {
         frame: &Frame,
         out: &mut Classified,
     ) {
+        let late =
+            frame.waited_ms > LATE_AFTER_MS.unsigned_abs() || self.watermark.has_passed(frame, published_ms);
         self.watermark.heard(frame, published_ms);
         for heard in &frame.heard {
             note(&mut out.heard, &heard.subscription, published_ms.saturating_sub(i64::from(heard.age_ms)));
         }
         for (index, accepted) in (0u32..).zip(&frame.events) {
-            // A replay proves nothing about the way in.
+            // A replay proves nothing about the way in, and what has waited proves that it was open then.
             if !frame.replayed {
-                note(&mut out.heard, &accepted.subscription, published_ms);
+                let waited_ms = i64::try_from(frame.waited_ms).unwrap_or(i64::MAX);
+                note(&mut out.heard, &accepted.subscription, published_ms.saturating_sub(waited_ms));
             }
             let arrival = Arrival {
                 origin: accepted.origin.unwrap_or(Origin { sequence, index }),
                 accepted,
                 received_ms: published_ms,
-                late: frame.waited_ms > LATE_AFTER_MS.unsigned_abs(),
+                late,
             };
             self.event(set, &arrival, out);
         }

@@ -2,8 +2,9 @@
 //! gateway's clock matters.
 //!
 //! A gateway has one frame of a partition in flight. So when its next frame is read, everything that it
-//! accepted before its previous frame was stored is in one of the two: the previous frame's timestamp is how
-//! far this gateway is complete.
+//! accepted before its previous frame was stored is in one of the two, or the next frame says how much older
+//! the oldest event is that it had to leave behind: the previous frame's timestamp, less that, is how far this
+//! gateway is complete.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use holdline_proto::limits::GATEWAYS_MAX;
 use holdline_proto::signal::GatewayMark;
 
 /// A gateway that is this late beyond its own promise is taken for dead, and wake-ups no longer wait for what
-/// it may hold in its spool. From then on what it delivers is late anyway ([`super::LATE_AFTER_MS`]).
+/// it may hold in its spool. What it delivers of it after all is late ([`Watermark::has_passed`]).
 /// Milliseconds.
 const GRACE_MS: i64 = super::LATE_AFTER_MS;
 
@@ -41,15 +42,11 @@ impl Watermark {
         } else {
             let before = self.gateways.get(&frame.gateway).map(|mark| mark.frame_ms);
             let behind_ms = i64::try_from(frame.behind_ms).unwrap_or(i64::MAX);
-            let complete_ms = before.unwrap_or(published_ms.saturating_sub(FIRST_FRAME_MS));
+            let before_ms = before.unwrap_or(published_ms.saturating_sub(FIRST_FRAME_MS));
             let mark = GatewayMark {
                 gateway: frame.gateway.clone(),
                 frame_ms: published_ms,
-                // What still waits in its spool is older than this.
-                complete_ms: match behind_ms {
-                    0 => complete_ms,
-                    behind_ms => complete_ms.min(published_ms.saturating_sub(behind_ms)),
-                },
+                complete_ms: before_ms.saturating_sub(behind_ms),
                 next_within_ms: frame.next_within_ms,
             };
             self.gateways.insert(frame.gateway.clone(), mark);
@@ -64,6 +61,13 @@ impl Watermark {
         }
         let slowest = self.gateways.values().map(|mark| mark.complete_ms).min();
         self.complete_ms = self.complete_ms.max(slowest.unwrap_or(0));
+    }
+
+    /// Whether wake-ups may have acted without a frame's events: it comes out of the spool of a gateway that was
+    /// not waited for. To be asked before the frame is heard.
+    pub(super) fn has_passed(&self, frame: &Frame, published_ms: i64) -> bool {
+        let waited_ms = i64::try_from(frame.waited_ms).unwrap_or(i64::MAX);
+        waited_ms > 0 && !frame.replayed && published_ms.saturating_sub(waited_ms) < self.complete_ms
     }
 
     pub(super) fn complete_ms(&self) -> i64 {
@@ -114,6 +118,26 @@ mod tests {
     }
 
     #[test]
+    fn o4_what_a_spool_delivers_after_the_watermark_has_passed_it_is_known() {
+        let mut watermark = Watermark::default();
+        let mut check = |gateway: &str, (waited_ms, behind_ms), at_ms, expected| {
+            let gateway = gateway.to_string();
+            let frame = Frame { gateway, waited_ms, behind_ms, next_within_ms: 1_000, ..Frame::default() };
+            assert_eq!(watermark.has_passed(&frame, at_ms), expected, "{waited_ms} at {at_ms}");
+            watermark.heard(&frame, at_ms);
+        };
+        check("a", (0, 0), 10_000, false);
+        check("b", (0, 0), 10_000, false);
+        check("b", (0, 0), 11_000, false);
+        check("a", (5_000, 0), 15_000, false); // 10,000: waited for
+        check("a", (4_900, 0), 15_001, false);
+        check("b", (0, 0), 77_000, false); // a is taken for dead
+        check("b", (0, 0), 78_000, false);
+        check("a", (5_000, 100), 79_000, true); // 74,000: wake-ups were let go up to 77,000
+        check("a", (1_500, 0), 79_000, false);
+    }
+
+    #[test]
     fn the_watermark_does_not_pass_what_a_spool_holds_back() {
         let mut watermark = Watermark::default();
         let mut check = |behind_ms, replayed, at_ms, expected| {
@@ -123,10 +147,10 @@ mod tests {
         };
         check(0, false, 10_000, 5_000);
         check(0, false, 11_000, 10_000);
-        check(20_000, false, 40_000, 11_000); // its previous frame is all that is known
-
-        check(15_000, false, 40_100, 25_100);
-        check(0, true, 40_150, 25_100); // the dlq-replayer is no gateway
-        check(0, false, 40_200, 40_100); // drained
+        check(0, false, 40_000, 11_000); // the first of those spooled: the next was accepted after 11,000
+        check(20_000, false, 40_100, 20_000); // 20 s before 40,000
+        check(20_000, false, 49_000, 20_100); // on its way for long: what is behind it is no younger for that
+        check(0, true, 49_050, 20_100); // the dlq-replayer is no gateway
+        check(0, false, 49_100, 49_000); // drained
     }
 }
