@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
+use futures_util::StreamExt;
 use holdline_proto::playbooks::{INSTALLATION, Installation};
 use holdline_proto::topology::{
     Bucket, BucketSpec, DLQ_CONSUMER, EXECUTOR_CONSUMER, PARTITIONS_DEFAULT, Role, Stream, StreamSpec,
@@ -298,7 +299,16 @@ async fn ensure_installation(
             Ok(vec![])
         }
         None => {
-            let installation = Installation { partitions: partitions.unwrap_or(PARTITIONS_DEFAULT) };
+            let had = partitions_of_records(bus).await?;
+            if let (Some(had), Some(partitions)) = (had, partitions)
+                && had != partitions
+            {
+                bail!(
+                    "the classifier has records of {had} partitions, so the installation has {had}, not {partitions}"
+                );
+            }
+            let partitions = partitions.or(had).unwrap_or(PARTITIONS_DEFAULT);
+            let installation = Installation { partitions };
             if !dry_run {
                 let only_new = Put { expect: Some(0), ..Put::default() };
                 bus.put(Bucket::Playbooks, INSTALLATION, wire::encode(&installation).into(), only_new)
@@ -307,6 +317,24 @@ async fn ensure_installation(
             Ok(vec![format!("installation: {} partitions", installation.partitions)])
         }
     }
+}
+
+/// How many partitions an installation has had of which nothing else is left: its classifier has written a
+/// record in each.
+async fn partitions_of_records(bus: &Bus) -> anyhow::Result<Option<u16>> {
+    let inputs = bus.context().get_stream_no_info(bus.topology().stream(Stream::Inputs)).await?;
+    let prefix = bus.topology().signal(0);
+    let prefix = prefix.trim_end_matches('0');
+    let Ok(mut subjects) = inputs.info_builder().subjects(format!("{prefix}*")).fetch().await else {
+        return Ok(None);
+    };
+    let mut most = None;
+    while let Some(found) = subjects.next().await {
+        let (subject, _) = found?;
+        let partition = subject.strip_prefix(prefix).and_then(|number| number.parse::<u16>().ok());
+        most = most.max(partition.map(|partition| partition.saturating_add(1)));
+    }
+    Ok(most)
 }
 
 #[cfg(test)]

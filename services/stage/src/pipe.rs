@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
+use holdline_proto::command::Command;
 use holdline_proto::dead_letter::DeadLetter;
 use holdline_proto::journal::{Effect, Record};
 use holdline_proto::limits::RECORD_BYTES_SOFT;
@@ -25,7 +26,7 @@ use serde::de::DeserializeOwned;
 
 use crate::bus::{Bounds, Bus, Place, Put, StoreError};
 use crate::crash::{self, Point};
-use crate::effects::{Lanes, Log};
+use crate::effects::{Lanes, Log, Lost};
 use crate::run::{Shell, Tasks};
 use crate::telemetry::Metric;
 use crate::{clock, dead_letter, lease};
@@ -83,6 +84,11 @@ pub trait Machine: Send + 'static {
 
     /// Everything that people should see, after a takeover.
     fn views(&self) -> Vec<View>;
+
+    /// Commands without an outcome, after a takeover.
+    fn outstanding(&self) -> Vec<Command> {
+        vec![]
+    }
 }
 
 /// Something that deciding needs is not there; it is waited for, loudly.
@@ -108,6 +114,8 @@ pub struct Stage {
     pub inputs: fn(&Topology, u16) -> Vec<String>,
     pub writes: Stream,
     pub record: fn(&Topology, u16) -> String,
+    /// Commands follow from its records.
+    pub commands: bool,
     /// Version of the decisions, for the records.
     pub machine: &'static str,
 }
@@ -270,6 +278,7 @@ impl Pipe {
                 }
                 // Of a new partition there is nothing to take over.
                 crash::point_if(at.record > 0, Point::AfterFold);
+                at.lanes.hand_over_again(at.record, machine.outstanding()).await;
                 at.lanes.show(machine.views());
                 let inputs = (self.stage.inputs)(self.bus.topology(), self.partition);
                 let reader = match Reader::open(&self.bus, self.stage.reads, inputs, at.position + 1).await {
@@ -295,7 +304,12 @@ impl Pipe {
     {
         let (reads, writes) = (self.stage.reads, self.stage.writes);
         let subject = (self.stage.record)(self.bus.topology(), self.partition);
-        let log = Log { stream: writes, subject: subject.clone(), partition: self.partition };
+        let log = Log {
+            stream: writes,
+            subject: subject.clone(),
+            partition: self.partition,
+            commands: self.stage.commands,
+        };
         let noted = self.noted().await?;
         let inputs = self.bus.bounds(reads).await?;
         let Some(last) = self.bus.last(writes, &subject).await? else {
@@ -385,8 +399,13 @@ impl Pipe {
             let first = tokio::select! {
                 message = reader.next() => Some(message?),
                 () = clock::sleep(wait) => None,
-                () = at.lanes.views_lost() => {
-                    at.lanes.show(machine.views());
+                lost = at.lanes.lost() => {
+                    match lost {
+                        Lost::Views => at.lanes.show(machine.views()),
+                        Lost::Commands => {
+                            at.lanes.hand_over_again(at.record, machine.outstanding()).await;
+                        }
+                    }
                     continue;
                 }
             };
