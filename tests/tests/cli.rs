@@ -116,6 +116,7 @@ async fn x5_incidents_replay_and_why_not_answer_from_the_logs() {
     let table = installation.holdline(&["provision", "--diff"]);
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
     assert!(table.contains("hl.event.*") && table.contains("written by gateway, dlq-replayer"), "{table}");
+    installation.conserved();
     // SIGTERM drains every service.
     for stage in STAGES {
         installation.service(stage, 0).signal("TERM");
@@ -208,7 +209,15 @@ fn up_demo_reaches_its_failover_and_its_revert() {
     ] {
         assert!(text.contains(part), "{part:?} in {text}");
     }
-    assert!(!is_alive(&folder.join("holdline-data")), "nats-server goes with it");
+    let data = folder.join("holdline-data");
+    assert!(!is_alive(&data), "nats-server goes with it");
+    // What is left is counted, too.
+    let broker = command("holdline").arg("broker").arg("--data").arg(&data).stdout(Stdio::null()).spawn();
+    let _broker = Running::of(broker.unwrap());
+    wait_until("the broker is there again", || {
+        holdline(&["doctor", "--output", "json", "--data", data.to_str().unwrap()]).stdout.starts_with(b"{")
+    });
+    assert!(conserved(&data)["accepted"].as_u64().unwrap() > 10);
 }
 
 /// The same against programs that were started apart.
@@ -230,6 +239,7 @@ fn up_demo_plays_through_programs_that_were_started_apart() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("exactly once to go back"), "{text}");
+    installation.conserved();
 }
 
 fn nats_pid(data: &Path) -> Option<u32> {

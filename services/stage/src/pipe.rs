@@ -506,11 +506,8 @@ impl Pipe {
         let text = String::from_utf8_lossy(&value);
         let reads_made = text.split(' ').nth(2).and_then(|made| made.parse().ok());
         if reads_made.is_none() {
-            tracing::error!(
-                key = self.position_key(),
-                "the key {} of LEASES reads {text:.80?}; it is written anew",
-                self.position_key()
-            );
+            let (key, shown) = (self.position_key(), text.chars().take(80).collect::<String>());
+            tracing::error!(key, "the key {key} of LEASES reads {shown:?}; it is written anew");
         }
         Ok(Some(Noted { reads_made }))
     }

@@ -49,7 +49,7 @@ pub enum SetError {
     Missing(String),
     #[error("the set {hash} of playbooks cannot be used by this version: {reason}")]
     Unusable { hash: String, reason: String },
-    #[error("{0:.80?} names no set of playbooks; it was written by hand")]
+    #[error("{0:?} names no set of playbooks; it was written by hand")]
     NoHash(String),
 }
 
@@ -119,7 +119,7 @@ impl<T: Send + Sync + 'static> Playbooks<T> {
             return Ok(set);
         }
         if !Bundle::is_hash(hash) {
-            return Err(SetError::NoHash(hash.into()));
+            return Err(SetError::NoHash(hash.chars().take(80).collect()));
         }
         let unusable = |reason: String| SetError::Unusable { hash: hash.into(), reason };
         let entry = self.bus.get(Bucket::Playbooks, &Bundle::key(hash)).await?;
