@@ -394,10 +394,8 @@ async fn n3_f12_poison_in_every_bucket_is_told_of_and_the_stages_go_on() {
             playbooks_bucket.put(format!("set.{hash}"), poison.clone().into()).await.unwrap();
             playbooks_bucket.put("current", hash.into()).await.unwrap();
         }
-        until(what, SOON, async || {
-            installation.admin("classifier", 0, "/readyz").contains("playbooks: ")
-        })
-        .await;
+        until(what, SOON, async || installation.admin("classifier", 0, "/readyz").contains("playbooks: "))
+            .await;
     }
     report("gw-by-the-old-set", "FAILED", 3).await;
     until("the call", SOON, async || calls("/act/remediate/gw-by-the-old-set") == 1).await;

@@ -2,12 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr, clippy::panic)]
 
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use holdline_stage::clock;
 use holdline_tests::programs::{
-    Installation, Running, STAGES, changed_sample, command, holdline, sample, scratch,
+    Installation, Running, STAGES, changed_sample, command, conserved, holdline, sample, scratch,
 };
 use holdline_tests::sender::{Sender, event};
 use holdline_tests::target::Target;
@@ -269,7 +269,7 @@ fn the_broker_dies_with_its_parent_and_one_left_behind_is_ended() {
     let start = || {
         let child = command("holdline")
             .args(["broker", "--data", data.to_str().unwrap()])
-            .stdout(std::process::Stdio::null())
+            .stdout(Stdio::null())
             .spawn()
             .unwrap();
         let running = Running::of(child);
@@ -291,7 +291,7 @@ fn the_broker_dies_with_its_parent_and_one_left_behind_is_ended() {
     let config = std::fs::canonicalize(data.join("nats/server.conf")).unwrap();
     let child = std::process::Command::new(binary)
         .args(["-c", config.to_str().unwrap()])
-        .stderr(std::process::Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let mut left_behind = Running::of(child);
