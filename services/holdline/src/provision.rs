@@ -28,6 +28,9 @@ pub struct Layout {
 /// told every two seconds.
 const ACK_WAIT: Duration = Duration::from_secs(6);
 
+/// Messages of a durable consumer that are delivered and not acknowledged. Beyond: the rest waits.
+const UNACKNOWLEDGED_MAX: i64 = 1_024;
+
 /// Publishes with the same message id within this are one (the broker's default).
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
@@ -251,7 +254,7 @@ async fn ensure_consumer(
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,
         max_deliver: -1,
-        max_ack_pending: 1_024,
+        max_ack_pending: UNACKNOWLEDGED_MAX,
         ..pull::Config::default()
     };
     let on = match context.get_stream(stream).await {

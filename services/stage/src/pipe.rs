@@ -50,6 +50,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// The same where that has not helped for a while, or a person is needed.
 const LONG_PAUSE: Duration = Duration::from_secs(1);
 
+/// Between looks at whether what deciding needs is there.
+const PREPARE_WAIT: Duration = Duration::from_millis(200);
+
 /// Headers and the broker's own overhead of a record.
 const HEADER_BYTES: usize = 4 * 1024;
 
@@ -526,7 +529,7 @@ impl Pipe {
                 }
                 Err(NotReady(why)) => self.shell.health.missing(&what, why),
             }
-            clock::sleep(Duration::from_millis(200)).await;
+            clock::sleep(PREPARE_WAIT).await;
         }
     }
 

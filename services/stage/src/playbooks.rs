@@ -15,6 +15,9 @@ use crate::run::Shell;
 /// How soon a push is noticed.
 const POLL: Duration = Duration::from_secs(1);
 
+/// Between looks whether the installation is provisioned.
+const INSTALLATION_WAIT: Duration = Duration::from_millis(500);
+
 /// Compiled sets kept in memory: the current one and those of incidents still open.
 const SETS_MAX: u64 = 16;
 
@@ -83,7 +86,7 @@ impl<T: Send + Sync + 'static> Playbooks<T> {
         };
         let hash = String::from_utf8_lossy(&entry.value).into_owned();
         if sender.borrow().as_ref().is_some_and(|(current, _)| *current == hash) {
-            return;
+            return shell.health.present("playbooks");
         }
         match self.by_hash(&hash).await {
             Ok(set) => {
@@ -160,7 +163,7 @@ pub async fn installation(bus: &Bus, shell: &Shell) -> anyhow::Result<Installati
             Err(error) => shell.health.missing("installation", error.to_string()),
         }
         tokio::select! {
-            () = crate::clock::sleep(Duration::from_millis(500)) => {}
+            () = crate::clock::sleep(INSTALLATION_WAIT) => {}
             () = shell.tasks.stopping() => anyhow::bail!("stopped before the installation was provisioned"),
         }
     }
