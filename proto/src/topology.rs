@@ -398,6 +398,8 @@ impl Topology {
                 publish.extend(self.show_rights(Bucket::Incidents));
                 publish.extend(self.read_rights(Stream::Inputs));
                 publish.extend(self.read_rights(Stream::Journal));
+                // Whether the queue is still the one that commands were handed to.
+                publish.push(format!("$JS.API.STREAM.INFO.{}", self.stream(Stream::Commands)));
             }
             Role::Executor => {
                 publish.extend(own(&["internal.outcome.*.*", "dead.executor"]));

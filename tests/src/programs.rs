@@ -100,6 +100,28 @@ pub fn command(name: &str) -> Command {
     command
 }
 
+/// N2: waits until every acceptance has been read, and holds the count against the promise: each ended in
+/// exactly one disposition. Counted by `holdline doctor`, from the logs of the broker with this data folder.
+pub fn conserved(data: &Path) -> Value {
+    let began = clock::now();
+    loop {
+        let output = holdline(&["doctor", "--output", "json", "--data", data.to_str().unwrap()]);
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+            panic!("doctor: {error}: {}", String::from_utf8_lossy(&output.stderr));
+        });
+        let count = &told["conservation"];
+        for wrong in ["missing", "doubled", "unparked"] {
+            assert_eq!(count[wrong], serde_json::json!([]), "{count:#}");
+        }
+        if count["onTheirWay"] == 0 {
+            eprintln!("accepted {} = {}", count["accepted"], count["dispositions"]);
+            return count.clone();
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "events are still on their way: {count:#}");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
 /// A process that ends with this value.
 pub struct Running {
     child: Child,
@@ -355,26 +377,9 @@ impl Installation {
         running.chain([("nats-server".to_string(), nats.trim().parse().unwrap())]).collect()
     }
 
-    /// N2: waits until every acceptance has been read, and holds the count against the promise: each ended in
-    /// exactly one disposition. Counted by `holdline doctor`, from the logs.
+    /// See [`conserved`].
     pub fn conserved(&self) -> Value {
-        let began = clock::now();
-        loop {
-            let output = self.holdline(&["doctor", "--output", "json"]);
-            let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-                panic!("doctor: {error}: {}", String::from_utf8_lossy(&output.stderr));
-            });
-            let count = &told["conservation"];
-            for wrong in ["missing", "doubled", "unparked"] {
-                assert_eq!(count[wrong], serde_json::json!([]), "{count:#}");
-            }
-            if count["onTheirWay"] == 0 {
-                eprintln!("accepted {} = {}", count["accepted"], count["dispositions"]);
-                return count.clone();
-            }
-            assert!(began.elapsed() < Duration::from_secs(60), "events are still on their way: {count:#}");
-            std::thread::sleep(Duration::from_millis(300));
-        }
+        conserved(&self.data)
     }
 
     /// What a replica has logged.

@@ -2,12 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr, clippy::panic)]
 
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use holdline_stage::clock;
 use holdline_tests::programs::{
-    Installation, Running, STAGES, changed_sample, command, holdline, sample, scratch,
+    Installation, Running, STAGES, changed_sample, command, conserved, holdline, sample, scratch,
 };
 use holdline_tests::sender::{Sender, event};
 use holdline_tests::target::Target;
@@ -116,6 +116,7 @@ async fn x5_incidents_replay_and_why_not_answer_from_the_logs() {
     let table = installation.holdline(&["provision", "--diff"]);
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
     assert!(table.contains("hl.event.*") && table.contains("written by gateway, dlq-replayer"), "{table}");
+    installation.conserved();
     // SIGTERM drains every service.
     for stage in STAGES {
         installation.service(stage, 0).signal("TERM");
@@ -208,8 +209,16 @@ fn up_demo_reaches_its_failover_and_its_revert() {
     ] {
         assert!(text.contains(part), "{part:?} in {text}");
     }
-    assert!(!is_alive(&folder.join("holdline-data")), "nats-server goes with it");
-    assert!(folder.join("holdline-data/spool/installation").is_file(), "its gateway has a spool");
+    let data = folder.join("holdline-data");
+    assert!(!is_alive(&data), "nats-server goes with it");
+    assert!(data.join("spool/installation").is_file(), "its gateway has a spool");
+    // What is left is counted, too.
+    let broker = command("holdline").arg("broker").arg("--data").arg(&data).stdout(Stdio::null()).spawn();
+    let _broker = Running::of(broker.unwrap());
+    wait_until("the broker is there again", || {
+        holdline(&["doctor", "--output", "json", "--data", data.to_str().unwrap()]).stdout.starts_with(b"{")
+    });
+    assert!(conserved(&data)["accepted"].as_u64().unwrap() > 10);
 }
 
 /// The same against programs that were started apart.
@@ -231,6 +240,7 @@ fn up_demo_plays_through_programs_that_were_started_apart() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("exactly once to go back"), "{text}");
+    installation.conserved();
 }
 
 fn nats_pid(data: &Path) -> Option<u32> {
@@ -260,7 +270,7 @@ fn the_broker_dies_with_its_parent_and_one_left_behind_is_ended() {
     let start = || {
         let child = command("holdline")
             .args(["broker", "--data", data.to_str().unwrap()])
-            .stdout(std::process::Stdio::null())
+            .stdout(Stdio::null())
             .spawn()
             .unwrap();
         let running = Running::of(child);
@@ -282,7 +292,7 @@ fn the_broker_dies_with_its_parent_and_one_left_behind_is_ended() {
     let config = std::fs::canonicalize(data.join("nats/server.conf")).unwrap();
     let child = std::process::Command::new(binary)
         .args(["-c", config.to_str().unwrap()])
-        .stderr(std::process::Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let mut left_behind = Running::of(child);

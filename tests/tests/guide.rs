@@ -70,6 +70,7 @@ async fn the_guides_files_do_what_the_guide_says() {
     assert_eq!(open[0]["entityId"], "gw-2");
     assert!(open[0]["held"].as_str().unwrap().contains("gone quiet"), "{open}");
     assert!(!installation.logs().contains(SECRET), "a secret was logged");
+    installation.conserved();
 }
 
 /// E9, R1: a target that fails for a while is asked again, at most five times; one that refuses is given up.
@@ -113,6 +114,7 @@ async fn r1_transient_failures_are_retried_and_the_rest_is_parked() {
     clock::sleep(Duration::from_secs(6)).await;
     assert_eq!(target.calls().len(), 9);
     assert!(held("gw-c").contains("5 attempts"), "{}", held("gw-c"));
+    installation.conserved();
 }
 
 async fn wait(target: &Target, calls: usize) -> usize {

@@ -112,8 +112,8 @@ impl World {
     /// Events of many entities at once, beginning with this number.
     async fn report(&self, entities: &[String], from: usize, statuses: &'static [Status]) {
         let delivering = Tasks::default();
-        for entity in entities.iter().cloned() {
-            let world = self.clone();
+        for entity in entities {
+            let (world, entity) = (self.clone(), entity.clone());
             delivering.spawn(async move {
                 for (number, status) in (from..).zip(statuses) {
                     world.deliver("telephony", "telephony.service.status", &entity, *status, number).await;

@@ -179,3 +179,46 @@ fn there_is_one_crypto_provider() {
         assert!(!lock.contains(&format!("name = \"{banned}\"")), "{banned} is in the tree");
     }
 }
+
+/// docs/limits.md and the code hold each other: a row's constant stands in the file that the row names, and every
+/// limit and every time in the code has its row.
+#[test]
+fn every_limit_is_in_the_table() {
+    let table = read("docs/limits.md");
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).collect();
+    let mut named = BTreeSet::new();
+    for row in rows.iter().filter(|row| row.contains(".rs`")) {
+        let place = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap();
+        let mut words = place.split('`').skip(1).step_by(2);
+        let file = words.next().unwrap().to_string();
+        let text = read(&file);
+        for name in words {
+            assert!(
+                text.contains(&format!("const {name}: ")),
+                "{file} has no {name}, which docs/limits.md names"
+            );
+            named.insert((file.clone(), name.to_string()));
+        }
+    }
+    assert!(named.len() > 100, "only {} constants were found in the table", named.len());
+    let mut sources = vec![];
+    for folder in ["proto", "services"] {
+        files(&root().join(folder), "rs", &mut sources);
+    }
+    for path in sources {
+        let file = path.strip_prefix(root()).unwrap().to_str().unwrap().to_string();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for declared in code.split("const ").skip(1) {
+            let Some((name, kind)) = declared.split_once(": ") else { continue };
+            let is_name = name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+            let limits = name.ends_with("_MAX") || kind.starts_with("Duration ");
+            if is_name && limits && !file.contains("/tests") {
+                assert!(
+                    named.contains(&(file.clone(), name.to_string())),
+                    "{file} {name} has no row in docs/limits.md"
+                );
+            }
+        }
+    }
+}

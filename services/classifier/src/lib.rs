@@ -26,6 +26,7 @@ const STAGE: Stage = Stage {
     inputs: |topology, partition| vec![topology.event(partition)],
     writes: Stream::Inputs,
     record: |topology, partition| topology.signal(partition),
+    commands: false,
     machine: MACHINE,
 };
 

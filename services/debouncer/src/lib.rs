@@ -32,6 +32,7 @@ const STAGE: Stage = Stage {
     inputs: Topology::debouncer_inputs,
     writes: Stream::Journal,
     record: Topology::log,
+    commands: true,
     machine: MACHINE,
 };
 
@@ -235,6 +236,10 @@ impl Machine for Debouncer {
     fn views(&self) -> Vec<View> {
         let open = self.state.views(&self.sets);
         self.closed.iter().cloned().chain(open).map(view).collect()
+    }
+
+    fn outstanding(&self) -> Vec<Command> {
+        self.state.tracks().values().filter_map(|track| track.outstanding.clone()).collect()
     }
 }
 

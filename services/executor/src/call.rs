@@ -18,6 +18,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the connection alone; until it stands nothing was sent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A connection that was not used for this long is closed.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
+
 /// Bytes of an answer that are read; the rest is left, and the connection closed.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
@@ -122,7 +125,7 @@ fn builder() -> reqwest::ClientBuilder {
         .timeout(CALL_TIMEOUT)
         .connect_timeout(CONNECT_TIMEOUT)
         .redirect(reqwest::redirect::Policy::none())
-        .pool_idle_timeout(Duration::from_secs(30))
+        .pool_idle_timeout(IDLE_TIME_MAX)
         .no_proxy()
         .user_agent(concat!("holdline/", env!("CARGO_PKG_VERSION")))
 }

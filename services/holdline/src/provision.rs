@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
+use futures_util::StreamExt;
 use holdline_proto::playbooks::{INSTALLATION, Installation};
 use holdline_proto::topology::{
     Bucket, BucketSpec, DLQ_CONSUMER, EXECUTOR_CONSUMER, PARTITIONS_DEFAULT, Role, Stream, StreamSpec,
@@ -26,6 +27,9 @@ pub struct Layout {
 /// A command that is not acknowledged, and tells of no progress, is delivered again after this. Progress is
 /// told every two seconds.
 const ACK_WAIT: Duration = Duration::from_secs(6);
+
+/// Messages of a durable consumer that are delivered and not acknowledged. Beyond: the rest waits.
+const UNACKNOWLEDGED_MAX: i64 = 1_024;
 
 /// Publishes with the same message id within this are one (the broker's default).
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
@@ -250,7 +254,7 @@ async fn ensure_consumer(
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,
         max_deliver: -1,
-        max_ack_pending: 1_024,
+        max_ack_pending: UNACKNOWLEDGED_MAX,
         ..pull::Config::default()
     };
     let on = match context.get_stream(stream).await {
@@ -298,7 +302,16 @@ async fn ensure_installation(
             Ok(vec![])
         }
         None => {
-            let installation = Installation { partitions: partitions.unwrap_or(PARTITIONS_DEFAULT) };
+            let had = partitions_of_records(bus).await?;
+            if let (Some(had), Some(partitions)) = (had, partitions)
+                && had != partitions
+            {
+                bail!(
+                    "the classifier has records of {had} partitions, so the installation has {had}, not {partitions}"
+                );
+            }
+            let partitions = partitions.or(had).unwrap_or(PARTITIONS_DEFAULT);
+            let installation = Installation { partitions };
             if !dry_run {
                 let only_new = Put { expect: Some(0), ..Put::default() };
                 bus.put(Bucket::Playbooks, INSTALLATION, wire::encode(&installation).into(), only_new)
@@ -307,6 +320,24 @@ async fn ensure_installation(
             Ok(vec![format!("installation: {} partitions", installation.partitions)])
         }
     }
+}
+
+/// How many partitions an installation has had of which nothing else is left: its classifier has written a
+/// record in each.
+async fn partitions_of_records(bus: &Bus) -> anyhow::Result<Option<u16>> {
+    let inputs = bus.context().get_stream_no_info(bus.topology().stream(Stream::Inputs)).await?;
+    let prefix = bus.topology().signal(0);
+    let prefix = prefix.trim_end_matches('0');
+    let Ok(mut subjects) = inputs.info_builder().subjects(format!("{prefix}*")).fetch().await else {
+        return Ok(None);
+    };
+    let mut most = None;
+    while let Some(found) = subjects.next().await {
+        let (subject, _) = found?;
+        let partition = subject.strip_prefix(prefix).and_then(|number| number.parse::<u16>().ok());
+        most = most.max(partition.map(|partition| partition.saturating_add(1)));
+    }
+    Ok(most)
 }
 
 #[cfg(test)]

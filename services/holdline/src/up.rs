@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use holdline_decide::playbook::{self, SecretRef, Severity};
+use holdline_proto::limits::PARTITIONS_MAX;
 use holdline_proto::playbooks::Bundle;
 use holdline_proto::topology::Role;
 use holdline_stage::admin::Health;
@@ -25,6 +26,12 @@ use crate::commands::files;
 use crate::demo::Demo;
 use crate::output::line;
 use crate::provision::{Layout, provision};
+
+/// A broker that was just started gets this long to answer.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// Every service gets this long to be ready.
+const READY_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Runs everything on this machine.
 #[derive(Debug, clap::Args)]
@@ -61,7 +68,7 @@ pub(crate) struct Up {
     #[arg(long, value_enum, default_value = "always")]
     sync: Sync,
     /// Partitions of a new installation [default: 4]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(PARTITIONS_MAX)))]
     partitions: Option<u16>,
 }
 
@@ -223,7 +230,7 @@ where
     loop {
         match attempt().await {
             Ok(done) => return Ok(done),
-            Err(error) if began.elapsed() > Duration::from_secs(15) => return Err(error),
+            Err(error) if began.elapsed() > ANSWER_TIME_MAX => return Err(error),
             Err(_) => clock::sleep(Duration::from_millis(100)).await,
         }
     }
@@ -331,7 +338,7 @@ impl Running {
             let bound = *self.bound.borrow();
             match (bound, missing.is_empty()) {
                 (Some(address), true) => return Ok(address),
-                _ if began.elapsed() > Duration::from_secs(60) => {
+                _ if began.elapsed() > READY_TIME_MAX => {
                     bail!("not ready within a minute: {}", missing.join("; "))
                 }
                 _ => {}

@@ -24,6 +24,30 @@ use crate::telemetry::Metric;
 /// at the gateway may wait. A leader election takes longer; then the request is repeated.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Between tries to connect for the first time.
+const CONNECT_WAIT: Duration = Duration::from_millis(200);
+
+/// A server that does not take the connection within this is given up, and the next one tried.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Between signs of life; two that are missing in a row are a lost connection.
+const PING_EVERY: Duration = Duration::from_secs(5);
+
+/// Between tries to connect again: for the first so many, and then.
+const RECONNECT_WAIT: Duration = Duration::from_millis(50);
+const RECONNECTS_QUICK_MAX: usize = 100;
+const RECONNECT_WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// What the client holds that is not written to the connection yet. Beyond: sending waits.
+const UNWRITTEN_MAX: usize = 2_048;
+
+/// Messages of one subscription that wait to be taken. Beyond: the client drops them, which a reader notices by
+/// its delivery numbers and a queue by the acknowledgement that is missing.
+const UNTAKEN_MAX: usize = 65_536;
+
+/// Publishes of one context without an answer. Beyond: publishing waits.
+const UNANSWERED_MAX: usize = 5_000;
+
 /// The broker's answer to a stale expectation ("wrong last sequence").
 const WRONG_LAST_SEQUENCE: u64 = 10071;
 
@@ -110,7 +134,7 @@ impl Bus {
                 .into());
             }
             tokio::select! {
-                () = crate::clock::sleep(Duration::from_millis(200)) => {}
+                () = crate::clock::sleep(CONNECT_WAIT) => {}
                 () = tasks.stopping() => return Err(Stopped("the broker answered").into()),
             }
         };
@@ -366,7 +390,11 @@ fn into_publish(message: OutboundMessage) -> PublishMessage {
 }
 
 fn context(client: &async_nats::Client) -> Context {
-    ContextBuilder::new().timeout(REQUEST_TIMEOUT).ack_timeout(REQUEST_TIMEOUT).build(client.clone())
+    ContextBuilder::new()
+        .timeout(REQUEST_TIMEOUT)
+        .ack_timeout(REQUEST_TIMEOUT)
+        .max_ack_inflight(UNANSWERED_MAX)
+        .build(client.clone())
 }
 
 fn seed(nats: &Nats) -> anyhow::Result<Option<String>> {
@@ -386,11 +414,15 @@ fn options(role: Role, seed: Option<&str>, epoch: watch::Sender<u64>, health: He
     options
         .name(format!("holdline-{}", role.name()))
         .custom_inbox_prefix(role.inbox())
-        .connection_timeout(Duration::from_secs(2))
+        .client_capacity(UNWRITTEN_MAX)
+        .subscription_capacity(UNTAKEN_MAX)
+        .connection_timeout(CONNECT_TIMEOUT)
         .request_timeout(Some(REQUEST_TIMEOUT))
-        .ping_interval(Duration::from_secs(5))
+        .ping_interval(PING_EVERY)
         .max_reconnects(None)
-        .reconnect_delay_callback(|attempts| Duration::from_millis(if attempts < 100 { 50 } else { 500 }))
+        .reconnect_delay_callback(|attempts| {
+            if attempts < RECONNECTS_QUICK_MAX { RECONNECT_WAIT } else { RECONNECT_WAIT_MAX }
+        })
         .event_callback(move |event| {
             let (epoch, health) = (epoch.clone(), health.clone());
             async move { heard(role, &event, &epoch, &health) }

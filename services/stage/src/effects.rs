@@ -16,6 +16,7 @@ use async_nats::jetstream::message::{OutboundMessage, PublishMessage};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use holdline_proto::command::Command;
 use holdline_proto::journal::{Effect, WakeUp};
 use holdline_proto::topology::{Bucket, Stream, Topology};
 use holdline_proto::wire;
@@ -38,7 +39,8 @@ const VIEWS_MAX: usize = 10_000;
 /// Before an unanswered publish is tried again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Between looks at whether a bucket still has our fence, so that views that somebody deleted come back.
+/// Between looks at whether a bucket still has our fence, so that views that somebody deleted come back, and
+/// whether the queue of commands is still the same.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// An owner whose views are refused looks again after this.
@@ -61,6 +63,8 @@ pub(crate) struct Lanes {
     records: mpsc::Sender<(u64, Vec<OutboundMessage>)>,
     done: Arc<AtomicU64>,
     views: Arc<Waiting>,
+    /// The queue of commands was made anew.
+    commands_lost: Arc<Notify>,
     topology: Topology,
     partition: u16,
 }
@@ -71,6 +75,8 @@ pub(crate) struct Log {
     pub stream: Stream,
     pub subject: String,
     pub partition: u16,
+    /// Commands follow from its records.
+    pub commands: bool,
 }
 
 #[derive(Default)]
@@ -83,6 +89,15 @@ struct Waiting {
     lost: Notify,
 }
 
+/// What happened to something that was written before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// All views have to be shown again.
+    Views,
+    /// Commands that are outstanding have to be handed over again.
+    Commands,
+}
+
 impl Lanes {
     /// Starts both lanes of an owner whose last record is `record`; they end with `tasks`.
     pub(crate) fn start(bus: &Bus, log: Log, record: u64, done: u64, tasks: &Tasks) -> Lanes {
@@ -91,11 +106,15 @@ impl Lanes {
             records,
             done: Arc::new(AtomicU64::new(done)),
             views: Arc::new(Waiting { record: AtomicU64::new(record), ..Waiting::default() }),
+            commands_lost: Arc::default(),
             topology: bus.topology().clone(),
             partition: log.partition,
         };
         // A window of its own: the client waits for good when one is full, and commits must never wait.
         tasks.spawn(first_lane(bus.apart(), waiting, lanes.done.clone(), tasks.clone()));
+        if log.commands {
+            tasks.spawn(watch_commands(bus.clone(), lanes.commands_lost.clone(), tasks.clone()));
+        }
         let (bus, views, tasks) = (bus.apart(), lanes.views.clone(), tasks.clone());
         tasks.clone().spawn(SecondLane { bus, log, views, tasks, fences: BTreeMap::new() }.run());
         lanes
@@ -115,9 +134,23 @@ impl Lanes {
         self.records.send((record, messages)).await.ok();
     }
 
-    /// Completes when views were lost that were written before: all of them have to be shown again.
-    pub(crate) async fn views_lost(&self) {
-        self.views.lost.notified().await;
+    /// Hands over commands that are outstanding, where they may have been lost with their queue: each only if
+    /// none of its incident lies there. The executor knows those that it has carried out already.
+    pub(crate) async fn hand_over_again(&self, record: u64, commands: Vec<Command>) {
+        let messages = commands.into_iter().map(|command| {
+            let subject = self.topology.command(command.partition, &command.incident);
+            let message = PublishMessage::build().payload(wire::encode(&command).into());
+            message.expected_last_subject_sequence(0).outbound_message(subject)
+        });
+        self.records.send((record, messages.collect())).await.ok();
+    }
+
+    /// Completes when something is lost that was written before.
+    pub(crate) async fn lost(&self) -> Lost {
+        tokio::select! {
+            () = self.views.lost.notified() => Lost::Views,
+            () = self.commands_lost.notified() => Lost::Commands,
+        }
     }
 
     /// Hands over views; never waits.
@@ -199,12 +232,30 @@ async fn publish_all(bus: &Bus, messages: Vec<OutboundMessage>) {
         }
         match unanswered.next().await {
             None => return,
-            Some((Ok(_), _)) => crash::point(Point::BetweenEffects),
+            // Refused: it lies there already.
+            Some((Ok(_) | Err(StoreError::Fenced), _)) => crash::point(Point::BetweenEffects),
             Some((Err(error), message)) => {
                 tracing::warn!(subject = %message.subject, "an effect is not known to be stored: {error}; again");
                 waiting.push(message);
                 crate::clock::sleep(PAUSE).await;
             }
+        }
+    }
+}
+
+/// Tells when the queue of commands is another one than before.
+async fn watch_commands(bus: Bus, lost: Arc<Notify>, tasks: Tasks) {
+    let mut made = None;
+    loop {
+        if let Ok(found) = bus.bounds(Stream::Commands).await
+            && made.replace(found.made).is_some_and(|made| made != found.made)
+        {
+            tracing::error!("the queue of commands was made anew; what is outstanding is handed over again");
+            lost.notify_one();
+        }
+        tokio::select! {
+            () = crate::clock::sleep(LOOK_EVERY) => {}
+            () = tasks.stopping() => return,
         }
     }
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
+use holdline_proto::command::Command;
 use holdline_proto::dead_letter::DeadLetter;
 use holdline_proto::journal::{Effect, Record};
 use holdline_proto::limits::RECORD_BYTES_SOFT;
@@ -25,7 +26,7 @@ use serde::de::DeserializeOwned;
 
 use crate::bus::{Bounds, Bus, Place, Put, StoreError};
 use crate::crash::{self, Point};
-use crate::effects::{Lanes, Log};
+use crate::effects::{Lanes, Log, Lost};
 use crate::run::{Shell, Tasks};
 use crate::telemetry::Metric;
 use crate::{clock, dead_letter, lease};
@@ -48,6 +49,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// The same where that has not helped for a while, or a person is needed.
 const LONG_PAUSE: Duration = Duration::from_secs(1);
+
+/// Between looks at whether what deciding needs is there.
+const PREPARE_WAIT: Duration = Duration::from_millis(200);
 
 /// Headers and the broker's own overhead of a record.
 const HEADER_BYTES: usize = 4 * 1024;
@@ -83,6 +87,11 @@ pub trait Machine: Send + 'static {
 
     /// Everything that people should see, after a takeover.
     fn views(&self) -> Vec<View>;
+
+    /// Commands without an outcome, after a takeover.
+    fn outstanding(&self) -> Vec<Command> {
+        vec![]
+    }
 }
 
 /// Something that deciding needs is not there; it is waited for, loudly.
@@ -108,6 +117,8 @@ pub struct Stage {
     pub inputs: fn(&Topology, u16) -> Vec<String>,
     pub writes: Stream,
     pub record: fn(&Topology, u16) -> String,
+    /// Commands follow from its records.
+    pub commands: bool,
     /// Version of the decisions, for the records.
     pub machine: &'static str,
 }
@@ -270,6 +281,7 @@ impl Pipe {
                 }
                 // Of a new partition there is nothing to take over.
                 crash::point_if(at.record > 0, Point::AfterFold);
+                at.lanes.hand_over_again(at.record, machine.outstanding()).await;
                 at.lanes.show(machine.views());
                 let inputs = (self.stage.inputs)(self.bus.topology(), self.partition);
                 let reader = match Reader::open(&self.bus, self.stage.reads, inputs, at.position + 1).await {
@@ -295,7 +307,12 @@ impl Pipe {
     {
         let (reads, writes) = (self.stage.reads, self.stage.writes);
         let subject = (self.stage.record)(self.bus.topology(), self.partition);
-        let log = Log { stream: writes, subject: subject.clone(), partition: self.partition };
+        let log = Log {
+            stream: writes,
+            subject: subject.clone(),
+            partition: self.partition,
+            commands: self.stage.commands,
+        };
         let noted = self.noted().await?;
         let inputs = self.bus.bounds(reads).await?;
         let Some(last) = self.bus.last(writes, &subject).await? else {
@@ -385,8 +402,13 @@ impl Pipe {
             let first = tokio::select! {
                 message = reader.next() => Some(message?),
                 () = clock::sleep(wait) => None,
-                () = at.lanes.views_lost() => {
-                    at.lanes.show(machine.views());
+                lost = at.lanes.lost() => {
+                    match lost {
+                        Lost::Views => at.lanes.show(machine.views()),
+                        Lost::Commands => {
+                            at.lanes.hand_over_again(at.record, machine.outstanding()).await;
+                        }
+                    }
                     continue;
                 }
             };
@@ -487,11 +509,8 @@ impl Pipe {
         let text = String::from_utf8_lossy(&value);
         let reads_made = text.split(' ').nth(2).and_then(|made| made.parse().ok());
         if reads_made.is_none() {
-            tracing::error!(
-                key = self.position_key(),
-                "the key {} of LEASES reads {text:.80?}; it is written anew",
-                self.position_key()
-            );
+            let (key, shown) = (self.position_key(), text.chars().take(80).collect::<String>());
+            tracing::error!(key, "the key {key} of LEASES reads {shown:?}; it is written anew");
         }
         Ok(Some(Noted { reads_made }))
     }
@@ -510,7 +529,7 @@ impl Pipe {
                 }
                 Err(NotReady(why)) => self.shell.health.missing(&what, why),
             }
-            clock::sleep(Duration::from_millis(200)).await;
+            clock::sleep(PREPARE_WAIT).await;
         }
     }
 

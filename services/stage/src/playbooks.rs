@@ -15,6 +15,9 @@ use crate::run::{Shell, Stopped};
 /// How soon a push is noticed.
 const POLL: Duration = Duration::from_secs(1);
 
+/// Between looks whether the installation is provisioned.
+const INSTALLATION_WAIT: Duration = Duration::from_millis(500);
+
 /// Compiled sets kept in memory: the current one and those of incidents still open.
 const SETS_MAX: u64 = 16;
 
@@ -49,7 +52,7 @@ pub enum SetError {
     Missing(String),
     #[error("the set {hash} of playbooks cannot be used by this version: {reason}")]
     Unusable { hash: String, reason: String },
-    #[error("{0:.80?} names no set of playbooks; it was written by hand")]
+    #[error("{0:?} names no set of playbooks; it was written by hand")]
     NoHash(String),
 }
 
@@ -102,7 +105,7 @@ impl<T: Send + Sync + 'static> Playbooks<T> {
         };
         let hash = String::from_utf8_lossy(&entry.value).into_owned();
         if sender.borrow().as_ref().is_some_and(|(current, _)| *current == hash) {
-            return;
+            return shell.health.present("playbooks");
         }
         match self.by_hash(&hash).await {
             Ok(set) => {
@@ -150,7 +153,7 @@ impl<T: Send + Sync + 'static> Playbooks<T> {
     /// See [`SetError`].
     pub async fn bundle(&self, hash: &str) -> Result<Bundle, SetError> {
         if !Bundle::is_hash(hash) {
-            return Err(SetError::NoHash(hash.into()));
+            return Err(SetError::NoHash(hash.chars().take(80).collect()));
         }
         let entry = self.bus.get(Bucket::Playbooks, &Bundle::key(hash)).await?;
         let entry = entry.ok_or_else(|| SetError::Missing(hash.into()))?;
@@ -188,7 +191,7 @@ pub async fn installation(bus: &Bus, shell: &Shell) -> anyhow::Result<Installati
             Err(error) => shell.health.missing("installation", error.to_string()),
         }
         tokio::select! {
-            () = crate::clock::sleep(Duration::from_millis(500)) => {}
+            () = crate::clock::sleep(INSTALLATION_WAIT) => {}
             () = shell.tasks.stopping() => return Err(Stopped("the installation was provisioned").into()),
         }
     }

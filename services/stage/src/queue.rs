@@ -21,6 +21,15 @@ use crate::run::{Shell, Tasks};
 /// must be several times longer.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
+/// After this without a sign of life the broker is taken to have forgotten the consumer.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// A pull that brings nothing is asked anew after this.
+const PULL_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Messages asked for in one pull.
+const BATCH_MAX: usize = 64;
+
 /// Before pulling begins anew.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -98,9 +107,9 @@ where
     };
     let messages = found
         .stream()
-        .max_messages_per_batch(slots.available_permits().clamp(1, 64))
-        .heartbeat(Duration::from_secs(2))
-        .expires(Duration::from_secs(10));
+        .max_messages_per_batch(slots.available_permits().clamp(1, BATCH_MAX))
+        .heartbeat(HEARTBEAT)
+        .expires(PULL_TIME_MAX);
     let mut messages = match messages.messages().await {
         Ok(messages) => messages,
         Err(error) => return error.to_string(),

@@ -24,6 +24,9 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 /// The broker forgets a consumer that nobody pulls from for this long.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
+/// Giving a consumer back may take this long; then it is left to be forgotten.
+const CLOSE_TIME_MAX: Duration = Duration::from_millis(500);
+
 /// A message of one of the pipeline's logs.
 #[derive(Debug, Clone)]
 pub struct Message {
@@ -125,7 +128,7 @@ impl Reader {
         let name = self.bus.topology().stream(self.stream);
         let deleting = self.bus.context().delete_consumer_from_stream(&self.consumer, &name);
         // Whatever the answer: the broker forgets it by itself a little later.
-        tokio::time::timeout(Duration::from_millis(500), deleting).await.ok();
+        tokio::time::timeout(CLOSE_TIME_MAX, deleting).await.ok();
     }
 }
 

@@ -91,6 +91,9 @@ impl Window {
     /// The claims since the last record are in this one.
     pub fn record(&mut self, sequence: u64, at_ms: i64) {
         self.last_record = sequence;
+        // One that claims nothing need not be remembered once there is a later one: ticks and duplicates are as
+        // many as there are, claims are bounded.
+        self.records.pop_back_if(|last| last.keys.is_empty());
         let keys = std::mem::take(&mut self.current);
         self.records.push_back(Recorded { sequence, at_ms, keys });
         self.expire(at_ms);
@@ -155,5 +158,13 @@ mod tests {
         }
         assert_eq!(window.len(), 2);
         assert_eq!(window.base(), 3);
+        // Records that claim nothing take no room, however many there are.
+        for n in 6..1_000u64 {
+            window.record(n, 0);
+        }
+        assert_eq!((window.records.len(), window.base()), (3, 3));
+        window.claim(&event_key("t", "new"), Origin { sequence: 1_000, index: 0 }, 0);
+        window.record(1_000, 0);
+        assert_eq!((window.records.len(), window.base()), (2, 4));
     }
 }

@@ -161,6 +161,8 @@ impl Partition {
             }
             path.last_ms = path.last_ms.max(*at_ms);
         }
+        // A subscription that is in no set any more.
+        self.alive.retain(|_, path| self.now_ms.saturating_sub(path.last_ms) <= FORGET_AFTER_MS);
     }
 
     fn signal(

@@ -111,12 +111,17 @@ async fn owned(bus: &Bus, stage: Role, partitions: u16) -> anyhow::Result<Findin
 }
 
 async fn pulled(bus: &Bus) -> anyhow::Result<Finding> {
-    let pulled = bus.is_pulled(Stream::Commands, EXECUTOR_CONSUMER).await?;
+    let pulled = bus.is_pulled(Stream::Commands, EXECUTOR_CONSUMER).await;
     Ok(Finding {
         what: "executor",
-        well: pulled,
-        found: if pulled { "takes commands".into() } else { "nobody takes commands".into() },
-        todo: "start the executor, or look at its /readyz",
+        well: matches!(pulled, Ok(true)),
+        found: match pulled {
+            Ok(true) => "takes commands".into(),
+            Ok(false) => "nobody takes commands".into(),
+            Err(error) => format!("nobody takes commands: {error}"),
+        },
+        todo: "start the executor, or look at its /readyz; a consumer that was deleted comes back with `holdline \
+               provision`",
     })
 }
 

@@ -88,8 +88,11 @@ async fn list(bus: &Bus) -> anyhow::Result<Vec<View>> {
         if key.starts_with("fence.") {
             continue;
         }
-        if let Some(entry) = bus.get(Bucket::Incidents, &key).await? {
-            views.push(wire::decode(&entry.value)?);
+        let Some(entry) = bus.get(Bucket::Incidents, &key).await? else { continue };
+        match wire::decode(&entry.value) {
+            Ok(view) => views.push(view),
+            // One that somebody has spoilt must not hide the others.
+            Err(error) => tracing::error!(key, "the entry {key} of INCIDENTS cannot be read: {error}"),
         }
     }
     Ok(views)

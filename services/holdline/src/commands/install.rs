@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use holdline_proto::limits::PARTITIONS_MAX;
 use holdline_proto::topology::{Role, Topology};
 use holdline_stage::run::signalled;
 use serde_json::json;
@@ -25,7 +26,7 @@ pub(crate) struct Broker {
     #[arg(long, value_enum, default_value = "always")]
     sync: Sync,
     /// Partitions of a new installation [default: 4]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(PARTITIONS_MAX)))]
     partitions: Option<u16>,
 }
 
@@ -52,7 +53,7 @@ pub(crate) struct Provision {
     #[command(flatten)]
     installation: Installation,
     /// Partitions of a new installation [default: 4]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(PARTITIONS_MAX)))]
     partitions: Option<u16>,
     /// Copies of every stream: 1 on a single server, 3 in a cluster; as it is unless set
     #[arg(long, value_name = "N")]
