@@ -96,10 +96,12 @@ pub enum Decision {
     /// Threshold and window are met.
     Confirmed,
     /// It flaps: the action waits until then.
-    BackedOff { until_ms: i64 },
+    BackedOff {
+        until_ms: i64,
+    },
     /// Health came before the back-off ended.
     Calmed,
-    /// The remediation is due; the number of the event that it goes by.
+    /// The remediation is due.
     Remediate,
     /// Healthy in a row and for long enough.
     Recovered,
@@ -119,14 +121,6 @@ enum Fact {
     Heard(i64),
     Decided(Track, Decision),
     Answered(Track, Action, Answer),
-}
-
-/// What time alone may bring about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Due {
-    WindowEnd,
-    BackOffEnd,
-    Silence,
 }
 
 /// Longest `revert.stable_for` that relapses lead to (D3).
@@ -203,11 +197,11 @@ impl Reference {
 
     /// T2, E3: the same id on the same topic within the window counts once. O3: an older event moves nothing.
     fn becomes(&self, event: &Event) -> Becomes {
-        for (position, (_, fact)) in self.list.iter().enumerate() {
+        for (position, (told_ms, fact)) in self.list.iter().enumerate() {
             if let Fact::Event(earlier, becomes) = fact
                 && (&earlier.topic, &earlier.id) == (&event.topic, &event.id)
                 && !matches!(becomes, Becomes::DuplicateOf(_))
-                && event.received_ms - earlier.received_ms < self.window_ms
+                && event.received_ms - told_ms <= self.window_ms
             {
                 return Becomes::DuplicateOf(position);
             }
@@ -354,11 +348,20 @@ impl Reference {
         let late = event.spooled_ms > LATE_MS;
         if !self.acting(track) {
             let backing_off = self.backing_off(track).is_some();
-            if event.status == Some(Status::Healthy) && backing_off {
+            let goes_on = match rules.changes_only {
+                true => event.status == Some(track.trouble),
+                false => event.status != Some(Status::Healthy),
+            };
+            if backing_off && !goes_on {
                 self.decide(now_ms, track, Decision::Calmed);
             } else if event.status == Some(track.trouble) && !backing_off && !late {
                 let row = self.failures(track);
-                if row.len() >= rules.failures && span(&row) >= rules.stable_ms {
+                // Where a state persists, it is the window's end that confirms: at once where there is none.
+                let confirmed = match rules.changes_only {
+                    true => rules.stable_ms == 0,
+                    false => row.len() >= rules.failures && span(&row) >= rules.stable_ms,
+                };
+                if confirmed {
                     self.confirm(now_ms, track, event.at_ms);
                 }
             }
@@ -388,25 +391,37 @@ impl Reference {
         }
     }
 
-    /// What time alone brings about next, and when.
-    pub fn due(&self, track: &Track) -> Option<(i64, Due)> {
+    /// When time alone brings something about, and what it may be by `now_ms`.
+    pub fn due(&self, now_ms: i64, track: &Track) -> Option<(i64, Vec<Decision>)> {
         let rules = self.rules(track);
         let counted = self.counted(&track.entity);
         let last = counted.last()?;
         if !self.acting(track) {
             if let Some(until_ms) = self.backing_off(track) {
-                return Some((until_ms, Due::BackOffEnd));
+                return Some((until_ms, vec![Decision::Remediate]));
             }
-            // D2: a source of changes has told its state, and it persists. A late event begins nothing.
-            let row = self.failures(track);
-            let timely = row.iter().any(|event| event.spooled_ms <= LATE_MS);
-            let persists = last.status == Some(track.trouble);
-            return (rules.changes_only && persists && timely)
-                .then(|| (row[row.len() - 1].at_ms + rules.stable_ms, Due::WindowEnd));
+            // D2: a source of changes has told its state; where that persists, the window's end confirms.
+            let persists = counted.iter().rev().take_while(|event| event.status == Some(track.trouble));
+            let since_ms = persists.last().filter(|_| rules.changes_only)?.received_ms;
+            return Some((since_ms + rules.stable_ms, vec![Decision::Confirmed]));
         }
-        // D4. The last state of a source of changes holds until it reports.
-        (!rules.changes_only && !self.held_since_heard(track))
-            .then_some((last.received_ms + rules.silence_ms, Due::Silence))
+        // D4. The last state of a source of changes holds until it reports, and who is held is held.
+        if rules.changes_only || self.held_since_heard(track) {
+            return None;
+        }
+        let at_ms = last.received_ms + rules.silence_ms;
+        let may = match (
+            self.reports_health(track),
+            self.proven_alive(track, at_ms),
+            self.proven_alive(track, now_ms),
+        ) {
+            (true, ..) | (_, false, _) => vec![Decision::HeldForSilence],
+            (false, true, true) => vec![Decision::SilentlyRecovered],
+            // The path has fallen silent since: whether it had been proven for long enough is a matter of when
+            // one looks.
+            (false, true, false) => vec![Decision::SilentlyRecovered, Decision::HeldForSilence],
+        };
+        Some((at_ms, may))
     }
 
     fn held_since_heard(&self, track: &Track) -> bool {
@@ -420,23 +435,14 @@ impl Reference {
         false
     }
 
-    /// Brings about what is due.
-    pub fn ripen(&mut self, now_ms: i64, track: &Track) {
-        match self.due(track) {
-            Some((at_ms, Due::WindowEnd)) => self.confirm(now_ms, track, at_ms),
-            Some((_, Due::BackOffEnd)) => {
-                self.decide(now_ms, track, Decision::Remediate);
-                self.issue(now_ms, track);
-            }
-            Some((at_ms, Due::Silence)) => {
-                let means_health = !self.reports_health(track) && self.proven_alive(track, at_ms);
-                let decision =
-                    if means_health { Decision::SilentlyRecovered } else { Decision::HeldForSilence };
-                self.decide(now_ms, track, decision);
-                self.issue(now_ms, track);
-            }
-            None => {}
+    /// Time brings about what [`Reference::due`] says.
+    pub fn ripen(&mut self, now_ms: i64, track: &Track, decision: &Decision) {
+        if *decision == Decision::Confirmed {
+            let newest_ms = self.counted(&track.entity).last().map_or(0, |event| event.at_ms);
+            return self.confirm(now_ms, track, newest_ms);
         }
+        self.decide(now_ms, track, decision.clone());
+        self.issue(now_ms, track);
     }
 
     /// D4: the source has reported health at some time.
@@ -475,8 +481,11 @@ impl Reference {
     fn issue(&mut self, now_ms: i64, track: &Track) {
         let rules = self.rules(track);
         let issued = self.decided(track, |d| matches!(d, Decision::Issued(_))).len();
-        let answered =
-            self.list.iter().filter(|(_, fact)| matches!(fact, Fact::Answered(of, ..) if of == track)).count();
+        let answered = self
+            .list
+            .iter()
+            .filter(|(_, fact)| matches!(fact, Fact::Answered(of, ..) if of == track))
+            .count();
         if issued > answered {
             return;
         }

@@ -11,6 +11,7 @@ use holdline_proto::limits::{NAME_BYTES_MAX, VALUES_BYTES_MAX};
 use holdline_proto::signal::{Claim, Classified, Health, Signal, Values};
 use serde_json::Value;
 
+use crate::debounce::PROOF_EVERY_MS;
 use crate::playbook::{Facts, Path, Playbook, Predicate, Set, Subscription};
 
 mod watermark;
@@ -134,11 +135,17 @@ impl Partition {
     }
 }
 
-/// Keeps the latest time per subscription.
+/// Keeps the first and the latest time per subscription, and every other one without which a gap would open
+/// that was none: how many frames are in a record must not decide whether the path was alive.
 fn note(heard: &mut Vec<(String, i64)>, subscription: &str, at_ms: i64) {
-    match heard.iter_mut().find(|(name, _)| name == subscription) {
-        Some((_, latest)) => *latest = at_ms.max(*latest),
-        None => heard.push((subscription.into(), at_ms)),
+    let mut of = heard.iter_mut().filter(|(name, _)| name == subscription).rev();
+    let (latest, before) = (of.next(), of.next());
+    match (latest, before) {
+        (Some((_, latest)), _) if *latest >= at_ms => {}
+        (Some((_, latest)), Some((_, before))) if at_ms.saturating_sub(*before) <= PROOF_EVERY_MS => {
+            *latest = at_ms;
+        }
+        _ => heard.push((subscription.into(), at_ms)),
     }
 }
 
@@ -315,4 +322,28 @@ fn values(playbook: &Playbook, event: &Value) -> Result<Values, String> {
         ));
     }
     Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d4_one_record_hides_no_proof_of_the_path() {
+        let check = |minutes: &[i64], expected: &[i64]| {
+            let mut heard = vec![];
+            for at in minutes {
+                note(&mut heard, "s", at * 60_000);
+                note(&mut heard, "other", 0);
+            }
+            let kept: Vec<i64> =
+                heard.iter().filter(|(name, _)| name == "s").map(|(_, at_ms)| at_ms / 60_000).collect();
+            assert_eq!(kept, expected, "{minutes:?}");
+        };
+        check(&[1], &[1]);
+        check(&[1, 2, 3, 4], &[1, 4]);
+        check(&[1, 4, 8, 12, 13], &[1, 4, 8, 13]);
+        check(&[1, 9, 10, 11], &[1, 9, 11]);
+        check(&[3, 2, 3], &[3]);
+    }
 }
