@@ -9,10 +9,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::LazyLock;
 
 use holdline_decide::classify;
 use holdline_decide::debounce::{self, Input, Rulebook, Step};
-use holdline_decide::playbook::{self, Set};
+use holdline_decide::playbook::{self, Reports, Set};
 use holdline_decide::replay::{Recorded, Replay, Verdict};
 use holdline_proto::command::{Command, Direction};
 use holdline_proto::event::{Accepted, Frame, Heard, Origin};
@@ -34,8 +35,11 @@ const MINUTE: i64 = 60_000;
 const HOUR: i64 = 60 * MINUTE;
 /// Not at the epoch, so that a forgotten zero shows.
 const BEGIN: i64 = 1_700_000_000_000;
-/// Each gateway ticks so often.
+/// Each gateway ticks so often, and while the history settles so often.
 const TICK: i64 = MINUTE;
+const SETTLING_TICK: i64 = 5 * MINUTE;
+/// Longer than silence, wake-ups and outcomes can be late.
+const SETTLE: i64 = 50 * MINUTE;
 /// How long a frame may be on its way.
 const FLIGHT: i64 = 200;
 
@@ -190,7 +194,7 @@ fn plan() -> impl Strategy<Value = Plan> {
         prop_oneof![3 => Just(None), 1 => ruling().prop_map(Some)],
         prop::bool::weighted(0.2),
         prop::sample::select(&[24 * HOUR, 10 * MINUTE][..]),
-        prop::collection::vec(motif(), 1..14),
+        prop::collection::vec(motif(), 1..18),
         prop::collection::vec((reply, delay), 1..6),
         prop::collection::vec(lateness, 1..6),
         prop::collection::vec(prop_oneof![3 => Just(1u64), 1 => 2..4u64], 1..6),
@@ -241,22 +245,21 @@ impl Plan {
         std::iter::once(("p", &self.first)).chain(second).collect()
     }
 
-    fn bundle(&self) -> Bundle {
-        let reports = if self.changes_only { "changes" } else { "repeats" };
-        let subscription = format!(
-            r#"{{"name": "s", "topicName": "{TOPIC}", "authType": "HMAC", "secretToken": "env:S", "reports": "{reports}"}}"#
-        );
-        let mut files = BTreeMap::from([("subscriptions/s.json".to_string(), subscription)]);
-        for name in ["a0", "a1", "r0", "s0", "s1"] {
-            let action = format!(
-                r#"{{"name": "{name}", "actionType": "WEBHOOK", "url": "https://t.example.com/{name}", "method": "POST", "headers": {{"X-Request-ID": "{{{{event.id}}}}"}}}}"#
-            );
-            files.insert(format!("actions/{name}.json"), action);
+    /// The set of playbooks that these rules make, without reading them from text each time.
+    fn set(&self) -> Set {
+        static READ: LazyLock<Set> = LazyLock::new(read_set);
+        let mut set = READ.clone();
+        if self.second.is_none() {
+            set.playbooks.remove("q");
         }
         for (name, ruling) in self.rulings() {
-            files.insert(format!("{name}.playbook.yaml"), ruling.text(name));
+            let playbook = set.playbooks.get_mut(name).unwrap();
+            for rules in playbook.failover.iter_mut().chain(&mut playbook.scaling) {
+                ruling.apply(rules, self.changes_only);
+            }
+            playbook.scaling.take_if(|_| !ruling.scaling);
         }
-        Bundle { files }
+        set
     }
 
     fn rules(&self) -> Vec<reference::Rules> {
@@ -362,34 +365,47 @@ impl Plan {
 }
 
 impl Ruling {
-    fn text(&self, name: &str) -> String {
-        let names = |letter: char| {
-            (0..self.steps).map(|n| format!("{letter}{n}")).collect::<Vec<String>>().join(", ")
-        };
-        let mut text = format!(
-            "playbook: {name}\nmode: live\non:\n  subscription: s\n  entity: data.gw\n  failed: status == 'FAILED'\n  \
-             degraded: status == 'DEGRADED'\n  healthy: status == 'HEALTHY'\n"
-        );
-        let flapping = self.flapping.map_or(String::new(), |(changes, within_ms)| {
-            format!(", flapping: {{changes: {changes}, within: {within_ms}ms, back_off: {{first: 1m, factor: 2, most: 3m}}}}")
+    fn apply(&self, rules: &mut debounce::Rules, changes_only: bool) {
+        rules.threshold = self.failures as u32;
+        rules.stable_for_ms = self.stable_ms;
+        rules.reports = if changes_only { Reports::Changes } else { Reports::Repeats };
+        rules.flapping = self.flapping.map(|(changes, within_ms)| debounce::Flapping {
+            changes: changes as u32,
+            within_ms,
+            first_ms: MINUTE,
+            factor: 2,
+            most_ms: 3 * MINUTE,
         });
-        let _ = writeln!(
-            text,
-            "confirm: {{failures: {}, stable_for: {}ms{flapping}}}\nact:\n  failed: {{do: [{}], class: failover}}",
-            self.failures,
-            self.stable_ms,
-            names('a')
-        );
-        if self.scaling {
-            let _ = writeln!(text, "  degraded: {{do: [{}], class: scaling}}", names('s'));
-        }
-        let _ = writeln!(
-            text,
-            "revert: {{healthy: {}, stable_for: {}ms, silence: {}ms, do: [r0]}}",
-            self.healthy, self.healthy_ms, self.silence_ms
-        );
-        text
+        rules.act.truncate(self.steps);
+        rules.revert.healthy = self.healthy as u32;
+        rules.revert.stable_for_ms = self.healthy_ms;
+        rules.revert.silence_ms = self.silence_ms;
     }
+}
+
+/// Two playbooks on one subscription, both with two lanes of two actions.
+fn read_set() -> Set {
+    let mut files = BTreeMap::from([(
+        "subscriptions/s.json".to_string(),
+        format!(r#"{{"name": "s", "topicName": "{TOPIC}", "authType": "HMAC", "secretToken": "env:S"}}"#),
+    )]);
+    for name in ["a0", "a1", "r0", "s0", "s1"] {
+        let action = format!(
+            r#"{{"name": "{name}", "actionType": "WEBHOOK", "url": "https://t.example.com/{name}", "method": "POST"}}"#
+        );
+        files.insert(format!("actions/{name}.json"), action);
+    }
+    for name in ["p", "q"] {
+        let text = format!(
+            "playbook: {name}\nmode: live\non:\n  subscription: s\n  entity: data.gw\n  failed: status == 'FAILED'\n  \
+             degraded: status == 'DEGRADED'\n  healthy: status == 'HEALTHY'\nconfirm: {{failures: 1, stable_for: 0s}}\n\
+             act:\n  failed: {{do: [a0, a1], class: failover}}\n  degraded: {{do: [s0, s1], class: scaling}}\n\
+             revert: {{healthy: 2, do: [r0]}}\n"
+        );
+        files.insert(format!("{name}.playbook.yaml"), text);
+    }
+    let (set, findings) = playbook::load(&Bundle { files });
+    set.unwrap_or_else(|| panic!("{findings:?}"))
 }
 
 struct Book(Set);
@@ -546,10 +562,9 @@ fn by_track<'a>(decided: impl Iterator<Item = (&'a Track, &'a Decision)>) -> BTr
 
 impl<'a> World<'a> {
     fn new(plan: &'a Plan) -> World<'a> {
-        let (set, findings) = playbook::load(&plan.bundle());
         World {
             plan,
-            book: Book(set.unwrap_or_else(|| panic!("{findings:?}"))),
+            book: Book(plan.set()),
             under_way: BTreeMap::new(),
             things: 0,
             now_ms: 0,
@@ -592,14 +607,14 @@ impl<'a> World<'a> {
     /// Frames as two gateways would write them. `alone`: each event in a frame of its own.
     fn frames(&mut self, alone: bool) {
         let Posts { posts, proofs, missed, end_ms } = self.plan.posts();
-        let settled_ms = end_ms + 2 * HOUR;
         let mut stored: BTreeMap<(i64, usize, i64), Vec<Post>> = BTreeMap::new();
         for post in &posts {
             stored.entry((post.stored_ms, post.gateway, -post.spooled_ms)).or_default().push(post.clone());
         }
         for gateway in 0..GATEWAYS {
             let mut ticks: Vec<i64> =
-                (0..).map(|n| BEGIN + n * TICK).take_while(|at| *at < settled_ms).collect();
+                (0..).map(|n| BEGIN + n * TICK).take_while(|at_ms| *at_ms <= end_ms).collect();
+            ticks.extend((1..=SETTLE / SETTLING_TICK).map(|n| end_ms + n * SETTLING_TICK));
             if gateway == 0 {
                 ticks.extend(&proofs);
             }
@@ -618,7 +633,7 @@ impl<'a> World<'a> {
                 .max();
             let frame = |events: &[Post]| Frame {
                 gateway: format!("g{gateway}"),
-                next_within_ms: TICK as u32,
+                next_within_ms: SETTLING_TICK as u32,
                 waited_ms: if waited == i64::MAX { 0 } else { -waited as u64 },
                 behind_ms: behind.unwrap_or(0) as u64,
                 heard: if proven { vec![Heard { subscription: "s".into(), age_ms: 0 }] } else { vec![] },
@@ -1022,4 +1037,31 @@ fn prove(cases: u32, test: impl Fn(&Plan) -> Checked) {
 #[test]
 fn t2_o3_d2_d3_d4_d5_c1_l2_t1_n2_o4_generated_histories_equal_the_reference() {
     prove(300, check);
+}
+#[test]
+fn zz_timing() {
+    let mut runner = TestRunner::deterministic();
+    let plans: Vec<Plan> = (0..100)
+        .map(|_| {
+            use proptest::strategy::ValueTree;
+            plan().new_tree(&mut runner).unwrap().current()
+        })
+        .collect();
+    let t = std::time::Instant::now();
+    for p in &plans {
+        let _ = World::new(p);
+    }
+    eprintln!("new {:?}", t.elapsed() / 100);
+    let t = std::time::Instant::now();
+    let mut n = 0;
+    let mut ev = 0;
+    let mut facts = 0;
+    for p in &plans {
+        let mut w = World::new(p);
+        w.run(false).unwrap();
+        n += w.sequence;
+        ev += w.became.len();
+        facts += w.reference.length();
+    }
+    eprintln!("run {:?} inputs {} events {} facts {}", t.elapsed() / 100, n / 100, ev / 100, facts / 100);
 }
