@@ -103,6 +103,9 @@ pub struct Incident {
     /// Waits for a person, and why.
     #[serde(default)]
     pub held: Option<Hold>,
+    /// Its silence was looked at and proved nothing: it is not looked at again before something is heard.
+    #[serde(default)]
+    pub silence_judged: bool,
     /// Template values of the last event that counted.
     #[serde(default)]
     pub values: Values,

@@ -97,6 +97,9 @@ pub struct Alive {
     pub subscription: String,
     pub since_ms: i64,
     pub last_ms: i64,
+    /// It has reported health, of whatever entity: that one of its entities is silent proves nothing.
+    #[serde(default)]
+    pub reports_health: bool,
 }
 
 /// A decision with its reason.

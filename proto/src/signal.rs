@@ -85,8 +85,8 @@ pub struct Classified {
     pub watermark_ms: i64,
     #[serde(default)]
     pub gateways: Vec<GatewayMark>,
-    /// Broker times at which subscriptions were heard, in order: the first and the last of every stretch without
-    /// a gap. Unix milliseconds.
+    /// Broker times at which subscriptions were heard: the first and the last of each, and what proves that
+    /// there was no gap between them. Unix milliseconds.
     #[serde(default)]
     pub heard: Vec<(String, i64)>,
 }

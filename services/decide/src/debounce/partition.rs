@@ -6,7 +6,7 @@ use holdline_proto::command::Command;
 use holdline_proto::incident::{Incident, Lane, Phase, Track, TrackKey, View};
 use holdline_proto::journal::{Alive, Decided, Decision, Disposed, Disposition, Effect, WakeUp};
 use holdline_proto::outcome::Outcome;
-use holdline_proto::signal::{Classified, Signal};
+use holdline_proto::signal::{Classified, Health, Signal};
 
 use super::track::{Machine, Verdict, fresh, is_idle, view};
 use super::{PROOF_EVERY_MS, Rules};
@@ -154,7 +154,12 @@ impl Partition {
 
     fn heard(&mut self, heard: &[(String, i64)]) {
         for (subscription, at_ms) in heard {
-            let fresh = Alive { subscription: subscription.clone(), since_ms: *at_ms, last_ms: *at_ms };
+            let fresh = Alive {
+                subscription: subscription.clone(),
+                since_ms: *at_ms,
+                last_ms: *at_ms,
+                reports_health: false,
+            };
             let path = self.alive.entry(subscription.clone()).or_insert(fresh);
             if at_ms.saturating_sub(path.last_ms) > PROOF_EVERY_MS {
                 path.since_ms = *at_ms;
@@ -173,6 +178,11 @@ impl Partition {
         set: &str,
         out: &mut Step,
     ) -> Vec<Verdict> {
+        if signal.health == Health::Healthy
+            && let Some(path) = self.alive.get_mut(&signal.subscription)
+        {
+            path.reports_health = true;
+        }
         let mut verdicts = vec![];
         for lane in [Lane::Failover, Lane::Scaling] {
             let key = TrackKey { playbook: signal.playbook.clone(), lane, entity: signal.entity.clone() };

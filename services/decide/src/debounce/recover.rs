@@ -47,6 +47,13 @@ pub(super) fn silence_proves_nothing(
             track.key.entity
         ));
     }
+    // D4: the source counts, not the entity. One that failed before it was ever seen healthy may have died.
+    if alive.is_some_and(|path| path.reports_health) {
+        return Some(format!(
+            "subscription {} reports health, and {} has gone quiet; silence is not health",
+            track.subscription, track.key.entity
+        ));
+    }
     let unbroken = alive.is_some_and(|path| {
         path.since_ms <= heard_ms && until_ms.saturating_sub(path.last_ms) <= PROOF_EVERY_MS
     });

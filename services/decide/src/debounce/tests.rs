@@ -143,12 +143,13 @@ impl World {
     }
 }
 
-/// `start (+every xN) STATUS`, times in seconds; `@t` gives another event time.
-fn events(timeline: &str) -> Vec<(i64, i64, Health)> {
+/// `start (+every xN) STATUS`, times in seconds; `@t` gives another event time, `entity:STATUS` another entity.
+fn events(timeline: &str) -> Vec<(i64, i64, &str, Health)> {
     let mut events = vec![];
     for line in timeline.split(',').map(str::trim).filter(|line| !line.is_empty()) {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let status = match *words.last().unwrap() {
+        let (entity, status) = words.last().unwrap().split_once(':').unwrap_or(("gw", words.last().unwrap()));
+        let status = match status {
             "F" => Health::Failed,
             "D" => Health::Degraded,
             "H" => Health::Healthy,
@@ -167,7 +168,7 @@ fn events(timeline: &str) -> Vec<(i64, i64, Health)> {
             }
             _ => panic!("{line}"),
         }
-        events.extend(times.into_iter().map(|(received, event)| (received, event, status)));
+        events.extend(times.into_iter().map(|(received, event)| (received, event, entity, status)));
     }
     events
 }
@@ -188,7 +189,7 @@ fn run(rules: &str, circumstances: Circumstances, timeline: &str, until_s: i64) 
     // Not at the epoch, so that a forgotten zero shows.
     const BEGIN: i64 = 1_000_000;
     let mut now_ms = BEGIN;
-    for (n, (received, event, health)) in events(timeline).into_iter().enumerate() {
+    for (n, (received, event, entity, health)) in events(timeline).into_iter().enumerate() {
         world.pass(now_ms, BEGIN + received);
         now_ms = now_ms.max(BEGIN + received);
         let signal = Signal {
@@ -197,7 +198,7 @@ fn run(rules: &str, circumstances: Circumstances, timeline: &str, until_s: i64) 
             event_id: n.to_string(),
             subscription: "s".into(),
             playbook: "p".into(),
-            entity: "gw".into(),
+            entity: entity.into(),
             group: None,
             health,
             event_ms: BEGIN + event,
@@ -314,7 +315,10 @@ fn d4_silence_reverts_only_where_it_can_mean_health() {
     check_in(LOOP, alive.clone(), "0 +1 x3 F, 600 D", 1_600, &[act, (1_500.0, "restore gw")]);
     // It used to report health and has gone quiet.
     check_in(LOOP, alive.clone(), "0 H, 1 +1 x3 F", 2_000, &[(3.0, "fail gw")]);
-    check_in(LOOP, alive, "0 +1 x3 F, 60 H", 2_000, &[act]);
+    check_in(LOOP, alive.clone(), "0 +1 x3 F, 60 H", 2_000, &[act]);
+    // The source reports health, though it never has of this entity; or told of it too late to count.
+    check_in(LOOP, alive.clone(), "0 +1 x3 F, 60 other:H", 2_000, &[act]);
+    check_in(LOOP, alive, "0 +1 x3 F, 60 @1 H", 2_000, &[act]);
     // Nothing proves the path alive.
     check(LOOP, "0 +1 x3 F", 2_000, &[act]);
     let world = run(LOOP, Circumstances::default(), "0 +1 x3 F", 2_000);
@@ -331,6 +335,9 @@ fn d2_a_source_of_changes_is_confirmed_by_the_windows_end() {
     check_in(GUIDE, changes.clone(), "0 F", 600, &[(20.0, "fail gw")]);
     check_in(GUIDE, changes.clone(), "0 F, 10 F", 600, &[(20.0, "fail gw")]);
     check_in(GUIDE, changes.clone(), "0 F, 10 H", 600, &[]);
+    // DEGRADED feeds no failover, and says that it is no longer FAILED: the window begins anew.
+    check_in(GUIDE, changes.clone(), "0 F, 10 D", 600, &[]);
+    check_in(GUIDE, changes.clone(), "0 F, 10 D, 15 F", 600, &[(35.0, "fail gw")]);
     // Its silence is its last state, however long.
     check_in(GUIDE, changes, "0 F", 7_200, &[(20.0, "fail gw")]);
 }
@@ -379,6 +386,34 @@ fn what_did_not_go_through_is_not_undone_and_is_held() {
     check_in(LOOP, fails(true), "0 +1 x3 F, 5 H, 6 H", 60, &[(2.0, "fail gw"), (6.0, "restore gw")]);
     let both = LOOP.replace("do: [fail]", "do: [fail, also]");
     check_in(&both, fails(false), "0 +1 x3 F", 60, &[(2.0, "fail gw")]);
+}
+
+#[test]
+fn what_still_waits_when_the_trouble_is_over_is_not_issued() {
+    let never = Circumstances { outcomes: BTreeMap::from([("fail", None)]), ..Circumstances::default() };
+    let waiting = |rules: &str, timeline: &str| {
+        let world = run(rules, never.clone(), timeline, 60);
+        let lineup = &world.live.tracks().values().next().unwrap().lineup;
+        lineup.iter().map(|next| next.action.clone()).collect::<Vec<_>>()
+    };
+    let both = LOOP.replace("do: [fail]", "do: [fail, also]");
+    assert_eq!(waiting(&both, "0 +1 x3 F"), ["also"]);
+    assert_eq!(waiting(&both, "0 +1 x3 F, 5 H, 6 H"), ["restore"]);
+    assert_eq!(waiting(LOOP, "0 +1 x3 F, 5 H, 6 H, 7 +1 x3 F"), ["restore", "fail"]);
+    assert_eq!(waiting(LOOP, "0 +1 x3 F, 5 H, 6 H, 7 +1 x3 F, 11 H, 12 H"), ["restore"]);
+}
+
+#[test]
+fn l1_who_waits_for_a_person_goes_on_waiting_whatever_is_heard() {
+    let held = Circumstances {
+        outcomes: BTreeMap::from([("fail", Some(Done::Held { reason: "ambiguous".into() }))]),
+        ..Circumstances::default()
+    };
+    let world = run(LOOP, held, "0 H, 1 +1 x3 F, 1000 F", 1_100);
+    let incident = world.live.tracks().values().next().unwrap().open.as_ref().unwrap();
+    assert!(incident.held.as_ref().is_some_and(|hold| !hold.until_heard), "{:?}", incident.held);
+    let told = world.decisions.iter().filter(|d| matches!(d.what, What::Held { .. })).count();
+    assert_eq!(told, 2, "of the outcome and of the silence, once each: {:#?}", world.decisions);
 }
 
 #[test]

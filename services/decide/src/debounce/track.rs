@@ -12,6 +12,7 @@ use holdline_proto::topology::token;
 
 use super::confirm::{self, span_ms};
 use super::{Rules, flap, recover};
+use crate::playbook::Reports;
 
 /// What an event says to a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +105,7 @@ impl Machine<'_> {
         }
         if let Some(incident) = &mut self.track.open {
             incident.heard_ms = incident.heard_ms.max(signal.received_ms);
+            incident.silence_judged = false;
             incident.held.take_if(|hold| hold.until_heard);
         }
         let phase = self.track.open.as_ref().map(|incident| incident.phase);
@@ -120,6 +122,12 @@ impl Machine<'_> {
             },
             (Some(Phase::Detected | Phase::Stabilized), Reading::Trouble) => self.trouble(signal),
             (Some(Phase::Detected | Phase::Stabilized), Reading::Health) => self.run_broken(),
+            // D2: a source of changes has said that the state it had told of does not persist.
+            (Some(Phase::Detected | Phase::Stabilized), Reading::Neutral)
+                if self.rules.reports == Reports::Changes =>
+            {
+                self.run_broken()
+            }
             (Some(Phase::Detected | Phase::Stabilized), Reading::Neutral) => {
                 Verdict::Unneeded { reason: "neither feeds nor breaks a run of the other kind of trouble" }
             }
@@ -146,6 +154,7 @@ impl Machine<'_> {
             decision: 0,
             acted: false,
             held: None,
+            silence_judged: false,
             values: signal.values.clone(),
             counted_ms: signal.received_ms,
         });
@@ -175,7 +184,7 @@ impl Machine<'_> {
         verdict
     }
 
-    /// A healthy event before the failover: consecutive means consecutive.
+    /// Before the failover the trouble is no longer what is told: consecutive means consecutive.
     fn run_broken(&mut self) -> Verdict {
         let Some(incident) = &self.track.open else { return nothing_open() };
         let verdict = Verdict::Counted { incident: incident.id.clone() };
@@ -270,6 +279,8 @@ impl Machine<'_> {
         self.track.reverted_ms = Some(self.now_ms);
         let Some(mut incident) = self.track.open.take() else { return };
         incident.held = None;
+        // What still waits for its turn has nothing left to remedy: it is not issued any more.
+        self.track.lineup.retain(|next| next.incident != incident.id);
         let undo = incident.acted || self.under_way(&incident.id, Direction::Remediate);
         self.track.closing.push(incident.clone());
         if undo {
@@ -541,7 +552,12 @@ impl Machine<'_> {
         let Some(incident) = &self.track.open else { return };
         let (id, heard_ms) = (incident.id.clone(), incident.heard_ms);
         match recover::silence_proves_nothing(self.track, heard_ms, self.watermark_ms, alive) {
-            Some(reason) => self.hold(&id, Hold { reason, until_heard: true }),
+            Some(reason) => {
+                if let Some(incident) = &mut self.track.open {
+                    incident.silence_judged = true;
+                }
+                self.hold(&id, Hold { reason, until_heard: true });
+            }
             None => {
                 if let Some(incident) = &mut self.track.open {
                     incident.counted_ms = incident.counted_ms.max(self.now_ms);
@@ -557,8 +573,7 @@ impl Machine<'_> {
         match incident.phase {
             Phase::Detected => confirm::confirmed_at(self.rules, incident.counted_ms),
             Phase::Stabilized => incident.not_before_ms,
-            // Silence that proved nothing is not judged again until there was something to hear.
-            Phase::Remediating if incident.held.as_ref().is_some_and(|hold| hold.until_heard) => None,
+            Phase::Remediating if incident.silence_judged => None,
             Phase::Remediating => recover::silent_at(self.rules, incident.heard_ms),
             Phase::Resolved => None,
         }
@@ -586,7 +601,10 @@ impl Machine<'_> {
 
     fn hold(&mut self, id: &str, hold: Hold) {
         let reason = hold.reason.clone();
-        if let Some(incident) = self.incident_mut(id) {
+        // What waits for a person goes on waiting, whatever is heard.
+        if let Some(incident) = self.incident_mut(id)
+            && (!hold.until_heard || incident.held.is_none())
+        {
             incident.held = Some(hold);
         }
         self.decide_for(id, What::Held { reason });
