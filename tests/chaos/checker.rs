@@ -267,7 +267,7 @@ fn one(history: &History, calls: &[Call], logs: &Logs, verdict: &mut Verdict) {
                 .all(|(n, (direction, _))| direction == if n % 2 == 0 { "remediate" } else { "revert" });
             if !turns || (history.kind == Kind::Changes && found.len() > 2) {
                 verdict.safety.push(format!("{name}: effects out of turn{}", told()));
-            } else if found.len() % 2 != 0 || found.is_empty() {
+            } else if !found.len().is_multiple_of(2) || found.is_empty() {
                 missing(&name, &of, logs, verdict, &told());
             }
         }
