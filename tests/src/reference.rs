@@ -148,7 +148,8 @@ impl Reference {
     /// An event reaches the decisions.
     pub fn event(&mut self, now_ms: i64, event: Event) -> Becomes {
         let becomes = self.becomes(&event);
-        self.list.push((now_ms, Fact::Heard(event.received_ms)));
+        // What has waited in a spool proves that the way in was open then.
+        self.list.push((now_ms, Fact::Heard(event.received_ms - event.spooled_ms)));
         self.list.push((now_ms, Fact::Event(event.clone(), becomes)));
         if becomes == Becomes::Counted {
             for track in self.tracks_of(&event.entity) {
@@ -461,11 +462,13 @@ impl Reference {
             .list
             .iter()
             .filter_map(|(_, fact)| if let Fact::Heard(at_ms) = fact { Some(*at_ms) } else { None })
-            .filter(|at_ms| (from_ms..=until_ms).contains(at_ms))
+            .filter(|at_ms| *at_ms <= until_ms)
             .collect();
         heard.sort_unstable();
         heard.push(until_ms);
-        heard.windows(2).all(|pair| pair[1] - pair[0] <= PROOF_MS)
+        // An event that waited in a spool was heard before it was received: the proof goes back to there.
+        let Some(first) = heard.iter().rposition(|at_ms| *at_ms <= from_ms) else { return false };
+        heard[first..].windows(2).all(|pair| pair[1] - pair[0] <= PROOF_MS)
     }
 
     fn answers(&self, track: &Track, action: Action) -> Vec<Answer> {

@@ -725,30 +725,36 @@ impl<'a> World<'a> {
                 stored.entry((at_ms, gateway, i64::MAX)).or_default();
             }
         }
+        let mut before: [Option<i64>; GATEWAYS] = [None; GATEWAYS];
         for ((at_ms, gateway, waited), events) in stored {
             let proven = gateway == 0 && waited == i64::MAX && proofs.contains(&at_ms);
             let behind = posts
                 .iter()
                 .filter(|post| post.gateway == gateway && post.accepted_ms < at_ms && post.spooled_ms > 0)
                 .filter(|post| (post.stored_ms, -post.spooled_ms) > (at_ms, waited))
-                .map(|post| at_ms - post.accepted_ms)
-                .max();
-            let frame = |events: &[Post]| Frame {
+                .map(|post| post.accepted_ms)
+                .min();
+            // What waits behind a frame, and how much older it is than the gateway's frame before.
+            let mut frame = |events: &[Post], rest: &[Post]| Frame {
                 gateway: format!("g{gateway}"),
                 next_within_ms: SETTLING_TICK as u32,
                 waited_ms: if waited == i64::MAX { 0 } else { -waited as u64 },
-                behind_ms: behind.unwrap_or(0) as u64,
+                behind_ms: {
+                    let since_ms = before[gateway].replace(at_ms).unwrap_or(at_ms);
+                    let oldest = rest.iter().map(|post| post.accepted_ms).chain(behind).min();
+                    oldest.map_or(0, |oldest_ms| (since_ms - oldest_ms).max(0) as u64)
+                },
                 heard: if proven { vec![Heard { subscription: "s".into(), age_ms: 0 }] } else { vec![] },
                 events: events.iter().map(Post::accepted).collect(),
                 ..Frame::default()
             };
             if frames == Frames::Single && events.len() > 1 {
-                for event in events {
-                    let one = [event];
-                    self.put(at_ms, Thing::Frame(frame(&one), one.to_vec()));
+                for (n, event) in events.iter().enumerate() {
+                    let one = std::slice::from_ref(event);
+                    self.put(at_ms, Thing::Frame(frame(one, &events[n + 1..]), one.to_vec()));
                 }
             } else {
-                self.put(at_ms, Thing::Frame(frame(&events), events));
+                self.put(at_ms, Thing::Frame(frame(&events, &[]), events));
             }
         }
         self.accepted = posts;
@@ -881,10 +887,10 @@ impl<'a> World<'a> {
 
     fn expect_frame(&mut self, frame: &Frame, sequence: u64, received_ms: i64, posts: Vec<Post>) {
         let gateway: usize = frame.gateway[1..].parse().unwrap();
-        // One frame is in flight: what was accepted before this gateway's last one was stored has come by now.
-        let held_back_ms = if frame.behind_ms > 0 { received_ms - frame.behind_ms as i64 } else { i64::MAX };
+        // One frame is in flight: what was accepted before this gateway's last one was stored has come by now, but
+        // for what the frame says is behind it.
         let before_ms = std::mem::replace(&mut self.stored_ms[gateway], received_ms);
-        self.complete_ms[gateway] = self.complete_ms[gateway].max(before_ms.min(held_back_ms));
+        self.complete_ms[gateway] = self.complete_ms[gateway].max(before_ms - frame.behind_ms as i64);
         for heard in &frame.heard {
             self.reference.heard(self.now_ms, received_ms - i64::from(heard.age_ms));
         }
