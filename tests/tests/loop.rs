@@ -34,8 +34,12 @@ fn playbooks(target: &Target) -> std::path::PathBuf {
     let address = target.address.to_string();
     let healthy = "  healthy: status == 'HEALTHY'\n";
     let both = format!("  degraded: status == 'DEGRADED'\n{healthy}");
+    // The reference knows no deadlines: what a run of faults holds up for a minute must not be decided anew.
+    let patient = "    class: failover\n    deadline: 15m\n";
     changed_sample("loop", &folder, |_, text| {
-        text.replace("127.0.0.1:44001", &address).replace(healthy, &both)
+        text.replace("127.0.0.1:44001", &address)
+            .replace(healthy, &both)
+            .replace("    class: failover\n", patient)
     });
     folder
 }

@@ -146,9 +146,12 @@ enum End {
     /// Another owner has written.
     #[error("another owner has written")]
     Fenced,
-    /// No answer, or a new connection: what was under way is unknown.
+    /// No answer: what was under way is unknown.
     #[error("{0}")]
     Unknown(String),
+    /// A new connection: no answer to what was under way will come any more.
+    #[error("the connection is new")]
+    Reconnected,
     /// The record does not fit in a message: decide on fewer inputs at once. Names the last input.
     #[error("the record for inputs up to {0} does not fit in a message")]
     TooLarge(u64),
@@ -196,6 +199,8 @@ impl Pipe {
         let mut caution = Caution::default();
         let mut well = clock::now();
         loop {
+            let mut epoch = self.bus.epoch();
+            epoch.mark_unchanged();
             let (end, worked) = self.attempt(make(partition), &what, caution).await;
             if worked {
                 well = clock::now();
@@ -212,16 +217,19 @@ impl Pipe {
                         "another owner has written to partition {partition}"
                     );
                 }
-                End::Unknown(why) => {
+                End::Unknown(_) | End::Reconnected => {
                     Metric::CommitsFailed.add(1, stage, None);
                     tracing::info!(
                         stage,
                         partition,
-                        "partition {partition}: {why}; going on from the last record"
+                        "partition {partition}: {end}; going on from the last record"
                     );
-                    if well.elapsed() >= LOUD_AFTER {
+                    // While the connection is lost, that is what is told, and coming back must not wait.
+                    if matches!(end, End::Reconnected) {
+                        well = clock::now();
+                    } else if well.elapsed() >= LOUD_AFTER {
                         pause = LONG_PAUSE;
-                        self.shell.health.missing(&what, why);
+                        self.shell.health.missing(&what, end.to_string());
                     }
                 }
                 End::TooLarge(input) => {
@@ -237,6 +245,7 @@ impl Pipe {
             }
             tokio::select! {
                 () = clock::sleep(pause) => {}
+                _ = epoch.changed(), if pause == LONG_PAUSE => {}
                 () = self.tasks.stopping() => return,
             }
         }
@@ -255,7 +264,7 @@ impl Pipe {
         let end = tokio::select! {
             end = self.live(machine, what, caution, &lanes_tasks, &mut worked) => end,
             // Whatever is unanswered now is unknown; waiting for the time-out would only add to the outage.
-            _ = epoch.changed() => End::Unknown("the connection is new".into()),
+            _ = epoch.changed() => End::Reconnected,
             () = self.tasks.stopping() => End::Stopped,
         };
         lanes_tasks.finish().await;
