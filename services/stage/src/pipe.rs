@@ -207,15 +207,11 @@ impl Pipe {
             }
             let mut pause = PAUSE;
             match end {
-                End::Stopped => return self.shell.health.present(&what),
+                End::Stopped => break,
                 End::Fenced => {
                     Metric::CommitsFailed.add(1, stage, None);
-                    self.shell.health.present(&what);
-                    return tracing::warn!(
-                        stage,
-                        partition,
-                        "another owner has written to partition {partition}"
-                    );
+                    tracing::warn!(stage, partition, "another owner has written to partition {partition}");
+                    break;
                 }
                 End::Unknown(_) | End::Reconnected => {
                     Metric::CommitsFailed.add(1, stage, None);
@@ -246,9 +242,12 @@ impl Pipe {
             tokio::select! {
                 () = clock::sleep(pause) => {}
                 _ = epoch.changed(), if pause == LONG_PAUSE => {}
-                () = self.tasks.stopping() => return,
+                () = self.tasks.stopping() => break,
             }
         }
+        // What this replica no longer owns, it no longer lacks.
+        self.shell.health.present(&what);
+        self.shell.health.present(&waits(&what));
     }
 
     /// One life: recover, then read, decide and commit until something ends it. Says whether it has read.
@@ -529,7 +528,7 @@ impl Pipe {
     }
 
     async fn prepare<M: Machine>(&self, machine: &mut M, input: Option<&Message>) -> Result<(), End> {
-        let what = format!("{} partition {} waits", self.stage.role.name(), self.partition);
+        let what = waits(&format!("{} partition {}", self.stage.role.name(), self.partition));
         loop {
             match machine.prepare(input).await {
                 Ok(()) => {
@@ -561,6 +560,11 @@ impl Pipe {
 struct Noted {
     /// See [`Bounds::made`]; `None` where it cannot be read.
     reads_made: Option<i128>,
+}
+
+/// What a partition that is owned may be waiting for, as health names it.
+fn waits(what: &str) -> String {
+    format!("{what} waits")
 }
 
 /// Where an owner stands.
