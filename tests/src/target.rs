@@ -1,6 +1,6 @@
 //! A target that counts what it is asked, and keeps it in the order of arrival.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -27,6 +27,8 @@ pub struct Call {
 #[derive(Default)]
 struct Seen {
     calls: Mutex<Vec<Call>>,
+    /// Effects so far by path.
+    effects: Mutex<HashMap<String, HashSet<String>>>,
     /// Answers to give before 200: how many times which status.
     failures: AtomicU32,
     status: AtomicU32,
@@ -78,6 +80,11 @@ impl Target {
         self.calls().into_iter().filter(|call| seen.insert(call.key.clone(), ()).is_none()).collect()
     }
 
+    /// Whether an action with this path has had an effect for this deciding event.
+    pub fn has(&self, path: &str, request_id: &str) -> bool {
+        self.seen.effects.lock().unwrap().get(path).is_some_and(|events| events.contains(request_id))
+    }
+
     /// Waits until there are so many effects, or the time is over.
     pub async fn wait_for(&self, effects: usize, most: Duration) -> Vec<Call> {
         let began = clock::now();
@@ -95,6 +102,7 @@ async fn asked(State(seen): State<Arc<Seen>>, headers: HeaderMap, uri: Uri, body
         clock::sleep(Duration::from_millis(delay.into())).await;
     }
     let failing = seen.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+    seen.effects.lock().unwrap().entry(uri.path().into()).or_default().insert(text("x-request-id"));
     seen.calls.lock().unwrap().push(Call {
         path: uri.path().into(),
         host: text("host"),

@@ -73,9 +73,12 @@ fn history(random: &mut Random, entity: &str, events: usize) -> Vec<Delivered> {
     history
 }
 
-/// Delivers every history, entities side by side, each entity's events one after another.
+/// Delivers every history, entities side by side, each entity's events one after another. What an event leads to
+/// has to be seen at the target before the entity's next one is sent: a remedy that waits while its trouble ends
+/// is no longer needed, so what is wanted would depend on who is faster.
 async fn deliver(
     sender: &Sender,
+    target: &Target,
     histories: &BTreeMap<String, Vec<Delivered>>,
     at_once: usize,
     pause: Duration,
@@ -85,10 +88,12 @@ async fn deliver(
     let tasks = holdline_stage::run::Tasks::default();
     let retried = Arc::new(AtomicU64::new(0));
     for _ in 0..at_once {
-        let (work, sender, retried) = (work.clone(), sender.clone(), retried.clone());
+        let (work, sender, target, retried) = (work.clone(), sender.clone(), target.clone(), retried.clone());
         tasks.spawn(async move {
             loop {
                 let Some((entity, history)) = work.lock().await.pop() else { return };
+                let mut led_to: Vec<(String, String)> = of(&history);
+                led_to.reverse();
                 for delivered in history {
                     let status = match delivered.status {
                         Status::Failed => "FAILED",
@@ -98,12 +103,23 @@ async fn deliver(
                     let tries = sender.deliver(&event(&delivered.id, &entity, status, delivered.at_ms)).await;
                     retried.fetch_add(u64::from(tries - 1), Ordering::Relaxed);
                     clock::sleep(pause).await;
+                    if let Some((direction, id)) = led_to.pop_if(|(_, id)| *id == delivered.id) {
+                        await_effect(&target, &format!("/act/{direction}/{entity}"), &id).await;
+                    }
                 }
             }
         });
     }
     tasks.wait().await;
     eprintln!("deliveries repeated: {}", retried.load(Ordering::Relaxed));
+}
+
+/// Waits for an effect; one that does not come is told by the comparison at the end.
+async fn await_effect(target: &Target, path: &str, id: &str) {
+    let began = clock::now();
+    while !target.has(path, id) && began.elapsed() < SETTLE {
+        clock::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 fn histories(seed: u64, entities: usize, events: usize) -> BTreeMap<String, Vec<Delivered>> {
@@ -117,11 +133,13 @@ fn histories(seed: u64, entities: usize, events: usize) -> BTreeMap<String, Vec<
         .collect()
 }
 
+/// Every action that a history must lead to.
+fn of(history: &[Delivered]) -> Vec<(String, String)> {
+    actions(history, 3, 0, 2, 0).into_iter().map(|(direction, id)| (direction.to_string(), id)).collect()
+}
+
 /// Every action that must come, by entity.
 fn wanted(histories: &BTreeMap<String, Vec<Delivered>>) -> BTreeMap<String, Vec<(String, String)>> {
-    let of = |history: &Vec<Delivered>| -> Vec<(String, String)> {
-        actions(history, 3, 0, 2, 0).into_iter().map(|(direction, id)| (direction.to_string(), id)).collect()
-    };
     histories
         .iter()
         .map(|(entity, history)| (entity.clone(), of(history)))
@@ -180,7 +198,7 @@ async fn run(name: &str, entities: usize, events: usize, replicas: usize, fault:
     let began = clock::now();
     let mut random = Random::new(seed ^ 0xfa17);
     let pause = Duration::from_millis(if matches!(fault, Fault::None) { 0 } else { 15 });
-    let delivering = deliver(&sender, &histories, 64, pause);
+    let delivering = deliver(&sender, &target, &histories, 160, pause);
     tokio::pin!(delivering);
     loop {
         tokio::select! {
