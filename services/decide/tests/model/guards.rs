@@ -1,0 +1,39 @@
+//! The guards, each of which a mutant goes without. No production code knows of this: a guard is taken away
+//! at the machine's boundary, by what goes in, what comes out, or what the broker does.
+
+/// What stands between a fault and a wrong effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Guard {
+    /// An event id is remembered with the acceptance that claimed it. Without: the window forgets at once.
+    DedupClaim,
+    /// A claim is in the record. Without: a new owner does not take claims over.
+    ClaimInRecord,
+    /// A record is published with the one before it as its expectation. Without: the broker takes any.
+    RecordFence,
+    /// The position moves only with the record. Without: a new owner goes on from what was read.
+    PositionInRecord,
+    /// The watermark waits for what a gateway may hold. Without: a frame stands for everything before it.
+    WatermarkOfGateway,
+    /// What has to follow a record is known from the record. Without: a new owner publishes nothing again.
+    EffectsDone,
+    /// Time is the broker's timestamp of an input. Without: the owner's own clock.
+    TimeIsData,
+    /// An event older than the newest one moves nothing. Without: event times always increase.
+    EventOrder,
+    /// FAILED and DEGRADED are judged apart. Without: one passes for the other.
+    Lanes,
+    /// A fired wake-up waits for the watermark. Without: it has always passed.
+    Watermark,
+    /// A fired wake-up is that of its generation. Without: it passes for the armed one.
+    TimerGeneration,
+    /// Each generation has a schedule of its own. Without: the broker keeps one per incident.
+    TimerSubject,
+    /// So many failures. Without: one.
+    Threshold,
+    /// Over so long a time. Without: at once.
+    StabilityWindow,
+    /// Two healthy events. Without: one.
+    HealthyInARow,
+    /// Over so long a time. Without: at once.
+    HealthySpan,
+}
