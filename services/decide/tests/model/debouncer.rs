@@ -66,6 +66,8 @@ pub(crate) struct Script {
     pub(crate) slots: Vec<Vec<Beat>>,
     /// Frames may wait for the classifier while time goes on.
     pub(crate) lags: bool,
+    /// So many inputs may wait for the debouncer.
+    pub(crate) backlog: u64,
     /// The next frame comes when everything that can be done without an outcome or a timer is done.
     pub(crate) calm: bool,
     /// How the executor may answer the first issue of a command; a later one is carried out.
@@ -222,17 +224,17 @@ impl Debouncing {
 
     fn steps(&self, state: &State) -> Vec<Action> {
         let mut steps: Vec<Action> = self.pipe_steps(state).into_iter().map(Action::Pipe).collect();
-        let busy = self.script.calm && !steps.is_empty();
+        let busy = state.pipe.waiting(&state.inputs) >= self.script.backlog;
         let next = self.script.slots.get(state.came.len());
         if let Some(frames) = next.filter(|_| !busy && (self.script.lags || state.passed_on == state.came.len())) {
             steps.extend((0..frames.len()).map(|which| Action::Come { which }));
         }
         // The classifier reads one frame, or all that wait.
         let waiting = state.came.len() - state.passed_on;
-        if waiting > 0 {
+        if !busy && waiting > 0 {
             steps.push(Action::PassOn { frames: waiting });
         }
-        if waiting > 1 {
+        if !busy && waiting > 1 {
             steps.push(Action::PassOn { frames: 1 });
         }
         if !busy {
@@ -358,6 +360,13 @@ impl Model for Debouncing {
                 if state.pipe.records.last() > records {
                     state.differs |= !self.replays(&state);
                 }
+            }
+        }
+        if self.script.calm {
+            // What can be done is done at once, by one owner.
+            while let Some(step) = self.pipe_steps(&state).into_iter().next() {
+                let effect = state.pipe.step(&step, &self.fresh, &state.inputs, state.now_ms, self.gone);
+                effect.into_iter().for_each(|effect| self.publish(&mut state, effect));
             }
         }
         Some(state)

@@ -36,4 +36,19 @@ pub(crate) enum Guard {
     HealthyInARow,
     /// Over so long a time. Without: at once.
     HealthySpan,
+    /// One executor has an entity's lock. Without: everybody gets it.
+    Lock,
+    /// The lock is looked at once more before a call leaves. Without: it is still sure.
+    LastLook,
+    /// A command is held against its incident's decision number. Without: it is always the latest.
+    DecisionNumber,
+    /// An intent says that an earlier call may have left. Without: nobody looks.
+    EarlierIntent,
+    /// An intent is written by compare-and-set, so that the holder of an old lock is refused. Without: it is
+    /// overwritten.
+    IntentFence,
+    /// A command that is late is decided anew. Without: it is never late.
+    Deadline,
+    /// A command is acknowledged last. Without: once it was called.
+    AcknowledgedLast,
 }

@@ -3,6 +3,7 @@
 mod broker;
 mod classifier;
 mod debouncer;
+mod executor;
 mod scripts;
 mod guards;
 mod pipe;
@@ -12,7 +13,7 @@ use stateright::{Checker, Model};
 
 #[test]
 fn classify() {
-    let bounds = pipe::Bounds { crashes: 2, deposed: 2, batch: 2 };
+    let bounds = pipe::Bounds { faults: 2, batch: 2 };
     for gone in [None, Some(guards::Guard::DedupClaim), Some(guards::Guard::ClaimInRecord), Some(guards::Guard::RecordFence), Some(guards::Guard::PositionInRecord), Some(guards::Guard::WatermarkOfGateway)] {
         let began = std::time::Instant::now();
         let checker = classifier::Classifying::new(bounds, gone).checker().threads(2).finish_when(stateright::HasDiscoveries::AnyFailures).spawn_bfs().join();
@@ -27,11 +28,11 @@ fn classify() {
 fn debounce() {
     let only = std::env::var("ONLY").unwrap_or_default();
     let n = |name: &str, or: u64| std::env::var(name).map_or(or, |v| v.parse().unwrap());
-    let bounds = pipe::Bounds { crashes: n("CR", 1) as u8, deposed: n("DE", 1) as u8, batch: n("BA", 1) };
-    for script in scripts::all() {
+    let bounds = pipe::Bounds { faults: n("FA", 2) as u8, batch: n("BA", 1) };
+    for script in scripts::faulty().into_iter().chain([scripts::everything()]) {
         if !script.name.contains(&only) { continue }
         let name = script.name;
-        let bounds = if script.calm { pipe::Bounds { crashes: 0, deposed: 0, batch: 1 } } else { bounds };
+        let bounds = if script.calm { pipe::Bounds { faults: 0, batch: 1 } } else { bounds };
         let began = std::time::Instant::now();
         let checker = debouncer::Debouncing::new(script, bounds, None).checker().threads(2).timeout(std::time::Duration::from_secs(n("SECS", 30))).finish_when(stateright::HasDiscoveries::AnyFailures).spawn_bfs().join();
         println!("{name:?} states {} unique {} depth {} {:?} done {}", checker.state_count(), checker.unique_state_count(), checker.max_depth(), began.elapsed(), checker.is_done());
@@ -41,4 +42,21 @@ fn debounce() {
             if std::env::var("SHOW").is_ok() { println!("{last:?}"); }
         }
     }
+}
+
+#[test]
+fn execute() {
+    use guards::Guard::*;
+    let bounds = executor::Bounds { crashes: 1, pauses: 1, troubles: 1, twins: 0, lapses: 0, returns: 1 };
+    for gone in [None, Some(Lock), Some(LastLook), Some(DecisionNumber), Some(EarlierIntent), Some(IntentFence), Some(Deadline), Some(AcknowledgedLast)] {
+    for idempotent in [true, false] {
+        let mut bounds = bounds;
+        if gone == Some(Deadline) { bounds.lapses = 1; }
+        let began = std::time::Instant::now();
+        let checker = executor::Executing::new(idempotent, bounds, gone).checker().threads(2).timeout(std::time::Duration::from_secs(40)).finish_when(stateright::HasDiscoveries::AnyFailures).spawn_bfs().join();
+        println!("{gone:?} {idempotent} states {} unique {} depth {} {:?} done {}", checker.state_count(), checker.unique_state_count(), checker.max_depth(), began.elapsed(), checker.is_done());
+        for (name, path) in checker.discoveries() {
+            println!("  {name}: {:?}", path.into_actions());
+        }
+    }}
 }

@@ -28,13 +28,14 @@ pub(crate) trait Stage: Clone {
     fn knows_the_same(&self, other: &Self) -> bool;
 }
 
+/// When a record was stored says nothing to anybody: what is decided on names its times itself.
+const RECORDED_MS: i64 = 0;
+
 /// How far a search goes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// Owners that lose everything in memory.
-    pub(crate) crashes: u8,
-    /// Owners that take over while another one still works.
-    pub(crate) deposed: u8,
+    /// Owners that lose everything in memory, and owners that take over while another one still works.
+    pub(crate) faults: u8,
     /// Inputs that a record may cover.
     pub(crate) batch: u64,
 }
@@ -45,8 +46,7 @@ pub(crate) struct Pipe<S: Stage> {
     pub(crate) records: Log<Record<S::Body>>,
     /// In an order of their own, so that two of them are told apart by what they know and not by name.
     owners: Vec<Owner<S>>,
-    crashes: u8,
-    deposed: u8,
+    faults: u8,
     /// An owner's memory was not what its records say.
     pub(crate) diverged: bool,
     /// The furthest that anybody has read, for an owner who trusts that.
@@ -84,7 +84,7 @@ pub(crate) enum Step {
     TakeOver,
     Decide { owner: usize },
     Commit { owner: usize },
-    Publish { owner: usize, nth: usize },
+    Publish { owner: usize },
     Crash { owner: usize },
 }
 
@@ -93,8 +93,7 @@ impl<S: Stage> Pipe<S> {
         Pipe {
             records: Log::default(),
             owners: vec![],
-            crashes: bounds.crashes,
-            deposed: bounds.deposed,
+            faults: bounds.faults,
             diverged: false,
             reach: 0,
         }
@@ -113,17 +112,19 @@ impl<S: Stage> Pipe<S> {
             if at.position > at.settled {
                 steps.push(Step::Commit { owner });
             }
-            steps.extend((0..at.unpublished.len()).map(|nth| Step::Publish { owner, nth }));
+            if !at.unpublished.is_empty() {
+                steps.push(Step::Publish { owner });
+            }
         }
         steps
     }
 
     pub(crate) fn faults(&self) -> Vec<Step> {
-        let mut faults = vec![];
-        if self.crashes > 0 {
-            faults.extend((0..self.owners.len()).map(|owner| Step::Crash { owner }));
+        if self.faults == 0 {
+            return vec![];
         }
-        if self.deposed > 0 && self.owners.len() == 1 {
+        let mut faults: Vec<Step> = (0..self.owners.len()).map(|owner| Step::Crash { owner }).collect();
+        if self.owners.len() == 1 {
             faults.push(Step::TakeOver);
         }
         faults
@@ -141,7 +142,7 @@ impl<S: Stage> Pipe<S> {
         let mut published = None;
         match *step {
             Step::TakeOver => {
-                self.deposed -= u8::from(!self.owners.is_empty());
+                self.faults -= u8::from(!self.owners.is_empty());
                 self.owners.push(self.recover(fresh, gone));
             }
             Step::Decide { owner } => {
@@ -153,13 +154,13 @@ impl<S: Stage> Pipe<S> {
                 let heard_ms = if gone == Some(Guard::TimeIsData) { now_ms } else { inputs.published_ms(at.position) };
                 Arc::make_mut(&mut at.stage).decide(at.position, heard_ms, &inputs[at.position]);
             }
-            Step::Commit { owner } => self.commit(owner, fresh, now_ms, gone),
-            Step::Publish { owner, nth } => {
-                let (record, index) = self.owners[owner].unpublished.remove(nth);
+            Step::Commit { owner } => self.commit(owner, fresh, gone),
+            Step::Publish { owner } => {
+                let (record, index) = self.owners[owner].unpublished.remove(0);
                 published = Some(self.records[record].effects[index].clone());
             }
             Step::Crash { owner } => {
-                self.crashes -= 1;
+                self.faults -= 1;
                 self.owners.remove(owner);
             }
         }
@@ -167,7 +168,7 @@ impl<S: Stage> Pipe<S> {
         published
     }
 
-    fn commit(&mut self, owner: usize, fresh: &S, now_ms: i64, gone: Option<Guard>) {
+    fn commit(&mut self, owner: usize, fresh: &S, gone: Option<Guard>) {
         let at = &mut self.owners[owner];
         let Some((body, effects)) = Arc::make_mut(&mut at.stage).conclude() else {
             at.settled = at.position;
@@ -184,7 +185,7 @@ impl<S: Stage> Pipe<S> {
             body,
         };
         let expected = if gone == Some(Guard::RecordFence) { self.records.last() } else { at.record };
-        match self.records.publish_after(expected, now_ms, record) {
+        match self.records.publish_after(expected, RECORDED_MS, record) {
             Ok(sequence) => {
                 Arc::make_mut(&mut at.stage).committed(sequence);
                 at.unpublished.extend(indices.map(|index| (sequence, index)));
@@ -225,6 +226,12 @@ impl<S: Stage> Pipe<S> {
         !self.owners.is_empty() && self.owners.iter().all(idle)
     }
 
+    /// Inputs that nobody has read yet.
+    pub(crate) fn waiting(&self, inputs: &Log<S::Input>) -> u64 {
+        let read = self.owners.iter().map(|at| at.position).max();
+        inputs.last() - read.unwrap_or_else(|| self.records.newest().map_or(0, |record| record.position))
+    }
+
     /// Each record follows the one before it: it covers what comes next, and nothing again (O1, N4).
     pub(crate) fn is_one_chain(&self) -> bool {
         let mut before = 0;
@@ -253,8 +260,7 @@ impl<S: Stage> PartialEq for Pipe<S> {
         self.records == other.records
             && self.owners.len() == other.owners.len()
             && self.owners.iter().zip(&other.owners).all(same)
-            && (self.crashes, self.deposed, self.diverged, self.reach)
-                == (other.crashes, other.deposed, other.diverged, other.reach)
+            && (self.faults, self.diverged, self.reach) == (other.faults, other.diverged, other.reach)
     }
 }
 
@@ -264,6 +270,6 @@ impl<S: Stage> Hash for Pipe<S> {
         for owner in &self.owners {
             owner.identity().hash(state);
         }
-        (self.owners.len(), self.crashes, self.deposed, self.diverged, self.reach).hash(state);
+        (self.owners.len(), self.faults, self.diverged, self.reach).hash(state);
     }
 }
