@@ -34,25 +34,8 @@ const LAPSE_MS: i64 = 120_000;
 /// Steps without a fault after which everything has to be done.
 const DRAINED_AFTER: usize = 200;
 
-/// How far a search goes: how often each thing may happen.
-#[derive(Debug, Clone, Copy, PartialEq, Hash)]
-pub(crate) struct Bounds {
-    /// An executor loses everything in memory.
-    pub(crate) crashes: u8,
-    /// A lock is not renewed in time, and may run out under its holder.
-    pub(crate) pauses: u8,
-    /// The target does anything else than to answer 200.
-    pub(crate) troubles: u8,
-    /// A command is stored twice.
-    pub(crate) twins: u8,
-    /// So much time passes that every command is late.
-    pub(crate) lapses: u8,
-    /// A person brings a command back from the dead letters.
-    pub(crate) returns: u8,
-}
-
 pub(crate) struct Executing {
-    bounds: Bounds,
+    faults: u8,
     gone: Option<Guard>,
     /// The target honours the idempotency key.
     idempotent: bool,
@@ -76,7 +59,8 @@ pub(crate) struct State {
     /// How many of its views are stored.
     shown: usize,
     lock: Option<Holder>,
-    intent: Option<Written>,
+    /// By action.
+    intents: BTreeMap<String, Written>,
     work: [Option<Work>; 2],
     /// Issues whose call passed the last look, in order.
     left: Vec<usize>,
@@ -86,7 +70,10 @@ pub(crate) struct State {
     /// A call left without its lock, or late.
     unlocked: bool,
     late: bool,
-    budget: Bounds,
+    /// How many more may happen.
+    faults: u8,
+    /// How often a command was stored twice.
+    twins: u8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Hash)]
@@ -193,11 +180,11 @@ pub(crate) enum Action {
 }
 
 impl Executing {
-    pub(crate) fn new(idempotent: bool, bounds: Bounds, gone: Option<Guard>) -> Executing {
+    pub(crate) fn new(idempotent: bool, faults: u8, gone: Option<Guard>) -> Executing {
         let status = |status| Answer::Status { status, retry_after_ms: None };
         let lost = || Answer::Lost { reason: "no answer".into() };
         Executing {
-            bounds,
+            faults,
             gone,
             idempotent,
             book: book(RULES, false, idempotent),
@@ -257,33 +244,27 @@ impl Executing {
         steps
     }
 
+    /// What can go wrong: an executor loses everything in memory, or does not renew its lock in time; the
+    /// target does anything else than to answer 200; a command is stored twice; so much time passes that every
+    /// command is late; a person brings a command back from the dead letters.
     fn faults(&self, state: &State) -> Vec<Action> {
         let mut faults = vec![];
-        let budget = state.budget;
+        if state.faults == 0 {
+            return faults;
+        }
         for (executor, work) in state.work.iter().enumerate() {
             let Some(work) = work else { continue };
-            if budget.crashes > 0 {
-                faults.push(Action::Crash { executor });
-            }
-            if budget.pauses > 0 && work.locked && work.sure {
+            faults.push(Action::Crash { executor });
+            if work.locked && work.sure {
                 faults.push(Action::Pause { executor });
             }
-            if budget.troubles > 0 && work.line == Line::Call {
+            if work.line == Line::Call {
                 faults.extend((1..self.answers.len()).map(|answer| Action::Call { executor, answer }));
             }
         }
-        if budget.twins > 0 {
-            faults.extend(state.queue.iter().map(|message| Action::Twin { message: *message }));
-        }
-        if budget.lapses > 0 {
-            faults.push(Action::Lapse);
-        }
-        if budget.returns > 0 {
-            faults.extend((0..state.parked.len()).map(|nth| Action::Return { nth }));
-        }
-        if !state.recovered {
-            faults.push(Action::Recover);
-        }
+        faults.extend(state.queue.iter().map(|message| Action::Twin { message: *message }));
+        faults.push(Action::Lapse);
+        faults.extend((0..state.parked.len()).map(|nth| Action::Return { nth }));
         faults
     }
 
@@ -340,9 +321,12 @@ impl Executing {
             answered,
             perhaps_done: work.perhaps_done,
         };
-        state.intent = Some(Written { print: print(&intent), intent: Arc::new(intent) });
+        let key = intent.action_key.clone();
+        state.intents.insert(key.clone(), Written { print: print(&intent), intent: Arc::new(intent) });
         work.fresh = true;
-        if let Some(other) = &mut state.work[1 - executor] {
+        if let Some(other) = &mut state.work[1 - executor]
+            && state.debouncer.issued[other.message.0].action_key() == key
+        {
             other.fresh = false;
         }
         true
@@ -397,7 +381,8 @@ impl Executing {
                 };
             }
             Line::Weigh => {
-                let earlier = state.intent.as_ref().and_then(|written| weigh(&written.intent, &command));
+                let known = state.intents.get(&command.action_key());
+                let earlier = known.and_then(|written| weigh(&written.intent, &command));
                 let earlier = if self.without(Guard::EarlierIntent) { None } else { earlier };
                 (work.attempts, work.perhaps_done) = earlier.unwrap_or_default();
                 work.fresh = true;
@@ -510,14 +495,15 @@ impl Model for Executing {
             read: 0,
             shown: 0,
             lock: None,
-            intent: None,
+            intents: BTreeMap::new(),
             work: [None, None],
             left: vec![],
             effects: BTreeMap::new(),
             parked: vec![],
             unlocked: false,
             late: false,
-            budget: self.bounds,
+            faults: self.faults,
+            twins: 0,
         };
         self.hear(&mut state, Health::Failed, 1);
         vec![state]
@@ -525,6 +511,9 @@ impl Model for Executing {
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         actions.extend(self.steps(state));
+        if !state.recovered {
+            actions.push(Action::Recover);
+        }
         actions.extend(self.faults(state));
     }
 
@@ -557,7 +546,7 @@ impl Model for Executing {
                     *seen = if self.idempotent { 1 } else { *seen + 1 };
                 }
                 work.line = Line::Judge { answer };
-                state.budget.troubles -= u8::from(answer > 0);
+                state.faults -= u8::from(answer > 0);
             }
             Action::Release { executor } => {
                 let mut work = state.work[executor]?;
@@ -578,24 +567,25 @@ impl Model for Executing {
             }
             Action::Crash { executor } => {
                 Self::forget(&mut state, executor);
-                state.budget.crashes -= 1;
+                state.faults -= 1;
             }
             Action::Pause { executor } => {
                 state.work[executor].as_mut()?.sure = false;
-                state.budget.pauses -= 1;
+                state.faults -= 1;
             }
             Action::Twin { message: (issue, _) } => {
-                state.queue.push((issue, state.budget.twins));
-                state.budget.twins -= 1;
+                state.twins += 1;
+                state.queue.push((issue, state.twins));
+                state.faults -= 1;
             }
             Action::Lapse => {
                 state.now_ms += LAPSE_MS;
-                state.budget.lapses -= 1;
+                state.faults -= 1;
             }
             Action::Return { nth } => {
                 let command = state.debouncer.issued[state.parked.remove(nth)].clone();
                 self.decide(&mut state, Input::Retried(&command), print(&*command));
-                state.budget.returns -= 1;
+                state.faults -= 1;
             }
         }
         Some(Self::in_order(state))
@@ -651,7 +641,11 @@ fn everything_is_done(model: &Executing, state: &State) -> bool {
     let waits = state.debouncer.partition.tracks().values().any(|track| track.outstanding.is_some());
     let done = |revert| state.effects.keys().any(|(of, _)| *of == revert);
     let carried = state.outcomes.iter().all(|(_, outcome)| {
-        matches!(outcome.result, Done::Carried { .. } | Done::Expired { .. } | Done::Withdrawn { .. })
+        // What may have been done is undone, whether it was or not.
+        matches!(
+            outcome.result,
+            Done::Carried { .. } | Done::Expired { perhaps_done: false } | Done::Withdrawn { .. }
+        )
     });
     model.steps(&state).is_empty()
         && reported
