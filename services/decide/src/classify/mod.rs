@@ -29,7 +29,7 @@ const FUTURE_MS_MAX: i64 = 5 * 60_000;
 pub const LATE_AFTER_MS: i64 = 60_000;
 
 /// What the classifier knows of one partition.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Partition {
     window: Window,
     watermark: Watermark,

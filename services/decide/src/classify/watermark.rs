@@ -20,7 +20,7 @@ const GRACE_MS: i64 = super::LATE_AFTER_MS;
 /// A gateway's first frame may have been on its way for this long at most: its write time-out.
 const FIRST_FRAME_MS: i64 = 5_000;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Watermark {
     complete_ms: i64,
     now_ms: i64,

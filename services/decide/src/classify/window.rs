@@ -33,7 +33,7 @@ pub enum Claimed {
 }
 
 /// Claims of the last while, oldest first to go.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Window {
     window_ms: i64,
     ids_max: usize,
@@ -45,7 +45,7 @@ pub struct Window {
     last_record: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 struct Recorded {
     sequence: u64,
     at_ms: i64,

@@ -56,7 +56,7 @@ pub struct Step {
 }
 
 /// Everything known in one partition.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Partition {
     number: u16,
     tracks: BTreeMap<TrackKey, Track>,
