@@ -29,6 +29,9 @@ const WINDOW_MS: i64 = 3_000;
 /// An event's own time may lie this far after its arrival.
 const FUTURE_MS_MAX: i64 = 300_000;
 
+/// The field that the next version adds, see `wire`.
+const NEXT: &[u8] = b"added_by_next";
+
 /// Events that are told of an entity with which something is wrong.
 const TOLD_MAX: usize = 25;
 
@@ -44,7 +47,9 @@ pub(crate) struct Logs {
     excused: BTreeSet<(String, String)>,
     /// What went back in time.
     backwards: Vec<String>,
+    /// Records of the debouncer, and how many of them the next version wrote (F15).
     pub records: usize,
+    pub by_next: usize,
 }
 
 /// What a run has shown.
@@ -118,6 +123,7 @@ impl Logs {
         payload: &[u8],
     ) {
         self.records += 1;
+        self.by_next += usize::from(payload.windows(NEXT.len()).any(|bytes| bytes == NEXT));
         let record: Record<Decided> = match wire::decode(payload) {
             Ok(record) => record,
             Err(error) => return self.backwards.push(format!("partition {partition}: a record: {error}")),

@@ -159,21 +159,29 @@ pub(crate) struct Scope {
 }
 
 /// The kinds that a plan deals from, as long as the deck lasts, then anew.
-const KINDS: u64 = 26;
+const KINDS: u64 = 27;
 
-/// A plan: every kind in turn, in an order and with particulars that follow from the seed alone.
+/// A plan: every kind in turn, in an order and with particulars that follow from the seed alone. However short
+/// it is, everything is rolled to the next version after a third of it, and back after two thirds.
 pub(crate) fn plan(seed: u64, scope: &Scope) -> Vec<Planned> {
     let mut random = Random::new(seed ^ 0xfa17);
     let mut plan: Vec<Planned> = vec![];
     let mut deck: Vec<u64> = vec![];
     let mut at_ms = 2_000;
     let mut misses = 0;
+    let mut rolls = vec![(scope.for_ms * 2 / 3, false), (scope.for_ms / 3, true)];
     while at_ms < scope.for_ms && misses < 10_000 {
         if deck.is_empty() {
             deck = (0..KINDS).collect();
         }
-        let kind = deck.swap_remove(random.below(deck.len() as u64) as usize);
-        let Some((fault, lasts_ms)) = make(kind, &mut random, scope) else {
+        let dealt = match rolls.pop_if(|(due_ms, _)| scope.has_next && *due_ms <= at_ms) {
+            Some((_, next)) => Some(roll(next, scope)),
+            None => {
+                let kind = deck.swap_remove(random.below(deck.len() as u64) as usize);
+                make(kind, &mut random, scope)
+            }
+        };
+        let Some((fault, lasts_ms)) = dealt else {
             misses += 1;
             continue;
         };
@@ -192,6 +200,11 @@ pub(crate) fn plan(seed: u64, scope: &Scope) -> Vec<Planned> {
     plan.retain(|planned| planned.to_ms < scope.for_ms);
     plan.sort_by_key(|planned| planned.from_ms);
     plan
+}
+
+/// A rolling change of everything, and about how long it takes.
+fn roll(next: bool, scope: &Scope) -> (Fault, u64) {
+    (Fault::RollPrograms { next }, 330 * (STAGES.len() * scope.replicas) as u64)
 }
 
 fn make(kind: u64, random: &mut Random, scope: &Scope) -> Option<(Fault, u64)> {
@@ -236,8 +249,8 @@ fn make(kind: u64, random: &mut Random, scope: &Scope) -> Option<(Fault, u64)> {
         21 => (Fault::Poison(random.below(u64::MAX >> 16)), 0),
         22 => (Fault::SlowClients(random.below(scope.replicas as u64) as usize), 3_000 + random.below(4_000)),
         23 => (Fault::Push(random.below(1_000)), 0),
-        24 if scope.has_next && random.once_in(3) => (Fault::RollPrograms { next: random.once_in(2) }, 0),
-        24 if scope.has_next => (Fault::NextVersion(any(random, &STAGES)), 4_000 + random.below(8_000)),
+        24 if scope.has_next => roll(random.once_in(2), scope),
+        26 if scope.has_next => (Fault::NextVersion(any(random, &STAGES)), 4_000 + random.below(8_000)),
         25 => match random.below(5) {
             0 => (Fault::NoExecutorConsumer, 500 + moment),
             1 => (Fault::NoReaders, 0),

@@ -21,6 +21,7 @@ mod target;
 mod traffic;
 mod world;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -31,7 +32,7 @@ use checker::{Logs, Verdict};
 use faults::{Hand, Planned, Scope, plan};
 use target::Call;
 use traffic::{History, Traffic};
-use world::World;
+use world::{World, programs_of_next_version};
 
 /// How a run is made.
 #[derive(Debug, Clone)]
@@ -83,9 +84,11 @@ fn main() -> ExitCode {
     let kinds: Vec<usize> = if options.servers == 0 { vec![1, 3] } else { vec![options.servers] };
     let share = options.minutes / kinds.len() as f64;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let versions = options.only.is_empty() || options.only.iter().any(|id| id == "F15");
+    let next = versions.then(programs_of_next_version);
     let mut failed = 0;
     for servers in &kinds {
-        let good = runtime.block_on(run(&options, *servers, share));
+        let good = runtime.block_on(run(&options, *servers, share, next.clone()));
         println!("test chaos with {servers} server(s) ... {}", if good { "ok" } else { "FAILED" });
         failed += usize::from(!good);
     }
@@ -94,7 +97,7 @@ fn main() -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn run(options: &Options, servers: usize, minutes: f64) -> bool {
+async fn run(options: &Options, servers: usize, minutes: f64, next: Option<PathBuf>) -> bool {
     let again = format!(
         "--seed {} --servers {servers} --minutes {minutes} --replicas {}{}",
         options.seed,
@@ -102,7 +105,7 @@ async fn run(options: &Options, servers: usize, minutes: f64) -> bool {
         if options.only.is_empty() { String::new() } else { format!(" --only {}", options.only.join(",")) }
     );
     eprintln!("chaos {again}");
-    let mut world = World::start(servers, options.replicas, None).await;
+    let mut world = World::start(servers, options.replicas, next).await;
     let scope = Scope {
         servers,
         replicas: options.replicas,
@@ -124,6 +127,8 @@ async fn run(options: &Options, servers: usize, minutes: f64) -> bool {
     clock::sleep(Duration::from_secs(3)).await;
     let conservation = conserved(&world).await;
     let logs = Logs::read(&world.cluster).await;
+    eprintln!("{} records of the debouncer, {} of them by the next version", logs.records, logs.by_next);
+    assert!(!world.has_next() || logs.by_next > 0, "the next version wrote nothing");
     let calls = world.target.calls();
     let mut verdict = checker::check(&histories, &calls, world.target.astray(), &logs);
     verdict.safety.extend(conservation);
@@ -154,8 +159,12 @@ async fn carry_out(
     steps.sort_by_key(|(at_ms, begins, index)| (*at_ms, *index, !begins));
     let mut hand = Hand::new(world, traffic, storm);
     let mut struck = vec![];
+    // A fault that took longer than planned moves all that follows, so that each lasts as long as it was meant to.
+    let mut late = Duration::ZERO;
     for (at_ms, begins, index) in steps {
-        clock::sleep(Duration::from_millis(at_ms).saturating_sub(began.elapsed())).await;
+        let due = Duration::from_millis(at_ms) + late;
+        clock::sleep(due.saturating_sub(began.elapsed())).await;
+        late += began.elapsed().saturating_sub(due);
         let planned = &plan[index];
         let seconds = began.elapsed().as_secs_f64();
         if begins {
@@ -166,7 +175,7 @@ async fn carry_out(
             hand.heal(&planned.fault).await;
         }
     }
-    clock::sleep(Duration::from_millis(for_ms).saturating_sub(began.elapsed())).await;
+    clock::sleep((Duration::from_millis(for_ms) + late).saturating_sub(began.elapsed())).await;
     struck
 }
 

@@ -60,6 +60,27 @@ struct Service {
     admin: SocketAddr,
 }
 
+/// Builds the programs with the next version of every message (F15), and tells where they are.
+pub(crate) fn programs_of_next_version() -> PathBuf {
+    let target = program("holdline-gateway").ancestors().nth(2).unwrap().join("next");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args([
+        "build",
+        "--locked",
+        "--quiet",
+        "--bins",
+        "--features",
+        "holdline-proto/next",
+        "--target-dir",
+    ]);
+    cargo.arg(&target).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    for stage in STAGES {
+        cargo.args(["--package", &format!("holdline-{stage}")]);
+    }
+    assert!(cargo.status().unwrap().success(), "the next version does not build");
+    target.join("debug")
+}
+
 impl World {
     pub(crate) async fn start(servers: usize, replicas: usize, next: Option<PathBuf>) -> World {
         let folder = scratch("chaos");

@@ -61,9 +61,20 @@ pub fn scratch(name: &str) -> PathBuf {
     folder
 }
 
-/// A free port on loopback.
+/// A free port on loopback, for a program that will be told to listen there. It lies below the range that
+/// kernels take the ports of outgoing connections from (32768 on), or such a connection might be there first;
+/// and none is given twice by a process.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    const PORTS: std::ops::Range<u32> = 10_000..32_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id().wrapping_mul(37).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + number % (PORTS.end - PORTS.start);
+        let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// A copy of a sample, changed.
