@@ -36,6 +36,9 @@ pub struct Command {
     pub step: u32,
     /// Name of the action.
     pub action: String,
+    /// The action is a remedy of this incident, of this step, that is to be undone from its pre-image.
+    #[serde(default)]
+    pub undo: Option<u32>,
     /// The incident's decision number when this was issued.
     pub decision: u32,
     /// When the deciding event reached the log. Unix milliseconds, broker's clock.

@@ -24,4 +24,6 @@ pub mod dead_letter;
 
 pub mod playbooks;
 
+pub mod secret;
+
 pub mod limits;

@@ -156,6 +156,8 @@ pub(crate) struct Scope {
     pub has_next: bool,
     /// Only these numbers; empty: all.
     pub only: Vec<String>,
+    /// Peace between one fault and the next, beyond the usual seconds: so that what follows each can be told.
+    pub apart_ms: u64,
 }
 
 /// The kinds that a plan deals from, as long as the deck lasts, then anew.
@@ -194,7 +196,7 @@ pub(crate) fn plan(seed: u64, scope: &Scope) -> Vec<Planned> {
         let busy = plan.iter().filter(|other| other.fault.needs().clashes(fault.needs()));
         let from_ms = busy.map(|other| other.to_ms + 1_000).max().unwrap_or(0).max(at_ms);
         plan.push(Planned { from_ms, to_ms: to_ms + (from_ms - at_ms), fault });
-        at_ms = at_ms.max(from_ms.saturating_sub(5_000)) + 800 + random.below(2_500);
+        at_ms = at_ms.max(from_ms.saturating_sub(5_000)) + 800 + random.below(2_500) + scope.apart_ms;
         misses = 0;
     }
     plan.retain(|planned| planned.to_ms < scope.for_ms);
@@ -228,7 +230,8 @@ fn make(kind: u64, random: &mut Random, scope: &Scope) -> Option<(Fault, u64)> {
             let streams = [Stream::Events, Stream::Inputs, Stream::Journal, Stream::Commands];
             (Fault::KillLeader(streams[random.below(4) as usize]), 2_000 + moment)
         }
-        8 if !single => (Fault::RollServers, 0),
+        // About what it takes.
+        8 if !single => (Fault::RollServers, 20_000),
         9 => (Fault::BrokerAway, 4_000 + random.below(12_000)),
         10 => (Fault::BrokerLine(any(random, &STAGES), line(random)), 2_000 + random.below(8_000)),
         11 => (Fault::GatewayLine(any(random, &["gateway"]), line(random)), 1_000 + random.below(5_000)),

@@ -43,6 +43,8 @@ struct Options {
     /// 1, 3, or 0 for both in turn.
     servers: usize,
     only: Vec<String>,
+    /// Seconds of peace between faults, so that the time to the next action is that of one fault alone.
+    apart: u64,
     at_once: usize,
     storm: usize,
 }
@@ -54,6 +56,7 @@ fn options() -> Option<Options> {
         replicas: 2,
         servers: 0,
         only: vec![],
+        apart: 0,
         at_once: 40,
         storm: 200,
     };
@@ -66,6 +69,7 @@ fn options() -> Option<Options> {
             "--replicas" => options.replicas = value().parse().unwrap(),
             "--servers" => options.servers = value().parse().unwrap(),
             "--only" => options.only = value().split(',').map(str::to_string).collect(),
+            "--apart" => options.apart = value().parse().unwrap(),
             "--at-once" => options.at_once = value().parse().unwrap(),
             "--storm" => options.storm = value().parse().unwrap(),
             // As with any other test: a filter that is not ours means that another test is wanted.
@@ -99,9 +103,10 @@ fn main() -> ExitCode {
 
 async fn run(options: &Options, servers: usize, minutes: f64, next: Option<PathBuf>) -> bool {
     let again = format!(
-        "--seed {} --servers {servers} --minutes {minutes} --replicas {}{}",
+        "--seed {} --servers {servers} --minutes {minutes} --replicas {} --apart {}{}",
         options.seed,
         options.replicas,
+        options.apart,
         if options.only.is_empty() { String::new() } else { format!(" --only {}", options.only.join(",")) }
     );
     eprintln!("chaos {again}");
@@ -112,6 +117,7 @@ async fn run(options: &Options, servers: usize, minutes: f64, next: Option<PathB
         for_ms: (minutes * 60_000.0) as u64,
         has_next: world.has_next(),
         only: options.only.clone(),
+        apart_ms: options.apart * 1_000,
     };
     let plan = plan(options.seed, &scope);
     let traffic = Traffic::new(world.senders(), world.target.clone(), options.seed);

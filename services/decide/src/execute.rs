@@ -1,6 +1,7 @@
 //! What a command sends, and what an answer means.
 
-use crate::playbook::{Action, Method, RenderError};
+use crate::native::{Change, Given};
+use crate::playbook::{Method, Native, RenderError, Webhook};
 use holdline_proto::command::{Command, Intent};
 use holdline_proto::incident::View;
 use holdline_proto::outcome::Done;
@@ -25,7 +26,7 @@ pub struct Request {
 ///
 /// # Errors
 /// Names the placeholder that cannot be filled.
-pub fn request(action: &Action, command: &Command) -> Result<Request, RenderError> {
+pub fn request(action: &Webhook, command: &Command) -> Result<Request, RenderError> {
     let values: &Values = &command.values;
     let mut headers = vec![(IDEMPOTENCY_HEADER.to_string(), command.action_key())];
     for (name, template) in &action.headers {
@@ -37,6 +38,19 @@ pub fn request(action: &Action, command: &Command) -> Result<Request, RenderErro
         headers,
         body: action.body.as_ref().map(|body| body.render(values)).transpose()?,
     })
+}
+
+/// What a native action is to change, by a command's values.
+///
+/// # Errors
+/// Names the placeholder that cannot be filled, or the parameter that cannot be used.
+pub fn change(native: &Native, command: &Command) -> Result<Change, String> {
+    let text = native.parameters.render(&command.values).map_err(|error| error.to_string())?;
+    let parameters: serde_json::Map<_, _> =
+        serde_json::from_str(&text).map_err(|error| format!("`parameters`: {error}"))?;
+    let given = Given(&parameters);
+    given.check(native.kind)?;
+    native.kind.change(&given)
 }
 
 /// How a command stands to its incident's latest decision, as its view shows it (O2).
@@ -96,6 +110,10 @@ pub enum Answer {
         reason: String,
     },
 }
+
+/// The status that is reported when the platform was found to be as it should be, so that no call was needed:
+/// HTTP's own for it.
+pub const UNCHANGED: u16 = 304;
 
 /// What to do after a call.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,6 +6,8 @@ use holdline_proto::journal::{Decision, Disposition, What};
 use holdline_proto::outcome::Done;
 use holdline_proto::signal::Health;
 
+use crate::execute::UNCHANGED;
+
 /// What was decided and why, as one sentence.
 pub fn sentence(decision: &Decision) -> String {
     let entity = &decision.key.entity;
@@ -50,6 +52,9 @@ pub fn sentence(decision: &Decision) -> String {
             format!("{action} for {entity} is decided on and waits for the action under way.")
         }
         What::Reported(outcome) => match &outcome.result {
+            Done::Carried { status: UNCHANGED } => {
+                format!("{} for {entity}: it was so already; no call was needed.", outcome.action)
+            }
             Done::Carried { status } => format!(
                 "{} for {entity}: the target answered {status} ({}, {} after the deciding event).",
                 outcome.action,

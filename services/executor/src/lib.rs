@@ -3,11 +3,14 @@
 //! [`protocol`] is the way of one command, readable from top to bottom: at most one executor acts on an
 //! entity at a time ([`lock`]), what is about to be called is written down before it is called ([`intent`]),
 //! and an outcome goes out on `hl.internal.outcome.<p>` only, from where it can never begin an incident.
-//! Which targets fail is noted for the dlq-replayer ([`target`]). What an answer means stands in `decide::execute`.
+//! [`native`] is the way of an action on the platform
+//! itself, which keeps what was there before ([`kept`]). Which targets fail is noted for the dlq-replayer ([`target`]). What an answer means stands in `decide::execute`.
 
 mod call;
 mod intent;
+mod kept;
 mod lock;
+mod native;
 mod protocol;
 mod rate;
 mod target;
@@ -15,24 +18,28 @@ mod target;
 use std::sync::Arc;
 
 use holdline_decide::playbook;
+use holdline_platform::Api;
 use holdline_proto::topology::{EXECUTOR_CONSUMER, Role, Stream};
 use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::Bus;
 use holdline_stage::playbooks::Playbooks;
 use holdline_stage::queue;
 use holdline_stage::run::Shell;
+use holdline_stage::secret::{Lookup, environment};
 use holdline_stage::settings::Reader;
 
 /// Settings of the executor.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     /// Commands under way at once in this replica.
     pub at_once: usize,
+    /// How `env:` references to secrets are looked up.
+    pub secrets: Lookup,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { at_once: 64 }
+        Settings { at_once: 64, secrets: environment() }
     }
 }
 
@@ -43,7 +50,7 @@ impl Settings {
         if at_once == 0 {
             reader.problem("executor.at_once: 0 would do nothing; expected 1 or more".into());
         }
-        Settings { at_once }
+        Settings { at_once, ..Settings::default() }
     }
 }
 
@@ -62,6 +69,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
         replica: shell.common.replica.clone(),
         time: BrokerTime::follow(&bus, &shell).await?,
         caller: call::Caller::new()?,
+        api: Api::new(settings.secrets.clone())?,
         locks: lock::Locks::default(),
         rates: rate::Rates::default(),
         targets: target::Targets::default(),

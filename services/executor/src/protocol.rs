@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
-use holdline_decide::execute::{self, Next, Request, Standing, may_have_happened};
-use holdline_decide::playbook::Set;
+use holdline_decide::execute::{self, Answer as Answered, Next, Request, Standing, may_have_happened};
+use holdline_decide::playbook::{Doing, Set, Webhook};
+use holdline_platform::Api;
 use holdline_proto::command::{Command, Intent};
 use holdline_proto::dead_letter::DeadLetter;
 use holdline_proto::incident::View;
@@ -48,6 +49,7 @@ pub(crate) struct Executor {
     pub replica: String,
     pub time: BrokerTime,
     pub caller: Caller,
+    pub api: Api,
     pub locks: Locks,
     pub rates: Rates,
     pub targets: Targets,
@@ -124,28 +126,59 @@ impl Executor {
             let reason = format!("the set {} has no action {}", command.playbooks, command.action);
             return self.cannot(work, command, reason).await;
         };
-        let prepared = execute::request(action, command).map_err(|error| error.to_string());
+        // An intent without an answer: a call may have left before a crash.
+        if earlier.perhaps_done && !action.may_be_repeated() {
+            let reason = "an earlier call may have happened, and this target must not be asked twice";
+            let attempts = earlier.attempts;
+            self.park(work, DeadLetter { reason: reason.into(), attempts, ..DeadLetter::default() }).await?;
+            return self.report(command, Done::Held { reason: reason.into() }, attempts, lock).await;
+        }
+        match &action.what {
+            Doing::Webhook(webhook) => self.send(work, command, set, webhook, earlier, lock).await,
+            Doing::Native(native) => self.act_natively(work, command, set, native, earlier, lock).await,
+        }
+    }
+
+    /// A webhook: turn in the rate window, intent, call.
+    async fn send(
+        &self,
+        work: &Work,
+        command: &Command,
+        set: &Set,
+        webhook: &Webhook,
+        earlier: Earlier,
+        lock: Lock,
+    ) -> Result<Answer, StoreError> {
+        let prepared = execute::request(webhook, command).map_err(|error| error.to_string());
         let prepared = prepared
             .and_then(|request| Destination::of(&request, set).map(|destination| (request, destination)));
         let (request, destination) = match prepared {
             Ok(prepared) => prepared,
             Err(reason) => return self.cannot(work, command, reason).await,
         };
-        // An intent without an answer: a call may have left before a crash.
-        if earlier.perhaps_done && !action.idempotent {
-            let reason = "an earlier call may have happened, and this target must not be asked twice";
-            let attempts = earlier.attempts;
-            self.park(work, DeadLetter { reason: reason.into(), attempts, ..DeadLetter::default() }).await?;
-            return self.report(command, Done::Held { reason: reason.into() }, attempts, lock).await;
-        }
         self.rates.turn(&destination.host, destination.calls_per_second).await;
-        let called = self.call(command, action.idempotent, &request, &destination, earlier, lock).await?;
-        let Some((next, intent, revision, lock)) = called else {
-            return Ok(Answer::Later(LOCKED_WAIT));
-        };
+        let calling = self.caller.call(&destination, &request);
+        let called =
+            self.call(command, webhook.idempotent, fingerprint(&request), calling, earlier, lock).await?;
+        let Some((next, intent, revision, lock)) = called else { return Ok(self.locked()) };
+        self.conclude(work, command, next, intent, revision, lock, &destination.host).await
+    }
+
+    /// What comes of a judgement: an outcome, one more dead letter, or another try.
+    #[allow(clippy::too_many_arguments, reason = "everything that is known of one call")]
+    pub(crate) async fn conclude(
+        &self,
+        work: &Work,
+        command: &Command,
+        next: Next,
+        intent: Intent,
+        revision: u64,
+        lock: Lock,
+        host: &str,
+    ) -> Result<Answer, StoreError> {
         match next {
             Next::Report(done) => {
-                self.targets.answers(&self.bus, &destination.host).await;
+                self.targets.answers(&self.bus, host).await;
                 self.report(command, done, intent.attempts, lock).await
             }
             Next::GiveUp { done, transient } => {
@@ -154,14 +187,14 @@ impl Executor {
                     _ => String::new(),
                 };
                 if transient {
-                    self.targets.fails(&self.bus, &destination.host, &reason).await;
+                    self.targets.fails(&self.bus, host, &reason).await;
                 }
                 let letter = DeadLetter {
                     reason,
                     attempts: intent.attempts,
                     transient,
                     replays: command.replays,
-                    target: transient.then(|| destination.host.clone()),
+                    target: transient.then(|| host.to_string()),
                     ..DeadLetter::default()
                 };
                 self.park(work, letter).await?;
@@ -184,24 +217,37 @@ impl Executor {
         }
     }
 
+    /// A delivery that has to come again, because somebody else has the entity.
+    pub(crate) fn locked(&self) -> Answer {
+        Answer::Later(LOCKED_WAIT)
+    }
+
+    pub(crate) fn intent(&self, command: &Command, lock: &Lock, earlier: Earlier, request: String) -> Intent {
+        Intent {
+            action_key: command.action_key(),
+            issue_key: command.issue_key(),
+            token: lock.token,
+            attempts: earlier.attempts,
+            request,
+            answered: true,
+            perhaps_done: earlier.perhaps_done,
+        }
+    }
+
     /// Intent, a last look, call. `None` when it must not leave now.
-    async fn call(
+    pub(crate) async fn call(
         &self,
         command: &Command,
         idempotent: bool,
-        request: &Request,
-        destination: &Destination,
+        request: String,
+        calling: impl Future<Output = Answered>,
         earlier: Earlier,
         mut lock: Lock,
     ) -> Result<Option<(Next, Intent, u64, Lock)>, StoreError> {
         let mut intent = Intent {
-            action_key: command.action_key(),
-            issue_key: command.issue_key(),
-            token: lock.token,
             attempts: earlier.attempts.saturating_add(1),
-            request: fingerprint(request),
             answered: false,
-            perhaps_done: earlier.perhaps_done,
+            ..self.intent(command, &lock, earlier, request)
         };
         crash::point(Point::BeforeIntent);
         let revision = intent::write(&self.bus, command, &intent, earlier.revision).await?;
@@ -214,7 +260,6 @@ impl Executor {
             lock.release(&self.bus).await;
             return Ok(None);
         }
-        let calling = self.caller.call(destination, request);
         tokio::pin!(calling);
         let answer = loop {
             tokio::select! {
@@ -240,7 +285,7 @@ impl Executor {
     }
 
     /// The synced truth about a command: once it stands, the command is done whatever else is lost.
-    async fn report(
+    pub(crate) async fn report(
         &self,
         command: &Command,
         result: Done,
@@ -312,7 +357,12 @@ impl Executor {
     }
 
     /// A command that can never be carried out: parked, and reported, so that its incident does not wait.
-    async fn cannot(&self, work: &Work, command: &Command, reason: String) -> Result<Answer, StoreError> {
+    pub(crate) async fn cannot(
+        &self,
+        work: &Work,
+        command: &Command,
+        reason: String,
+    ) -> Result<Answer, StoreError> {
         self.park(work, DeadLetter { reason: reason.clone(), ..DeadLetter::default() }).await?;
         self.tell(command, Done::Failed { reason, perhaps_done: false }, 0).await?;
         Ok(Answer::Done)

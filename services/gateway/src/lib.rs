@@ -32,7 +32,7 @@ use holdline_stage::settings::{Reader, host_name};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{mpsc, watch};
 
-pub use secrets::{Lookup, environment};
+pub use holdline_stage::secret::{Lookup, environment};
 
 use frame::{Broker, Exit, Framer, LastHeard, Steady, WAITING_MAX};
 use receive::Entrance;

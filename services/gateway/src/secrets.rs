@@ -4,20 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
-use holdline_decide::playbook::{SecretRef, Set};
+use holdline_decide::playbook::Set;
+use holdline_stage::secret::{Lookup, fetch};
 use secrecy::SecretString;
-
-/// How `env:` references are looked up: the process's environment, and what `holdline up` adds to it.
-pub type Lookup = Arc<dyn Fn(&str) -> Option<SecretString> + Send + Sync>;
-
-/// Bytes of a secret's file. Larger ones are no secrets.
-const FILE_BYTES_MAX: u64 = 4_096;
-
-/// The process's environment.
-pub fn environment() -> Lookup {
-    #[allow(clippy::disallowed_methods, reason = "a secret's own variable is no setting")]
-    Arc::new(|name| std::env::var(name).ok().filter(|text| !text.is_empty()).map(SecretString::from))
-}
 
 /// Secrets by subscription, as resolved last.
 #[derive(Clone)]
@@ -38,7 +27,7 @@ impl Secrets {
         for subscription in set.subscriptions.values() {
             let mut secrets = vec![];
             for reference in &subscription.secrets {
-                match self.fetch(reference) {
+                match fetch(&self.lookup, reference) {
                     Some(secret) => secrets.push(secret),
                     None => missing.push(format!("{} of subscription {}", reference, subscription.name)),
                 }
@@ -51,19 +40,5 @@ impl Secrets {
 
     pub(crate) fn of(&self, subscription: &str) -> Option<Arc<[SecretString]>> {
         self.resolved.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(subscription).cloned()
-    }
-
-    fn fetch(&self, reference: &SecretRef) -> Option<SecretString> {
-        match reference {
-            SecretRef::Env(name) => (self.lookup)(name),
-            SecretRef::File(path) => {
-                if std::fs::metadata(path).ok()?.len() > FILE_BYTES_MAX {
-                    return None;
-                }
-                let text = std::fs::read_to_string(path).ok()?;
-                let text = text.trim_end_matches(['\r', '\n']);
-                (!text.is_empty()).then(|| SecretString::from(text.to_string()))
-            }
-        }
     }
 }

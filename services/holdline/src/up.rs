@@ -269,13 +269,14 @@ impl Running {
         let gateway = holdline_gateway::Settings {
             listen,
             spool: Some(data.0.join("spool")),
-            secrets: lookup,
+            secrets: lookup.clone(),
             ..holdline_gateway::Settings::read(&mut reader)
         };
         running.bound = gateway.bound.subscribe();
         let classifier = holdline_classifier::Settings::read(&mut reader);
         let debouncer = holdline_debouncer::Settings::read(&mut reader);
-        let executor = holdline_executor::Settings::read(&mut reader);
+        let executor =
+            holdline_executor::Settings { secrets: lookup, ..holdline_executor::Settings::read(&mut reader) };
         let replayer = holdline_dlq_replayer::Settings::read(&mut reader);
         reader.finish()?;
         running.spawn(site, Role::Gateway, &failure, |shell| holdline_gateway::run(gateway, shell));

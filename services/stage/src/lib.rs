@@ -19,6 +19,8 @@ pub mod broker_time;
 
 pub mod playbooks;
 
+pub mod secret;
+
 pub mod pipe;
 
 mod lease;

@@ -46,6 +46,8 @@ pub struct Revert {
     pub silence_ms: i64,
     /// Names of the actions, in order; may be empty in the scaling lane only.
     pub act: Vec<String>,
+    /// They are the remedies themselves, last one first: each is undone from the pre-image that it kept.
+    pub undo: bool,
 }
 
 /// When an entity changes so often that acting would make it worse.

@@ -338,6 +338,10 @@ impl Machine<'_> {
         let fresh_deadline_ms = self.now_ms.saturating_add(self.rules.deadline_ms);
         let key = self.track.key.clone();
         let partition = self.track.partition;
+        // Undone in the opposite order.
+        let undoes = next.direction == Direction::Revert && self.rules.revert.undo;
+        let last = (self.rules.act.len() as u32).saturating_sub(1);
+        let undo = undoes.then(|| last.saturating_sub(next.step));
         let Some(incident) = self.incident_mut(&next.incident) else { return self.advance(waited) };
         incident.decision = incident.decision.saturating_add(1);
         let command = Command {
@@ -348,6 +352,7 @@ impl Machine<'_> {
             direction: next.direction,
             step: next.step,
             action: next.action,
+            undo,
             decision: incident.decision,
             decided_ms: incident.counted_ms,
             deadline_ms: if waited { next.deadline_ms.max(fresh_deadline_ms) } else { next.deadline_ms },

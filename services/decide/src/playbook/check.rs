@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::finding::{Finding, Findings, Source};
 use super::parse::{self, At, Draft, FileKind};
-use super::{Action, Facts, On, Path, Playbook, Predicate, Set, Subscription, Target};
+use super::{Action, Doing, Facts, On, Path, Playbook, Predicate, Set, Subscription};
 use crate::debounce::Rules;
 use crate::explain::duration;
 
@@ -26,7 +26,7 @@ struct Drafts<'a> {
     playbooks: BTreeMap<String, Filed<'a, Draft>>,
     subscriptions: BTreeMap<String, Filed<'a, Subscription>>,
     actions: BTreeMap<String, Filed<'a, Action>>,
-    targets: Vec<Target>,
+    settings: parse::Settings,
     /// Kinds of which a file could not be read: what is missing may be in there.
     broken: Vec<FileKind>,
 }
@@ -45,6 +45,7 @@ pub(super) fn load(bundle: &Bundle) -> (Option<Set>, Vec<Finding>) {
     }
     check_subscriptions(&drafts, &mut findings);
     check_urls(&drafts, &mut findings);
+    check_clients(&drafts, &mut findings);
     let playbooks = join(&mut drafts, &mut findings);
     // While something cannot be read, what uses what cannot be said.
     if !findings.has_errors() {
@@ -59,7 +60,8 @@ pub(super) fn load(bundle: &Bundle) -> (Option<Set>, Vec<Finding>) {
         subscriptions: drafts.subscriptions.into_iter().map(|(name, filed)| (name, filed.value)).collect(),
         actions: drafts.actions.into_iter().map(|(name, filed)| (name, filed.value)).collect(),
         playbooks,
-        targets: drafts.targets,
+        targets: drafts.settings.targets,
+        platform: drafts.settings.platform,
     };
     (Some(set), findings.list)
 }
@@ -113,7 +115,7 @@ fn read<'a>(bundle: &'a Bundle, findings: &mut Findings) -> Drafts<'a> {
                     drafts.broken.push(kind);
                 }
             }
-            FileKind::Settings => drafts.targets.extend(parse::settings(source, &node, findings)),
+            FileKind::Settings => drafts.settings = parse::settings(source, &node, findings),
         }
     }
     drafts
@@ -162,7 +164,8 @@ fn check_subscriptions(drafts: &Drafts<'_>, findings: &mut Findings) {
 /// Plain HTTP goes to loopback, or to a host that the settings name.
 fn check_urls(drafts: &Drafts<'_>, findings: &mut Findings) {
     for filed in drafts.actions.values() {
-        let start = filed.value.url.fixed_start();
+        let Doing::Webhook(webhook) = &filed.value.what else { continue };
+        let start = webhook.url.fixed_start();
         let Some((scheme, rest)) = start.split_once("://") else {
             findings.error(filed.source, &filed.at, format!("{start:?} is no URL"));
             continue;
@@ -174,7 +177,7 @@ fn check_urls(drafts: &Drafts<'_>, findings: &mut Findings) {
         };
         let loopback = host == "localhost"
             || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        let named = drafts.targets.iter().any(|target| target.host == host);
+        let named = drafts.settings.targets.iter().any(|target| target.host == host);
         if host.is_empty() || authority.contains('@') {
             findings.error(filed.source, &filed.at, format!("{start:?} names no plain host"));
         } else if scheme == "http" && !loopback && !named {
@@ -190,6 +193,52 @@ fn check_urls(drafts: &Drafts<'_>, findings: &mut Findings) {
     }
 }
 
+/// Native actions need a platform to act on, and a client that acts.
+fn check_clients(drafts: &Drafts<'_>, findings: &mut Findings) {
+    for filed in drafts.actions.values() {
+        let Doing::Native(native) = &filed.value.what else { continue };
+        let Some(platform) = &drafts.settings.platform else {
+            if !drafts.broken.contains(&FileKind::Settings) {
+                findings.error_with(
+                    filed.source,
+                    &filed.at,
+                    format!("{} acts on the platform, and there is none", native.kind.name()),
+                    "name the region and an OAuth client under `platform` in holdline.yaml",
+                );
+            }
+            continue;
+        };
+        if platform.client(native.client.as_deref()).is_none() {
+            let there: Vec<&str> = platform.clients.keys().map(String::as_str).collect();
+            let message = match &native.client {
+                Some(name) => format!("there is no client {name} under `platform` in holdline.yaml"),
+                None => "there is more than one client, so `client` must say which".into(),
+            };
+            findings.error_with(filed.source, &filed.at, message, format!("there are {}", there.join(", ")));
+        }
+    }
+}
+
+/// `revert.do: undo` needs remedies that keep their pre-image.
+fn check_undo(source: Source<'_>, draft: &Draft, drafts: &Drafts<'_>, findings: &mut Findings) {
+    let undone = |rules: &Option<Rules>| rules.as_ref().is_some_and(|rules| rules.revert.undo);
+    if !undone(&draft.failover) && !undone(&draft.scaling) {
+        return;
+    }
+    for named in &draft.actions {
+        let action = drafts.actions.get(&named.value);
+        if let Some(reason) = action.and_then(|filed| filed.value.why_no_undo()) {
+            let message = format!("`revert.do: undo` cannot undo {}: {reason}", named.value);
+            findings.error_with(
+                source,
+                &named.at,
+                message,
+                "name the action that undoes it under `revert.do`",
+            );
+        }
+    }
+}
+
 /// Holds the playbooks against the subscriptions and actions they name.
 fn join(drafts: &mut Drafts<'_>, findings: &mut Findings) -> BTreeMap<String, Playbook> {
     let mut playbooks = BTreeMap::new();
@@ -201,6 +250,7 @@ fn join(drafts: &mut Drafts<'_>, findings: &mut Findings) -> BTreeMap<String, Pl
                 findings.error(source, &action.at, format!("there is no action {}", action.value));
             }
         }
+        check_undo(source, &draft, drafts, findings);
         agree(source, &draft, &subscriptions, drafts, findings);
         try_predicates(source, &draft, &subscriptions, drafts, findings);
         playbooks.insert(name.clone(), finish(name, draft, subscriptions, drafts));
@@ -329,11 +379,7 @@ fn finish(name: String, draft: Draft, subscriptions: Vec<String>, drafts: &Draft
     let lane = |rules: Option<Rules>| rules.map(|rules| Rules { reports, ..rules });
     let mut paths: Vec<Path> = vec![];
     for action in draft.actions.iter().filter_map(|action| drafts.actions.get(&action.value)) {
-        let action = &action.value;
-        let templates = std::iter::once(&action.url)
-            .chain(action.headers.iter().map(|(_, value)| value))
-            .chain(&action.body);
-        paths.extend(templates.flat_map(|template| template.paths().cloned()));
+        paths.extend(action.value.paths().into_iter().cloned());
     }
     paths.sort();
     paths.dedup();
@@ -405,7 +451,11 @@ pub fn explain(set: &Set) -> String {
                 duration(revert.stable_for_ms),
                 duration(crate::debounce::REVERT_STABLE_FOR_MS_MAX.max(revert.stable_for_ms)),
                 duration(revert.silence_ms),
-                if revert.act.is_empty() { "nothing to undo".into() } else { revert.act.join(", ") }
+                match (revert.undo, revert.act.is_empty()) {
+                    (true, _) => format!("undo {} from what was there before", revert.act.join(", ")),
+                    (false, true) => "nothing to undo".into(),
+                    (false, false) => revert.act.join(", "),
+                }
             )
             .ok();
             match &rules.flapping {

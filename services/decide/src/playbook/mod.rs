@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use holdline_proto::playbooks::Bundle;
 
-use crate::debounce;
+use crate::{debounce, native};
 
 mod check;
 mod finding;
@@ -22,6 +22,7 @@ pub use check::explain;
 pub use finding::{Finding, Severity};
 pub use predicate::{Facts, Predicate};
 pub use secret::{SecretRef, replace_literals};
+pub(crate) use template::percent;
 pub use template::{Path, RenderError, Template};
 
 /// A set of playbooks that passed every check.
@@ -33,6 +34,8 @@ pub struct Set {
     pub actions: BTreeMap<String, Action>,
     pub playbooks: BTreeMap<String, Playbook>,
     pub targets: Vec<Target>,
+    /// The organisation that native actions act on.
+    pub platform: Option<Platform>,
 }
 
 /// Reads a set. Gives the set when there is no error among the findings; all findings at once, in the order
@@ -104,10 +107,67 @@ pub enum Reports {
     Changes,
 }
 
-/// A webhook action, as the guide's JSON says it.
+/// An action.
 #[derive(Debug, Clone)]
 pub struct Action {
     pub name: String,
+    pub what: Doing,
+}
+
+/// What an action does.
+#[derive(Debug, Clone)]
+pub enum Doing {
+    /// `actionType: WEBHOOK`
+    Webhook(Webhook),
+    /// `actionType: GENESYS`
+    Native(Native),
+}
+
+impl Action {
+    /// Every path that its templates refer to.
+    pub fn paths(&self) -> Vec<&Path> {
+        match &self.what {
+            Doing::Webhook(webhook) => std::iter::once(&webhook.url)
+                .chain(webhook.headers.iter().map(|(_, value)| value))
+                .chain(&webhook.body)
+                .flat_map(Template::paths)
+                .collect(),
+            Doing::Native(native) => native.parameters.paths().collect(),
+        }
+    }
+
+    /// Whether a call that may have happened may be made again: the target honours the idempotency key, or it
+    /// is looked at before every call.
+    pub fn may_be_repeated(&self) -> bool {
+        match &self.what {
+            Doing::Webhook(webhook) => webhook.idempotent,
+            Doing::Native(native) => native.kind.can_be_looked_at(),
+        }
+    }
+
+    /// Why `revert.do: undo` cannot undo it, if it cannot.
+    pub fn why_no_undo(&self) -> Option<&'static str> {
+        match &self.what {
+            Doing::Webhook(_) => Some("a webhook keeps no pre-image"),
+            Doing::Native(native) if !native.kind.can_be_looked_at() => Some("its kind cannot be undone"),
+            Doing::Native(_) => None,
+        }
+    }
+}
+
+/// An action on the platform itself.
+#[derive(Debug, Clone)]
+pub struct Native {
+    pub kind: &'static dyn native::Kind,
+    /// Which of the platform's OAuth clients calls; `None`: the only one.
+    pub client: Option<String>,
+    /// A JSON object with placeholders.
+    pub parameters: Template,
+}
+
+/// A webhook action, as the guide's JSON says it.
+#[derive(Debug, Clone)]
+pub struct Webhook {
     pub method: Method,
     pub url: Template,
     pub headers: Vec<(String, Template)>,
@@ -163,6 +223,40 @@ pub struct On {
     pub failed: Predicate,
     pub degraded: Option<Predicate>,
     pub healthy: Option<Predicate>,
+}
+
+/// The organisation that native actions act on: `platform` in holdline.yaml.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Platform {
+    /// The region's domain: the API is at `api.<region>`, tokens come from `login.<region>`.
+    pub region: String,
+    /// Connect there instead, for tests and the demonstration.
+    pub connect_to: Option<ConnectTo>,
+    /// OAuth clients by the names that actions call them by: one per family of permissions, because
+    /// `telephony:plugin:all` is all or nothing (genesys.md 3).
+    pub clients: BTreeMap<String, Client>,
+    /// Calls in any second, all clients together; `None`: the default of 100.
+    pub calls_per_second: Option<u32>,
+}
+
+impl Platform {
+    /// The client of that name; without a name the only one there is.
+    pub fn client<'a>(&'a self, name: Option<&'a str>) -> Option<(&'a str, &'a Client)> {
+        match name {
+            Some(name) => self.clients.get(name).map(|client| (name, client)),
+            None if self.clients.len() == 1 => {
+                self.clients.first_key_value().map(|(name, client)| (name.as_str(), client))
+            }
+            None => None,
+        }
+    }
+}
+
+/// An OAuth client (client credentials).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    pub id: SecretRef,
+    pub secret: SecretRef,
 }
 
 /// A host that the settings name.

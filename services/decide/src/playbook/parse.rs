@@ -7,8 +7,11 @@ use super::node::{Entry, Kind, Node, too_deep};
 use super::predicate::Predicate;
 use super::secret::{self, SecretRef, Written};
 use super::template::{Path, Place, Template};
-use super::{Action, Auth, ConnectTo, Method, Reports, Subscription, Target};
+use super::{
+    Action, Auth, Client, ConnectTo, Doing, Method, Native, Platform, Reports, Subscription, Target, Webhook,
+};
 use crate::debounce::{DEADLINE_MS, Flapping, REVERT_STABLE_FOR_MS, Revert, Rules, SILENCE_MS};
+use crate::native::{self, Given};
 
 /// `confirm.failures` unless set: the guide's example.
 pub(super) const FAILURES: u32 = 5;
@@ -168,6 +171,26 @@ impl<'a, 'f> Fields<'a, 'f> {
         }
     }
 
+    /// A reference to a secret. The secret itself may not stand here.
+    fn reference(&mut self, key: &str) -> Option<SecretRef> {
+        let text = self.needed_text(key)?;
+        match secret::read(&text.value) {
+            Written::Reference(reference) => return Some(reference),
+            Written::Vault => self.findings.unsupported(self.source, &text.at, "a `vault:` secret"),
+            Written::Literal => {
+                let message =
+                    format!("`{key}` is written in place, where everyone who reads this file can read it");
+                self.findings.error_with(
+                    self.source,
+                    &text.at,
+                    message,
+                    "refer to it: `env:NAME` or `file:PATH`",
+                );
+            }
+        }
+        None
+    }
+
     fn count(&mut self, key: &str, default: u32, least: u32) -> u32 {
         let Some(node) = self.get(key) else { return default };
         let number = match &node.kind {
@@ -295,8 +318,8 @@ pub(super) fn playbook(source: Source<'_>, node: &Node, findings: &mut Findings)
         Some(act) => read_act(source, act, &confirm, &revert, &mut actions, findings),
         None => (None, None),
     };
-    if failover.is_some() && revert.act.is_empty() {
-        let message = "a failover without a way back: `revert.do` names the action that undoes it";
+    if failover.is_some() && revert.act.is_empty() && !revert.undo {
+        let message = "a failover without a way back: `revert.do` names the action that undoes it, or `undo`";
         findings.error(source, &revert_at, message);
     }
     let on = on?;
@@ -403,27 +426,28 @@ fn read_flapping(source: Source<'_>, node: &Node, findings: &mut Findings) -> Op
 }
 
 fn default_revert() -> Revert {
-    Revert { healthy: 2, stable_for_ms: REVERT_STABLE_FOR_MS, silence_ms: SILENCE_MS, act: vec![] }
+    Revert {
+        healthy: 2,
+        stable_for_ms: REVERT_STABLE_FOR_MS,
+        silence_ms: SILENCE_MS,
+        act: vec![],
+        undo: false,
+    }
 }
 
 fn read_revert(source: Source<'_>, node: &Node, findings: &mut Findings) -> (Revert, Vec<At<String>>) {
     let known = ["healthy", "stable_for", "silence", "do"];
-    let Some(mut fields) = Fields::of(node, "`revert`", &known, &["undo"], source, findings) else {
+    let Some(mut fields) = Fields::of(node, "`revert`", &known, &[], source, findings) else {
         return (default_revert(), vec![]);
     };
-    if let Some(text) = fields.get("do").and_then(Node::as_str)
-        && text == "undo"
-    {
-        let at = fields.key_at("do");
-        fields.findings.unsupported(source, &at, "`revert.do: undo`");
-        return (Revert { act: vec!["undo".into()], ..default_revert() }, vec![]);
-    }
-    let actions = fields.names("do");
+    let undo = fields.get("do").and_then(Node::as_str) == Some("undo");
+    let actions = if undo { vec![] } else { fields.names("do") };
     let revert = Revert {
         healthy: fields.count("healthy", 2, 2),
         stable_for_ms: fields.duration("stable_for", REVERT_STABLE_FOR_MS),
         silence_ms: fields.duration("silence", SILENCE_MS),
         act: actions.iter().map(|action| action.value.clone()).collect(),
+        undo,
     };
     (revert, actions)
 }
@@ -446,6 +470,8 @@ fn read_act(
     let mut lane = |node: &Node, what, class: &str, revert: Revert| {
         let (act, deadline_ms) = read_lane(source, node, what, class, findings)?;
         actions.extend(act.iter().cloned());
+        let undone = act.iter().rev().map(|action| action.value.clone());
+        let revert = if revert.undo { Revert { act: undone.collect(), ..revert } } else { revert };
         Some(Rules {
             threshold: confirm.failures,
             stable_for_ms: confirm.stable_for_ms,
@@ -630,21 +656,32 @@ fn read_secrets(fields: &mut Fields<'_, '_>, subscription: &str) -> Vec<SecretRe
     secrets
 }
 
-/// Reads an action. Whether its URL may be called is the set's to say.
+/// Reads an action. Whether its URL may be called, and what its client is, is the set's to say.
 pub(super) fn action(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<At<Action>> {
+    let Kind::Map(entries) = &node.kind else {
+        findings.error(source, &node.at, format!("an action: expected a map, found {}", node.what()));
+        return None;
+    };
+    let kind = entries.iter().find(|entry| entry.key == "actionType");
+    if kind.and_then(|entry| entry.value.as_str()) == Some("GENESYS") {
+        native_action(source, node, findings)
+    } else {
+        webhook(source, node, findings)
+    }
+}
+
+fn webhook(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<At<Action>> {
     let known = ["name", "actionType", "url", "method", "headers", "bodyTemplate", "idempotent"];
     let mut fields = Fields::of(node, "an action", &known, &["allowOverride"], source, findings)?;
     let name = fields.needed_text("name");
-    match fields.needed_text("actionType") {
-        Some(kind) if kind.value == "WEBHOOK" => {}
-        Some(kind) if kind.value == "GENESYS" => {
-            fields.findings.unsupported(source, &kind.at, "actionType GENESYS");
-        }
-        Some(kind) => {
-            let message = format!("there is no actionType {:?}", kind.value);
-            fields.findings.error_with(source, &kind.at, message, "this version has WEBHOOK");
-        }
-        None => {}
+    if let Some(kind) = fields.needed_text("actionType").filter(|kind| kind.value != "WEBHOOK") {
+        let message = format!("there is no actionType {:?}", kind.value);
+        fields.findings.error_with(
+            source,
+            &kind.at,
+            message,
+            "WEBHOOK, or GENESYS for an action of the platform",
+        );
     }
     if fields.get("url").is_none() {
         fields.missing("url");
@@ -671,15 +708,69 @@ pub(super) fn action(source: Source<'_>, node: &Node, findings: &mut Findings) -
         Template::parse(text, if json { Place::Json } else { Place::Text })
     });
     let name = name?;
-    let action = Action {
-        name: name.value,
+    let webhook = Webhook {
         method: method.map_or(Method::Post, |method| method.value),
         url: url?.value,
         headers,
         body: body.map(|body| body.value),
         idempotent,
     };
-    Some(At { value: action, at: name.at })
+    Some(At { value: Action { name: name.value, what: Doing::Webhook(webhook) }, at: name.at })
+}
+
+fn native_action(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<At<Action>> {
+    let known = ["name", "actionType", "kind", "client", "parameters"];
+    let mut fields = Fields::of(node, "an action", &known, &["allowOverride"], source, findings)?;
+    let name = fields.needed_text("name");
+    let kind = fields.needed_text("kind").and_then(|kind| {
+        let found = native::kind(&kind.value);
+        if found.is_none() {
+            let names: Vec<&str> = native::KINDS.iter().map(|kind| kind.name()).collect();
+            let help = match nearest(&kind.value, &names) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("there are {}", names.join(", ")),
+            };
+            let message = format!("there is no kind {:?}", kind.value);
+            fields.findings.error_with(source, &kind.at, message, help);
+        }
+        found
+    });
+    let client = fields.text("client").map(|client| client.value);
+    let Some(parameters) = fields.get("parameters") else {
+        fields.missing("parameters");
+        return None;
+    };
+    let (name, kind) = (name?, kind?);
+    let json = parameters.to_json();
+    match try_parameters(kind, &json) {
+        Ok(parameters) => {
+            let native = Native { kind, client, parameters };
+            Some(At { value: Action { name: name.value, what: Doing::Native(native) }, at: name.at })
+        }
+        Err(error) => {
+            fields.findings.error(source, &parameters.at, error);
+            None
+        }
+    }
+}
+
+/// The parameters as a template. What stands there without placeholders must be right already; a placeholder
+/// is given the benefit of the doubt.
+fn try_parameters(kind: &dyn native::Kind, json: &serde_json::Value) -> Result<Template, String> {
+    let Some(given) = json.as_object() else { return Err("`parameters`: expected a map".into()) };
+    let template =
+        Template::parse(&json.to_string(), Place::Json).map_err(|e| format!("`parameters`: {e}"))?;
+    let unsure = |value: &serde_json::Value| value.to_string().contains("{{");
+    let sure = given.iter().filter(|(_, value)| !unsure(value));
+    let mut trial: serde_json::Map<_, _> = sure.map(|(key, value)| (key.clone(), value.clone())).collect();
+    for (key, _) in given.iter().filter(|(_, value)| unsure(value)) {
+        let known = kind.parameters().iter().find(|parameter| parameter.name == key);
+        let sample = known.map_or(serde_json::Value::Null, |parameter| parameter.holds.sample());
+        trial.insert(key.clone(), sample);
+    }
+    Given(&trial).check(kind)?;
+    kind.change(&Given(&trial))?;
+    Ok(template)
 }
 
 fn read_headers(source: Source<'_>, node: &Node, findings: &mut Findings) -> Vec<(String, Template)> {
@@ -710,18 +801,65 @@ fn read_headers(source: Source<'_>, node: &Node, findings: &mut Findings) -> Vec
     headers
 }
 
+/// The installation's settings.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    pub targets: Vec<Target>,
+    pub platform: Option<Platform>,
+}
+
 /// Reads the installation's settings.
-pub(super) fn settings(source: Source<'_>, node: &Node, findings: &mut Findings) -> Vec<Target> {
-    let planned = ["business_hours", "people", "groups", "oauth", "vault"];
-    let Some(fields) = Fields::of(node, "holdline.yaml", &["targets"], &planned, source, findings) else {
-        return vec![];
+pub(super) fn settings(source: Source<'_>, node: &Node, findings: &mut Findings) -> Settings {
+    let planned = ["business_hours", "people", "groups", "vault"];
+    let known = ["targets", "platform"];
+    let Some(fields) = Fields::of(node, "holdline.yaml", &known, &planned, source, findings) else {
+        return Settings::default();
     };
-    let Some(list) = fields.get("targets") else { return vec![] };
+    let platform = fields.get("platform").and_then(|node| platform(source, node, fields.findings));
+    let Some(list) = fields.get("targets") else { return Settings { targets: vec![], platform } };
     let Kind::List(items) = &list.kind else {
-        findings.error(source, &list.at, format!("`targets`: expected a list, found {}", list.what()));
-        return vec![];
+        fields.findings.error(source, &list.at, format!("`targets`: expected a list, found {}", list.what()));
+        return Settings { targets: vec![], platform };
     };
-    items.iter().filter_map(|item| target(source, item, findings)).collect()
+    let targets = items.iter().filter_map(|item| target(source, item, fields.findings)).collect();
+    Settings { targets, platform }
+}
+
+fn platform(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<Platform> {
+    let known = ["region", "connect_to", "clients", "calls_per_second"];
+    let mut fields = Fields::of(node, "`platform`", &known, &[], source, findings)?;
+    let region = fields.needed_text("region")?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
+    if !region.value.contains('.') || !region.value.chars().all(plain) {
+        let message = format!("`region`: {:?} is no domain", region.value);
+        fields.findings.error_with(
+            source,
+            &region.at,
+            message,
+            "the region's domain, such as mypurecloud.ie",
+        );
+    }
+    let connect_to = fields.parsed("connect_to", connect_to).map(|to| to.value);
+    let calls_per_second =
+        fields.get("calls_per_second").is_some().then(|| fields.count("calls_per_second", 100, 1));
+    let Some(list) = fields.get("clients") else {
+        fields.missing("clients");
+        return None;
+    };
+    let Kind::Map(entries) = &list.kind else {
+        fields.wrong("clients", list, "a map from names to `id` and `secret`");
+        return None;
+    };
+    let mut clients = std::collections::BTreeMap::new();
+    for entry in entries {
+        let known = ["id", "secret"];
+        let mut client = Fields::of(&entry.value, "a client", &known, &[], source, fields.findings)?;
+        let (id, secret) = (client.reference("id"), client.reference("secret"));
+        if let (Some(id), Some(secret)) = (id, secret) {
+            clients.insert(entry.key.clone(), Client { id, secret });
+        }
+    }
+    Some(Platform { region: region.value, connect_to, clients, calls_per_second })
 }
 
 fn target(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<Target> {

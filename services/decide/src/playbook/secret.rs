@@ -3,28 +3,11 @@
 use std::collections::BTreeMap;
 
 use holdline_proto::playbooks::Bundle;
+pub use holdline_proto::secret::SecretRef;
 use serde_json::Value;
 
 use super::node::Node;
 use super::parse::{FileKind, kind_of};
-
-/// Where a secret is to be had.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SecretRef {
-    /// An environment variable of the process that uses it.
-    Env(String),
-    /// A file, read by the process that uses it.
-    File(String),
-}
-
-impl std::fmt::Display for SecretRef {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            SecretRef::Env(name) => write!(f, "env:{name}"),
-            SecretRef::File(path) => write!(f, "file:{path}"),
-        }
-    }
-}
 
 /// What a `secretToken` says.
 pub(super) enum Written {

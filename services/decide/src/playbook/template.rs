@@ -265,7 +265,7 @@ fn encode(path: &Path, value: &Value, encoding: Encoding) -> Result<String, Rend
 }
 
 /// Everything but the unreserved characters of RFC 3986.
-fn percent(text: &str) -> String {
+pub(crate) fn percent(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

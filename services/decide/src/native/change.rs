@@ -1,0 +1,600 @@
+//! From what the platform shows to the one call that is needed, and back again. Pure.
+
+use std::collections::BTreeMap;
+
+use holdline_proto::wire::Wire;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::playbook::Method;
+
+/// What an action wants.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// Fields of an object: read, merge, write.
+    Object(Object),
+    /// One of two states that calls of their own lead to.
+    Switch(Switch),
+    /// Members of a queue, by one call for all.
+    Members(Members),
+    /// Something that is started and cannot be looked at.
+    Launch(Launch),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Object {
+    pub path: String,
+    /// Added to the path when it is read.
+    pub query: &'static str,
+    pub set: Map<String, Value>,
+    /// PUT: the whole object goes back. PATCH: the fields alone.
+    pub method: Method,
+    pub stamp: Stamp,
+}
+
+/// By what the platform tells that an object was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stamp {
+    /// `version`, which a PUT must repeat and which grows with each.
+    Version,
+    DateModified,
+    /// Nothing: the fields themselves are compared.
+    None,
+}
+
+impl Stamp {
+    fn of(self, object: &Value) -> Option<Value> {
+        let field = match self {
+            Stamp::Version => "version",
+            Stamp::DateModified => "dateModified",
+            Stamp::None => return None,
+        };
+        object.get(field).filter(|stamp| !stamp.is_null()).cloned()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Switch {
+    pub path: String,
+    pub field: &'static str,
+    /// Values in which it may be switched.
+    pub from: &'static [&'static str],
+    /// Values in which it is switched already.
+    pub to: &'static [&'static str],
+    /// The call that switches, and the one that switches back.
+    pub there: (String, Option<Value>),
+    pub back: (String, Option<Value>),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Members {
+    pub path: String,
+    pub ids: Vec<String>,
+    pub joined: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Launch {
+    pub path: String,
+    pub body: Value,
+}
+
+impl Wire for Kept {
+    const KIND: &'static str = "pre-image";
+}
+
+impl Change {
+    /// What is read before: a path with its query, and whether the answer comes in pages. `None`: there is
+    /// nothing to look at, so a call that may have happened must not be repeated.
+    pub fn look(&self) -> Option<(String, bool)> {
+        match self {
+            Change::Object(object) => Some((format!("{}{}", object.path, object.query), false)),
+            Change::Switch(switch) => Some((switch.path.clone(), false)),
+            Change::Members(members) => Some((members.path.clone(), true)),
+            Change::Launch(_) => None,
+        }
+    }
+}
+
+/// A call of the platform's API.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    pub method: Method,
+    pub path: String,
+    pub body: Option<Value>,
+}
+
+/// The pre-image of a change, and what is known of the change itself: kept from before the call until the
+/// incident is over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The fields that the change sets, as they were. An absent field was absent.
+    pub before: Map<String, Value>,
+    /// The fields as the change sets them.
+    pub wrote: Map<String, Value>,
+    /// The stamp before the change.
+    #[serde(default)]
+    pub stamp_before: Option<Value>,
+    /// The stamp that our write led to; `None` until it is known.
+    #[serde(default)]
+    pub stamp_after: Option<Value>,
+}
+
+/// What is to be done now.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Plan {
+    /// It is as it should be.
+    Already,
+    Send(Call),
+    /// It cannot be done as things are.
+    Refused(String),
+    /// Somebody else has changed it since: a person has to look.
+    Intervened(String),
+}
+
+/// What it takes to bring a change about, and the pre-image to keep. `kept` is what an earlier try has kept:
+/// that stays the pre-image, because what is there now may be our own work.
+pub fn plan(change: &Change, kept: Option<&Kept>, shown: &Value) -> (Plan, Kept) {
+    let (now, wrote) = match fields(change, shown) {
+        Ok(fields) => fields,
+        Err(reason) => return (Plan::Refused(reason), nothing()),
+    };
+    let stamp = stamp_of(change).of(shown);
+    let mut keep = kept.cloned().unwrap_or_else(|| Kept {
+        before: now.clone(),
+        wrote: wrote.clone(),
+        stamp_before: stamp.clone(),
+        stamp_after: None,
+    });
+    let call = match change {
+        Change::Object(object) if now != wrote => object.write(shown, &wrote),
+        Change::Switch(switch) => match now.get(switch.field).and_then(Value::as_str) {
+            Some(state) if switch.to.contains(&state) => None,
+            Some(state) if switch.from.contains(&state) => Some(post(&switch.there)),
+            state => {
+                let (field, from) = (switch.field, switch.from.join(" or "));
+                let state = state.unwrap_or("unknown");
+                return (Plan::Refused(format!("{field} is {state}; expected {from}")), keep);
+            }
+        },
+        Change::Members(members) if now != wrote => Some(members.patch(&now, &wrote)),
+        Change::Launch(launch) => Some(post(&(launch.path.clone(), Some(launch.body.clone())))),
+        Change::Object(_) | Change::Members(_) => None,
+    };
+    match call {
+        Some(call) => (Plan::Send(call), keep),
+        None => {
+            // An earlier call whose answer was lost: one version later, with what we wrote, it was ours.
+            if keep.stamp_after.is_none() && keep.before != keep.wrote && follows(&keep, stamp.as_ref()) {
+                keep.stamp_after = stamp;
+            }
+            (Plan::Already, keep)
+        }
+    }
+}
+
+/// What it takes to restore what was there before, unless somebody has changed it since.
+pub fn undo(change: &Change, kept: &Kept, shown: &Value) -> Plan {
+    let (now, _) = match fields(change, shown) {
+        Ok(fields) => fields,
+        Err(reason) => return Plan::Refused(reason),
+    };
+    if let Change::Switch(switch) = change {
+        let state = |fields: &Map<String, Value>, of: &[&str]| {
+            fields.get(switch.field).and_then(Value::as_str).is_some_and(|state| of.contains(&state))
+        };
+        return if state(&kept.before, switch.from) && state(&now, switch.to) {
+            Plan::Send(post(&switch.back))
+        } else {
+            Plan::Already
+        };
+    }
+    if now == kept.before {
+        return Plan::Already;
+    }
+    let stamp = stamp_of(change);
+    if stamp != Stamp::None {
+        let found = stamp.of(shown);
+        match &kept.stamp_after {
+            Some(ours) if found.as_ref() == Some(ours) => {}
+            Some(ours) => {
+                let found = found.unwrap_or(Value::Null);
+                return Plan::Intervened(format!(
+                    "somebody has changed it since: our write led to {ours}, now it is {found}"
+                ));
+            }
+            None => {
+                return Plan::Intervened(
+                    "the answer to our write was lost, so it is not known whether somebody has changed it since"
+                        .into(),
+                );
+            }
+        }
+    } else if now != kept.wrote {
+        let differs = kept.wrote.iter().find(|(field, value)| now.get(*field) != Some(value));
+        let field = differs.map_or("a field", |(field, _)| field);
+        return Plan::Intervened(format!("somebody has changed it since: {field} is not what we wrote"));
+    }
+    match change {
+        Change::Object(object) => object.restore(shown, &kept.before),
+        Change::Members(members) => Plan::Send(members.patch(&now, &kept.before)),
+        Change::Switch(_) | Change::Launch(_) => Plan::Already,
+    }
+}
+
+/// What the answer to our write says, added to what is kept.
+pub fn noted(change: &Change, kept: &Kept, answer: &Value) -> Kept {
+    Kept { stamp_after: stamp_of(change).of(answer).or_else(|| kept.stamp_after.clone()), ..kept.clone() }
+}
+
+fn nothing() -> Kept {
+    Kept { before: Map::new(), wrote: Map::new(), stamp_before: None, stamp_after: None }
+}
+
+fn stamp_of(change: &Change) -> Stamp {
+    match change {
+        Change::Object(object) => object.stamp,
+        Change::Switch(_) | Change::Members(_) | Change::Launch(_) => Stamp::None,
+    }
+}
+
+fn follows(kept: &Kept, stamp: Option<&Value>) -> bool {
+    let number = |stamp: Option<&Value>| stamp.and_then(Value::as_i64);
+    match (number(kept.stamp_before.as_ref()), number(stamp)) {
+        (Some(before), Some(now)) => now == before.saturating_add(1),
+        _ => false,
+    }
+}
+
+/// The fields that a change is about: as they are shown, and as they are wanted.
+fn fields(change: &Change, shown: &Value) -> Result<(Map<String, Value>, Map<String, Value>), String> {
+    match change {
+        Change::Object(object) => {
+            let Some(shown) = shown.as_object() else {
+                return Err("what the platform shows is no object".into());
+            };
+            let now: Map<_, _> = object
+                .set
+                .keys()
+                .filter_map(|field| Some((field.clone(), shown.get(field)?.clone())))
+                .map(|(field, value)| {
+                    let alike = object.set.get(&field).is_some_and(|wanted| same(wanted, &value));
+                    let value = if alike { object.set.get(&field).cloned().unwrap_or(value) } else { value };
+                    (field, value)
+                })
+                .collect();
+            Ok((now, object.set.clone()))
+        }
+        Change::Switch(switch) => {
+            let now = shown.get(switch.field).map(|state| (switch.field.to_string(), state.clone()));
+            let wanted = switch.to.first().map(|state| (switch.field.to_string(), json!(state)));
+            Ok((now.into_iter().collect(), wanted.into_iter().collect()))
+        }
+        Change::Members(members) => {
+            let entities = shown.get("entities").and_then(Value::as_array);
+            let joined: BTreeMap<&str, &Value> = entities
+                .into_iter()
+                .flatten()
+                .filter_map(|member| Some((member.get("id")?.as_str()?, member.get("joined")?)))
+                .collect();
+            let mut now = Map::new();
+            for id in &members.ids {
+                match joined.get(id.as_str()) {
+                    Some(joined) => now.insert(id.clone(), (*joined).clone()),
+                    None => return Err(format!("{id} is no member of the queue")),
+                };
+            }
+            Ok((now, members.ids.iter().map(|id| (id.clone(), json!(members.joined))).collect()))
+        }
+        Change::Launch(_) => Ok((Map::new(), Map::new())),
+    }
+}
+
+/// Whether the platform shows what was written: a reference comes back with its name and address added, and
+/// a number perhaps as a float.
+fn same(wrote: &Value, shown: &Value) -> bool {
+    match (wrote, shown) {
+        (Value::Object(wrote), Value::Object(shown)) => {
+            wrote.iter().all(|(field, value)| shown.get(field).is_some_and(|shown| same(value, shown)))
+        }
+        (Value::Array(wrote), Value::Array(shown)) => {
+            wrote.len() == shown.len() && wrote.iter().zip(shown).all(|(wrote, shown)| same(wrote, shown))
+        }
+        (Value::Number(wrote), Value::Number(shown)) => wrote.as_f64() == shown.as_f64(),
+        _ => wrote == shown,
+    }
+}
+
+impl Object {
+    fn write(&self, shown: &Value, fields: &Map<String, Value>) -> Option<Call> {
+        Some(self.call(shown, fields.clone(), &[]))
+    }
+
+    /// Fields as they were before; those that were absent go.
+    fn restore(&self, shown: &Value, before: &Map<String, Value>) -> Plan {
+        let gone: Vec<&String> = self.set.keys().filter(|field| !before.contains_key(*field)).collect();
+        Plan::Send(self.call(shown, before.clone(), &gone))
+    }
+
+    fn call(&self, shown: &Value, fields: Map<String, Value>, gone: &[&String]) -> Call {
+        let mut body = match self.method {
+            Method::Patch => Map::new(),
+            _ => shown.as_object().cloned().unwrap_or_default(),
+        };
+        body.extend(fields);
+        for field in gone {
+            match self.method {
+                Method::Patch => drop(body.insert((*field).clone(), Value::Null)),
+                _ => drop(body.remove(*field)),
+            }
+        }
+        Call { method: self.method, path: self.path.clone(), body: Some(body.into()) }
+    }
+}
+
+impl Members {
+    /// One call for every member that is not as wanted.
+    fn patch(&self, now: &Map<String, Value>, wanted: &Map<String, Value>) -> Call {
+        let differ = wanted.iter().filter(|(id, joined)| now.get(*id) != Some(joined));
+        let body: Vec<Value> = differ.map(|(id, joined)| json!({"id": id, "joined": joined})).collect();
+        Call { method: Method::Patch, path: self.path.clone(), body: Some(body.into()) }
+    }
+}
+
+fn post((path, body): &(String, Option<Value>)) -> Call {
+    Call { method: Method::Post, path: path.clone(), body: body.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Given, KINDS, kind};
+    use super::*;
+
+    fn change(name: &str, parameters: Value) -> Change {
+        let kind = kind(name).unwrap();
+        let parameters = parameters.as_object().unwrap();
+        Given(parameters).check(kind).unwrap();
+        kind.change(&Given(parameters)).unwrap()
+    }
+
+    fn sent(plan: Plan) -> (&'static str, String, Value) {
+        match plan {
+            Plan::Send(call) => (call.method.name(), call.path, call.body.unwrap_or_default()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn e2_every_kind_changes_what_it_names_and_puts_it_back() {
+        let check =
+            |name, parameters, before: Value, after: Value, there: (&str, &str, Value), back: Value| {
+                let change = change(name, parameters);
+                let (planned, kept) = plan(&change, None, &before);
+                let (method, path, body) = sent(planned);
+                assert_eq!((method, path.as_str(), body), there, "{name}");
+                let kept = noted(&change, &kept, &after);
+                // Again, as after a crash: it is done.
+                assert_eq!(plan(&change, Some(&kept), &after), (Plan::Already, kept.clone()), "{name}");
+                let (_, _, body) = sent(undo(&change, &kept, &after));
+                assert_eq!(body, back, "{name}");
+                assert_eq!(undo(&change, &kept, &before), Plan::Already, "{name}");
+            };
+        let group = |enabled, version| {
+            json!({"id": "g", "name": "Voice", "enabled": enabled, "version": version,
+                   "emergencyCallFlows": [{"emergencyFlow": {"id": "f"}, "ivrs": [{"id": "i"}]}]})
+        };
+        let group_path = "/api/v2/architect/emergencygroups/g";
+        check(
+            "emergency_group.set",
+            json!({"group": "g"}),
+            group(false, 4),
+            group(true, 5),
+            ("PUT", group_path, group(true, 4)),
+            group(false, 5),
+        );
+        check(
+            "datatable_row.set",
+            json!({"table": "t", "key": "lisbon", "values": {"route": "backup"}}),
+            json!({"key": "lisbon", "route": "primary", "weight": 3}),
+            json!({"key": "lisbon", "route": "backup", "weight": 3}),
+            (
+                "PUT",
+                "/api/v2/flows/datatables/t/rows/lisbon",
+                json!({"key": "lisbon", "route": "backup", "weight": 3}),
+            ),
+            json!({"key": "lisbon", "route": "primary", "weight": 3}),
+        );
+        let route = |order: [&str; 2], version| {
+            let bases: Vec<Value> =
+                order.iter().map(|id| json!({"id": id, "name": "named", "selfUri": "/x"})).collect();
+            json!({"id": "r", "version": version, "externalTrunkBases": bases})
+        };
+        let mut reordered = route(["a", "b"], 7);
+        reordered["externalTrunkBases"] = json!([{"id": "b"}, {"id": "a"}]);
+        check(
+            "outbound_route.reorder",
+            json!({"site": "s", "route": "r", "trunk_bases": ["b", "a"]}),
+            route(["a", "b"], 7),
+            route(["b", "a"], 8),
+            ("PUT", "/api/v2/telephony/providers/edges/sites/s/outboundroutes/r", reordered),
+            route(["a", "b"], 8),
+        );
+        check(
+            "campaign.stop",
+            json!({"campaign": "c"}),
+            json!({"campaignStatus": "on"}),
+            json!({"campaignStatus": "stopping"}),
+            ("POST", "/api/v2/outbound/campaigns/c/stop", Value::Null),
+            Value::Null,
+        );
+        check(
+            "campaign.throttle",
+            json!({"campaign": "c", "outbound_lines": 5}),
+            json!({"outboundLineCount": 50, "abandonRate": 3.0}),
+            json!({"outboundLineCount": 5, "abandonRate": 3.0}),
+            ("PATCH", "/api/v2/outbound/campaigns/c", json!({"outboundLineCount": 5})),
+            json!({"outboundLineCount": 50}),
+        );
+        check(
+            "ivr.route",
+            json!({"ivr": "i", "open_hours_flow": "f2"}),
+            json!({"version": 1, "openHoursFlow": {"id": "f1", "name": "Open"}, "dnis": ["+1"]}),
+            json!({"version": 2, "openHoursFlow": {"id": "f2", "name": "Backup"}, "dnis": ["+1"]}),
+            (
+                "PUT",
+                "/api/v2/architect/ivrs/i",
+                json!({"version": 1, "openHoursFlow": {"id": "f2"}, "dnis": ["+1"]}),
+            ),
+            json!({"version": 2, "openHoursFlow": {"id": "f1", "name": "Open"}, "dnis": ["+1"]}),
+        );
+        let members = |a, b| json!({"entities": [{"id": "a", "joined": a}, {"id": "b", "joined": b}, {"id": "c", "joined": true}]});
+        check(
+            "queue.members",
+            json!({"queue": "q", "members": ["a", "b"], "joined": false}),
+            members(true, false),
+            members(false, false),
+            ("PATCH", "/api/v2/routing/queues/q/members", json!([{"id": "a", "joined": false}])),
+            json!([{"id": "a", "joined": true}]),
+        );
+        check(
+            "queue.put",
+            json!({"queue": "q", "set": {"autoAnswerOnly": true}}),
+            json!({"name": "Sales", "dateModified": "1"}),
+            json!({"name": "Sales", "autoAnswerOnly": true, "dateModified": "2"}),
+            (
+                "PUT",
+                "/api/v2/routing/queues/q",
+                json!({"name": "Sales", "autoAnswerOnly": true, "dateModified": "1"}),
+            ),
+            json!({"name": "Sales", "dateModified": "2"}),
+        );
+        check(
+            "edge.out_of_service",
+            json!({"edge": "e", "drain_s": 60}),
+            json!({"statusCode": "ACTIVE"}),
+            json!({"statusCode": "INACTIVE"}),
+            (
+                "POST",
+                "/api/v2/telephony/providers/edges/e/statuscode",
+                json!({"inService": false, "callDrainingWaitTimeSeconds": 60}),
+            ),
+            json!({"inService": true}),
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_only_started() {
+        for (name, parameters) in
+            [("edge.reboot", json!({"edge": "e"})), ("flow.execute", json!({"flow": "f", "input": {"a": 1}}))]
+        {
+            let change = change(name, parameters);
+            assert_eq!(change.look(), None, "{name}");
+            assert!(!kind(name).unwrap().can_be_looked_at());
+            assert_eq!(sent(plan(&change, None, &Value::Null).0).0, "POST", "{name}");
+        }
+    }
+
+    #[test]
+    fn e2_somebody_elses_work_is_never_undone() {
+        let check = |name, parameters, before: Value, after: Value, later: Value, expected: &str| {
+            let change = change(name, parameters);
+            let (_, kept) = plan(&change, None, &before);
+            let kept = noted(&change, &kept, &after);
+            let found = match undo(&change, &kept, &later) {
+                Plan::Intervened(reason) => reason,
+                other => format!("{other:?}"),
+            };
+            assert!(found.contains(expected), "{name}: {found}");
+        };
+        let group = |enabled, version| json!({"enabled": enabled, "version": version});
+        let one = || json!({"group": "g"});
+        check(
+            "emergency_group.set",
+            one(),
+            group(false, 1),
+            group(true, 2),
+            group(true, 3),
+            "led to 2, now it is 3",
+        );
+        check("emergency_group.set", one(), group(false, 1), json!({}), group(true, 2), "was lost");
+        // It was on before we came, and nothing of ours is there to be undone.
+        check("emergency_group.set", one(), group(true, 1), group(true, 1), group(true, 9), "Already");
+        let row = |route: &str| json!({"route": route});
+        let values = || json!({"table": "t", "key": "k", "values": {"route": "backup"}});
+        check(
+            "datatable_row.set",
+            values(),
+            row("a"),
+            row("backup"),
+            row("other"),
+            "route is not what we wrote",
+        );
+        let queue = |name: &str, at: &str| json!({"name": name, "dateModified": at});
+        let put = || json!({"queue": "q", "set": {"name": "Evacuated"}});
+        check(
+            "queue.put",
+            put(),
+            queue("Sales", "1"),
+            queue("Evacuated", "2"),
+            queue("Evacuated", "3"),
+            "since",
+        );
+    }
+
+    #[test]
+    fn a_lost_answer_is_reconciled_by_looking() {
+        let change = change("emergency_group.set", json!({"group": "g"}));
+        let group = |enabled, version| json!({"enabled": enabled, "version": version});
+        let (_, kept) = plan(&change, None, &group(false, 6));
+        let check = |shown: Value, stamp: Option<Value>| {
+            let (planned, kept) = plan(&change, Some(&kept), &shown);
+            assert_eq!((planned, kept.stamp_after), (Plan::Already, stamp), "{shown}");
+        };
+        check(group(true, 7), Some(json!(7)));
+        // Two versions later somebody else was there as well.
+        check(group(true, 8), None);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let refuse = |name, parameters: Value, expected: &str| {
+            let kind = kind(name).unwrap();
+            let given = Given(parameters.as_object().unwrap());
+            let found = given.check(kind).and_then(|()| kind.change(&given)).unwrap_err();
+            assert!(found.contains(expected), "{name}: {found}");
+        };
+        refuse("emergency_group.set", json!({}), "lacks `group`");
+        refuse("emergency_group.set", json!({"group": ".."}), "expected an id");
+        refuse("emergency_group.set", json!({"group": "g", "enabled": "yes"}), "true or false");
+        refuse("emergency_group.set", json!({"group": "g", "on": true}), "no parameter `on`");
+        refuse("outbound_route.reorder", json!({"site": "s", "route": "r", "trunk_bases": []}), "1 to 100");
+        refuse(
+            "outbound_route.reorder",
+            json!({"site": "s", "route": "r", "trunk_bases": ["a"], "distribution": "ANY"}),
+            "SEQUENTIAL or RANDOM",
+        );
+        refuse("campaign.throttle", json!({"campaign": "c"}), "changes nothing");
+        refuse("ivr.route", json!({"ivr": "i"}), "changes nothing");
+        let stop = change("campaign.stop", json!({"campaign": "c"}));
+        let found = plan(&stop, None, &json!({"campaignStatus": "invalid"})).0;
+        assert_eq!(found, Plan::Refused("campaignStatus is invalid; expected on".into()));
+        let members = change("queue.members", json!({"queue": "q", "members": ["z"]}));
+        let found = plan(&members, None, &json!({"entities": []})).0;
+        assert_eq!(found, Plan::Refused("z is no member of the queue".into()));
+    }
+
+    #[test]
+    fn ids_stay_one_segment_of_their_path() {
+        let Change::Object(object) = change("emergency_group.set", json!({"group": "a/../b?c"})) else {
+            panic!("an object")
+        };
+        assert_eq!(object.path, "/api/v2/architect/emergencygroups/a%2F..%2Fb%3Fc");
+    }
+
+    #[test]
+    fn kinds_are_listed_once() {
+        let mut names: Vec<&str> = KINDS.iter().map(|kind| kind.name()).collect();
+        names.dedup();
+        assert!(names.is_sorted() && names.len() == KINDS.len(), "{names:?}");
+    }
+}

@@ -1,0 +1,131 @@
+//! One call of the platform's API.
+
+use std::time::Duration;
+
+use holdline_decide::execute::RETRY_AFTER_MS_MAX;
+use holdline_decide::native::Call;
+use holdline_decide::playbook::Platform;
+use holdline_stage::secret::Lookup;
+use reqwest::header::HeaderMap;
+use reqwest::{Method, Url};
+use secrecy::ExposeSecret;
+use serde_json::Value;
+
+use crate::oauth::{TokenError, Tokens};
+use crate::route::{Routes, is_unsent, reason};
+
+/// Bytes of an answer that are read.
+const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What the platform answered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Response {
+    pub status: u16,
+    pub retry_after_ms: Option<u64>,
+    /// The body, as far as it is JSON.
+    pub body: Value,
+    /// `ININ-Correlation-Id`, which the platform's support asks for.
+    pub correlation: Option<String>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failed {
+    /// Nothing was sent.
+    #[error("{reason}")]
+    Unsent { reason: String, retry_after_ms: Option<u64> },
+    /// It was sent, and what became of it is not known.
+    #[error("{reason}")]
+    Lost { reason: String },
+}
+
+/// The platform's API.
+pub struct Api {
+    routes: Routes,
+    tokens: Tokens,
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Api")
+    }
+}
+
+impl Api {
+    /// `lookup` leads to the credentials of the OAuth clients.
+    ///
+    /// # Errors
+    /// When no HTTP client can be made.
+    pub fn new(lookup: Lookup) -> reqwest::Result<Api> {
+        Ok(Api { routes: Routes::new()?, tokens: Tokens::new(lookup) })
+    }
+
+    /// The host that calls go to, for the rate window and for whoever asks which targets fail.
+    pub fn host(platform: &Platform) -> String {
+        format!("api.{}", platform.region)
+    }
+
+    /// Makes a call as the OAuth client of that name. A token that the platform no longer takes is replaced
+    /// once.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn send(&self, platform: &Platform, client: &str, call: &Call) -> Result<Response, Failed> {
+        let mut replaced = false;
+        loop {
+            let token = self.tokens.of(&self.routes, platform, client).await.map_err(unsent)?;
+            let response = self.once(platform, call, token.value.expose_secret()).await?;
+            if response.status != 401 || replaced {
+                return Ok(response);
+            }
+            tracing::info!(client, "the platform no longer takes the token; it is replaced");
+            self.tokens.refused(platform, client, &token).await;
+            replaced = true;
+        }
+    }
+
+    async fn once(&self, platform: &Platform, call: &Call, token: &str) -> Result<Response, Failed> {
+        let nothing = |reason| Failed::Unsent { reason, retry_after_ms: None };
+        let address = format!("https://{}{}", Api::host(platform), call.path);
+        let url = Url::parse(&address).map_err(|error| nothing(format!("{address}: {error}")))?;
+        let method = Method::from_bytes(call.method.name().as_bytes()).unwrap_or(Method::POST);
+        let mut request = self
+            .routes
+            .request(method, url, platform.connect_to.as_ref())
+            .map_err(nothing)?
+            .bearer_auth(token);
+        if let Some(body) = &call.body {
+            request = request.json(body);
+        }
+        let lost = |error: reqwest::Error| match is_unsent(&error) {
+            true => Failed::Unsent { reason: reason(&error), retry_after_ms: None },
+            false => Failed::Lost { reason: reason(&error) },
+        };
+        let mut answer = request.send().await.map_err(lost)?;
+        let status = answer.status().as_u16();
+        let retry_after_ms = retry_after_ms(answer.headers());
+        let correlation =
+            answer.headers().get("inin-correlation-id").and_then(|id| Some(id.to_str().ok()?.to_string()));
+        let mut bytes = vec![];
+        while let Some(chunk) = answer.chunk().await.map_err(lost)? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > ANSWER_BYTES_MAX {
+                let reason = format!("{}: the answer has more than {ANSWER_BYTES_MAX} bytes", call.path);
+                return Err(Failed::Lost { reason });
+            }
+        }
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Ok(Response { status, retry_after_ms, body, correlation })
+    }
+}
+
+/// `Retry-After`, in whole seconds as the platform sends it.
+fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
+    let seconds: u64 = headers.get(reqwest::header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(seconds.saturating_mul(1_000).min(RETRY_AFTER_MS_MAX))
+}
+
+fn unsent(error: TokenError) -> Failed {
+    let retry_after = error.retry_after.map(|wait: Duration| wait.as_millis() as u64);
+    Failed::Unsent { reason: error.reason, retry_after_ms: retry_after }
+}
