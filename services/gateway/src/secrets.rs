@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
-use holdline_decide::playbook::{SecretRef, Set};
+use holdline_decide::playbook::{Auth, SecretRef, Set};
 use secrecy::SecretString;
+
+use crate::signature::standard_key;
 
 /// How `env:` references are looked up: the process's environment, and what `holdline up` adds to it.
 pub type Lookup = Arc<dyn Fn(&str) -> Option<SecretString> + Send + Sync>;
@@ -39,6 +41,14 @@ impl Secrets {
             let mut secrets = vec![];
             for reference in &subscription.secrets {
                 match self.fetch(reference) {
+                    Some(secret)
+                        if subscription.auth == Auth::StandardWebhooks && standard_key(&secret).is_none() =>
+                    {
+                        missing.push(format!(
+                            "{reference} of subscription {}: it is no base64 after whsec_",
+                            subscription.name
+                        ));
+                    }
                     Some(secret) => secrets.push(secret),
                     None => missing.push(format!("{} of subscription {}", reference, subscription.name)),
                 }

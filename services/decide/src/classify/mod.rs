@@ -266,7 +266,7 @@ fn event_ms(arrival: &Arrival<'_>, event: &Value) -> i64 {
 }
 
 /// ISO 8601 text, or a number of seconds or milliseconds since 1970.
-fn parse_time_ms(value: &Value) -> Option<i64> {
+pub(crate) fn parse_time_ms(value: &Value) -> Option<i64> {
     // Beyond this a number of seconds would lie after the year 5000.
     const SECONDS_MAX: i64 = 100_000_000_000;
     match value {
