@@ -310,7 +310,14 @@ mod tests {
         let secret = SecretString::from("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
         let body = br#"{"test": 2432232314}"#;
         let at = |now_ms| {
-            verify(Auth::StandardWebhooks, &[secret.clone()], specified, body, now_ms, [9; 4].into())
+            verify(
+                Auth::StandardWebhooks,
+                std::slice::from_ref(&secret),
+                specified,
+                body,
+                now_ms,
+                [9; 4].into(),
+            )
         };
         assert_eq!(at(1_614_265_330_000), Ok(()));
         assert_eq!(at(1_614_265_330_000 + AGE_MS_MAX + 1), Err(Refused::Stale));
