@@ -3,7 +3,7 @@
 //!
 //! Follow an event: [`classify`] turns accepted events into signals, [`debounce`] turns signals into
 //! incidents and decides when to act and when to undo, [`execute`] turns a command into a request and a
-//! response into an outcome; [`retry`] says what of the dead letters comes back. [`replay`] folds recorded inputs again. [`playbook`] is what they all go by.
+//! response into an outcome, when [`rate`] lets it leave; [`retry`] says what of the dead letters comes back. [`replay`] folds recorded inputs again. [`playbook`] is what they all go by.
 
 pub mod playbook;
 
@@ -12,6 +12,8 @@ pub mod classify;
 pub mod debounce;
 
 pub mod execute;
+
+pub mod rate;
 
 pub mod retry;
 
