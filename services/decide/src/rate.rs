@@ -37,6 +37,9 @@ const PLATFORM: Told = Told { allowed: 300, used: 0, resets_us: 0, period_us: 60
 /// A target tells its resets in whole seconds: there may be one more.
 const RESOLUTION_US: i64 = 1_000_000;
 
+/// A reset that is told to be further away than this is taken to be then.
+const RESET_US_MAX: i64 = 3_600_000_000;
+
 /// Quiet after a 429 that names no time: the first, twice as long each time, up to the last.
 const QUIET_US: i64 = 500_000;
 const QUIET_US_MAX: i64 = 16_000_000;
@@ -106,7 +109,12 @@ impl Cut {
         let limit = calls_per_second.max(1);
         let calls = limit.div_ceil(LOTS_MAX);
         let lots = limit / calls;
-        Cut { lots: lots as usize, others: unreserved(lots) as usize, calls, every_us: SPREAD_US / i64::from(lots) }
+        Cut {
+            lots: lots as usize,
+            others: unreserved(lots) as usize,
+            calls,
+            every_us: SPREAD_US / i64::from(lots),
+        }
     }
 }
 
@@ -213,10 +221,13 @@ pub fn learn(window: &mut Window, limits: &Limits, now_us: i64, dice: u64) -> bo
             window.throttled = 0;
         }
     } else if let Some(retry_after_ms) = limits.retry_after_ms {
-        let wait_us = i64::try_from(retry_after_ms.min(RETRY_AFTER_MS_MAX)).unwrap_or(i64::MAX).saturating_mul(1_000);
+        let wait_us =
+            i64::try_from(retry_after_ms.min(RETRY_AFTER_MS_MAX)).unwrap_or(i64::MAX).saturating_mul(1_000);
         let until_us = now_us.saturating_add(wait_us);
         // Of many such answers at once, the first is news.
-        if until_us > window.closed_until_us.saturating_add(RESOLUTION_US / 2) || now_us >= window.closed_until_us {
+        if until_us > window.closed_until_us.saturating_add(RESOLUTION_US / 2)
+            || now_us >= window.closed_until_us
+        {
             window.closed_until_us = until_us;
         }
     } else if now_us >= window.closed_until_us {
@@ -231,6 +242,7 @@ pub fn learn(window: &mut Window, limits: &Limits, now_us: i64, dice: u64) -> bo
 fn learn_told(window: &mut Window, limits: &Limits, now_us: i64) {
     let (Some(allowed), Some(reset_ms)) = (limits.allowed, limits.reset_ms) else { return };
     let reset_us = i64::try_from(reset_ms).unwrap_or(i64::MAX).saturating_mul(1_000);
+    let reset_us = reset_us.min(RESET_US_MAX);
     let left_us = reset_us.saturating_add(RESOLUTION_US);
     let resets_us = now_us.saturating_add(left_us);
     let count = limits.count.unwrap_or(0);

@@ -31,7 +31,14 @@ impl Dice {
 }
 
 /// Runs replicas against one entry until so many turns are taken; gives the arrivals, in order.
-fn run(limit: u32, purposes: &[Purpose], wanted: u32, turns: usize, deadly: bool, dice: &mut Dice) -> Vec<i64> {
+fn run(
+    limit: u32,
+    purposes: &[Purpose],
+    wanted: u32,
+    turns: usize,
+    deadly: bool,
+    dice: &mut Dice,
+) -> Vec<i64> {
     let mut entry = (0u64, Window::default());
     let mut replicas: Vec<Replica> = purposes
         .iter()
@@ -135,7 +142,9 @@ proptest! {
 fn repeated(dice: Vec<u32>) -> std::vec::IntoIter<u32> {
     let many = dice.iter().copied().cycle().take(400_000).enumerate();
     // The cycle must not beat in time with the steps.
-    many.map(|(n, die)| (die ^ u32::try_from(n).unwrap()).wrapping_mul(0x9e37_79b1).rotate_left(15)).collect::<Vec<_>>().into_iter()
+    many.map(|(n, die)| (die ^ u32::try_from(n).unwrap()).wrapping_mul(0x9e37_79b1).rotate_left(15))
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 #[test]
@@ -195,7 +204,10 @@ fn e5_what_a_target_says_holds_for_all() {
     let throttled = |retry_after_ms| Limits { throttled: true, retry_after_ms, ..Limits::default() };
     let mut host = Window::default();
     assert!(learn(&mut host, &throttled(Some(23_000)), now_us, 0));
-    assert!(!learn(&mut host, &throttled(Some(23_000)), now_us + 1_000, 0), "of many at once the first is news");
+    assert!(
+        !learn(&mut host, &throttled(Some(23_000)), now_us + 1_000, 0),
+        "of many at once the first is news"
+    );
     assert_eq!(ask(&mut host, Limit::PerSecond(100), Purpose::Remediation, 0), (0, 23 * SECOND_US));
     let mut host = Window::default();
     let mut at_us = now_us;

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use holdline_decide::execute::{Answer, RETRY_AFTER_MS_MAX, Request};
 use holdline_decide::playbook::{Set, Target};
+use holdline_decide::rate::Limits;
 use reqwest::{Client, Method, Url};
 
-use crate::rate::CALLS_PER_SECOND;
+use crate::rate::{CALLS_PER_SECOND, Pace};
 
 /// For the whole call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,8 +38,7 @@ pub(crate) struct Caller {
 /// Where a request goes, and how fast it may.
 #[derive(Debug, Clone)]
 pub(crate) struct Destination {
-    pub host: String,
-    pub calls_per_second: u32,
+    pub pace: Pace,
     url: Url,
     target: Option<Target>,
 }
@@ -56,7 +56,8 @@ impl Destination {
         let port = url.port_or_known_default().unwrap_or(443);
         let target = set.target(&host, port).cloned();
         let calls_per_second = target.as_ref().and_then(|t| t.calls_per_second).unwrap_or(CALLS_PER_SECOND);
-        Ok(Destination { host: format!("{host}:{port}"), calls_per_second, url, target })
+        let pace = Pace { host: format!("{host}:{port}"), client: None, calls_per_second };
+        Ok(Destination { pace, url, target })
     }
 }
 
@@ -132,10 +133,18 @@ fn builder() -> reqwest::ClientBuilder {
 
 async fn answer(mut response: reqwest::Response) -> Answer {
     let status = response.status().as_u16();
-    let retry_after = response.headers().get(reqwest::header::RETRY_AFTER);
-    let retry_after_ms = retry_after
-        .and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok())
-        .map(|seconds| seconds.saturating_mul(1_000).min(RETRY_AFTER_MS_MAX));
+    let number = |name: &str| response.headers().get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
+    let count = |name: &str| number(name).map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+    let retry_after_ms =
+        number("retry-after").map(|seconds| seconds.saturating_mul(1_000).min(RETRY_AFTER_MS_MAX));
+    let throttled = status == 429;
+    let limits = Limits {
+        allowed: count("inin-ratelimit-allowed"),
+        count: count("inin-ratelimit-count"),
+        reset_ms: number("inin-ratelimit-reset").map(|seconds| seconds.saturating_mul(1_000)),
+        throttled,
+        retry_after_ms: retry_after_ms.filter(|_| throttled),
+    };
     let mut read = 0;
     // The status has been received: what happens to the rest of the body does not change what it says.
     while let Ok(Some(chunk)) = response.chunk().await {
@@ -144,7 +153,7 @@ async fn answer(mut response: reqwest::Response) -> Answer {
             break;
         }
     }
-    Answer::Status { status, retry_after_ms }
+    Answer::Status { status, retry_after_ms, limits }
 }
 
 /// Whether anything can have reached the target.

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
-use holdline_decide::execute::{self, Next, Request, Standing, may_have_happened};
+use holdline_decide::execute::{self, Answer as CallAnswer, Next, Request, Standing, may_have_happened};
 use holdline_decide::playbook::Set;
+use holdline_decide::rate::Purpose;
 use holdline_proto::command::{Command, Intent};
 use holdline_proto::dead_letter::DeadLetter;
 use holdline_proto::incident::View;
@@ -29,7 +30,7 @@ use sha2::{Digest, Sha256};
 use crate::call::{Caller, Destination};
 use crate::intent::{self, Earlier};
 use crate::lock::{self, Lock, Locks};
-use crate::rate::Rates;
+use crate::rate::{Granted, Rates, Turn};
 use crate::target::Targets;
 
 /// A command whose entity is locked is looked at again after this.
@@ -95,7 +96,7 @@ impl Executor {
         work: &Work,
         command: &Command,
         set: &Arc<Set>,
-        lock: Lock,
+        mut lock: Lock,
     ) -> Result<Answer, StoreError> {
         match self.standing(command).await? {
             Standing::Current => {}
@@ -138,14 +139,27 @@ impl Executor {
             self.park(work, DeadLetter { reason: reason.into(), attempts, ..DeadLetter::default() }).await?;
             return self.report(command, Done::Held { reason: reason.into() }, attempts, lock).await;
         }
-        self.rates.turn(&destination.host, destination.calls_per_second).await;
-        let called = self.call(command, action.idempotent, &request, &destination, earlier, lock).await?;
-        let Some((next, intent, revision, lock)) = called else {
+        let turn = match self.turn(command, &destination, &mut lock).await? {
+            Granted::Turn(turn) => turn,
+            // Nothing left, so no attempt is spent.
+            Granted::Later(wait) => {
+                lock.release(&self.bus).await;
+                return Ok(Answer::Later(self.before_deadline(command, wait)));
+            }
+        };
+        if turn.was_long() && matches!(self.standing(command).await?, Standing::Replaced { .. }) {
+            // The next delivery says so.
+            lock.release(&self.bus).await;
+            return Ok(Answer::Later(Duration::ZERO));
+        }
+        let called =
+            self.call(command, action.idempotent, &request, &destination, earlier, lock, turn).await?;
+        let Some((next, mut intent, revision, lock)) = called else {
             return Ok(Answer::Later(LOCKED_WAIT));
         };
         match next {
             Next::Report(done) => {
-                self.targets.answers(&self.bus, &destination.host).await;
+                self.targets.answers(&self.bus, &destination.pace.host).await;
                 self.report(command, done, intent.attempts, lock).await
             }
             Next::GiveUp { done, transient } => {
@@ -154,18 +168,24 @@ impl Executor {
                     _ => String::new(),
                 };
                 if transient {
-                    self.targets.fails(&self.bus, &destination.host, &reason).await;
+                    self.targets.fails(&self.bus, &destination.pace.host, &reason).await;
                 }
                 let letter = DeadLetter {
                     reason,
                     attempts: intent.attempts,
                     transient,
                     replays: command.replays,
-                    target: transient.then(|| destination.host.clone()),
+                    target: transient.then(|| destination.pace.host.clone()),
                     ..DeadLetter::default()
                 };
                 self.park(work, letter).await?;
                 self.report(command, done, intent.attempts, lock).await
+            }
+            Next::Throttled { after_ms } => {
+                intent.attempts = earlier.attempts;
+                intent::write(&self.bus, command, &intent, revision).await?;
+                lock.release(&self.bus).await;
+                Ok(Answer::Later(self.before_deadline(command, Duration::from_millis(after_ms))))
             }
             Next::Retry { after_ms, reason } => {
                 tracing::warn!(
@@ -184,7 +204,34 @@ impl Executor {
         }
     }
 
+    /// A turn in the rate window.
+    async fn turn(
+        &self,
+        command: &Command,
+        destination: &Destination,
+        lock: &mut Lock,
+    ) -> Result<Granted, StoreError> {
+        let turn = self.rates.turn(&self.bus, &destination.pace, Purpose::Remediation);
+        self.holding(lock, command, turn).await
+    }
+
+    /// Renews the lock for as long as something takes.
+    async fn holding<T>(&self, lock: &mut Lock, command: &Command, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = clock::sleep(lock::RENEW_EVERY) => {
+                    if let Err(error) = lock.renew(&self.bus).await {
+                        tracing::warn!(entity = command.key.entity, "the lock is not renewed: {error}");
+                    }
+                }
+            }
+        }
+    }
+
     /// Intent, a last look, call. `None` when it must not leave now.
+    #[allow(clippy::too_many_arguments, reason = "what the lines above it have found out")]
     async fn call(
         &self,
         command: &Command,
@@ -193,6 +240,7 @@ impl Executor {
         destination: &Destination,
         earlier: Earlier,
         mut lock: Lock,
+        mut turn: Turn,
     ) -> Result<Option<(Next, Intent, u64, Lock)>, StoreError> {
         let mut intent = Intent {
             action_key: command.action_key(),
@@ -206,7 +254,14 @@ impl Executor {
         crash::point(Point::BeforeIntent);
         let revision = intent::write(&self.bus, command, &intent, earlier.revision).await?;
         crash::point(Point::AfterIntent);
-        if !lock.is_sure() || self.is_late(command) {
+        turn.come().await;
+        while !turn.is_fresh() {
+            // The intent took long. It stands now, so the next turn is used as soon as it has come.
+            let Granted::Turn(next) = self.turn(command, destination, &mut lock).await? else { break };
+            turn = next;
+            turn.come().await;
+        }
+        if !turn.is_fresh() || !lock.is_sure() || self.is_late(command) {
             // Nothing left, and the next delivery must know that.
             intent.answered = true;
             intent.attempts = earlier.attempts;
@@ -214,24 +269,17 @@ impl Executor {
             lock.release(&self.bus).await;
             return Ok(None);
         }
-        let calling = self.caller.call(destination, request);
-        tokio::pin!(calling);
-        let answer = loop {
-            tokio::select! {
-                answer = &mut calling => break answer,
-                () = clock::sleep(lock::RENEW_EVERY) => {
-                    if let Err(error) = lock.renew(&self.bus).await {
-                        tracing::warn!(entity = command.key.entity, "the lock is not renewed: {error}");
-                    }
-                }
-            }
-        };
+        let answer = self.holding(&mut lock, command, self.caller.call(destination, request)).await;
         crash::point(Point::AfterCall);
+        if let CallAnswer::Status { limits, .. } = &answer {
+            self.rates.learn(&self.bus, &destination.pace, limits).await;
+        }
         let next = execute::judge(&answer, intent.attempts, idempotent, intent.perhaps_done);
         let result = match &next {
             Next::Report(_) => "carried",
             Next::GiveUp { .. } => "given_up",
             Next::Retry { .. } => "retried",
+            Next::Throttled { .. } => "throttled",
         };
         Metric::Calls.add(1, Role::Executor.name(), Some(("result", result.into())));
         intent.answered = true;
@@ -328,6 +376,12 @@ impl Executor {
             ..said
         };
         dead_letter::park(&self.bus, Role::Executor, &letter).await
+    }
+
+    /// A wait, cut short so that the command comes back when it is late at the latest.
+    fn before_deadline(&self, command: &Command, wait: Duration) -> Duration {
+        let left_ms = command.deadline_ms.saturating_sub(self.time.now_ms()).saturating_add(1);
+        wait.min(Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)))
     }
 
     /// The broker's clock made the deadline, so it is the broker's that is compared with it.
