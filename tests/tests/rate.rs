@@ -34,7 +34,7 @@ fn playbooks(target: &Target) -> PathBuf {
 
 /// Everything but executors, and so many commands that wait; then the executors come.
 async fn commanded(name: &str, target: &Target, commands: usize) -> Installation {
-    let mut installation = Installation::broker(name, &playbooks(target), "always");
+    let mut installation = Installation::broker(name, &playbooks(target), "default");
     for stage in ["gateway", "classifier", "debouncer"] {
         installation.spawn(stage, 0);
     }
@@ -112,9 +112,13 @@ async fn e5_a_thousand_commands_leave_at_the_limit_and_never_faster() {
     let took = arrivals[999].duration_since(arrivals[0]);
     let (most, per_second) = (most(&arrivals), 999.0 / took.as_secs_f64());
     let shares = counted(&installation, "result=\"carried\"");
+    let old = counted(&installation, "what=\"old\"");
     eprintln!("{most} in the fullest second, {per_second:.1} a second over {took:?}, by replica {shares:?}");
+    eprintln!("turns that were too old: {old:?}");
     assert!(most <= 100, "{most} calls in a second");
-    assert!(per_second >= 90.0, "{per_second:.1} calls a second, and 100 are allowed");
+    // The limit is cut as 100 in 1.1 s. Nine tenths of 100 a second are held in virtual time, in decide.
+    let allowed = 100.0 / 1.1;
+    assert!(per_second >= 0.9 * allowed, "{per_second:.1} calls a second of {allowed:.1}");
     assert!(shares.iter().all(|share| *share > 100), "one replica starves: {shares:?}");
     installation.conserved();
 }

@@ -3,7 +3,7 @@
 //!
 //! A [`Window`] holds the instants at which calls may leave. [`take`] adds the next ones, each at least
 //! [`WINDOW_US`] after the one that lies a whole limit before it: so any `limit` calls in a row span more than a
-//! second. An instant that nobody uses (its executor died, its command was withdrawn) is forfeited. A token bucket
+//! second. An instant that nobody uses is given back, or forfeited with the executor that died. A token bucket
 //! would not do: full, and refilled while it is emptied, it lets nearly twice the limit through in one second.
 //! [`learn`] adds what an answer says. Both get the time as data, in microseconds of the broker's clock.
 
@@ -141,6 +141,12 @@ pub fn take(window: &mut Window, limit: Limit, purpose: Purpose, wanted: u32, no
         left = left.saturating_sub(calls);
         lots.push(Lot { at_us, calls });
     }
+}
+
+/// Gives back an instant at which no call has left, and none will.
+pub fn give_back(window: &mut Window, at_us: i64) {
+    window.taken_us.retain(|taken_us| *taken_us != at_us);
+    window.others_us.retain(|taken_us| *taken_us != at_us);
 }
 
 /// The earliest instant at which one more call may leave.

@@ -2,7 +2,7 @@
 //! that are read with an error and turns that are used late.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use holdline_decide::rate::{Limit, Limits, Purpose, learn, take};
+use holdline_decide::rate::{Limit, Limits, Purpose, give_back, learn, take};
 use holdline_proto::rate::Window;
 use proptest::prelude::*;
 
@@ -19,6 +19,8 @@ struct Replica {
     error_us: i64,
     asks_again_us: i64,
     dies_us: i64,
+    /// Turns that it has not used and will give back.
+    unused: Vec<i64>,
 }
 
 /// What happens at random, each number from a source that proptest shrinks.
@@ -46,6 +48,7 @@ fn run(
             known: entry.clone(),
             error_us: dice.below(2 * ERROR_US_MAX) - ERROR_US_MAX,
             asks_again_us: 0,
+            unused: vec![],
             dies_us: if deadly { dice.below(8 * SECOND_US) } else { i64::MAX },
         })
         .collect();
@@ -63,6 +66,9 @@ fn run(
         }
         let reads_us = start_us + now_us + replica.error_us;
         let (revision, mut window) = replica.known.clone();
+        for at_us in &replica.unused {
+            give_back(&mut window, *at_us);
+        }
         let got = take(&mut window, Limit::PerSecond(limit), purposes[index], wanted, reads_us);
         if !got.lots.is_empty() {
             if revision != entry.0 {
@@ -72,8 +78,14 @@ fn run(
             }
             entry = (revision + 1, window);
             replica.known = entry.clone();
+            replica.unused.clear();
         }
         for lot in &got.lots {
+            // With a handful of turns a second, a tenth of them cannot come back in time.
+            if lot.calls == 1 && (deadly || limit == 100) && dice.below(10) == 0 {
+                replica.unused.push(lot.at_us);
+                continue;
+            }
             for _ in 0..lot.calls {
                 taken += 1;
                 let leaves_us = lot.at_us - start_us - replica.error_us;

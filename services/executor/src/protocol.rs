@@ -218,10 +218,12 @@ impl Executor {
     /// Renews the lock for as long as something takes.
     async fn holding<T>(&self, lock: &mut Lock, command: &Command, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
+        let mut wait = lock.renews_in();
         loop {
             tokio::select! {
                 done = &mut work => return done,
-                () = clock::sleep(lock::RENEW_EVERY) => {
+                () = clock::sleep(wait) => {
+                    wait = lock::RENEW_EVERY;
                     if let Err(error) = lock.renew(&self.bus).await {
                         tracing::warn!(entity = command.key.entity, "the lock is not renewed: {error}");
                     }
@@ -254,14 +256,19 @@ impl Executor {
         crash::point(Point::BeforeIntent);
         let revision = intent::write(&self.bus, command, &intent, earlier.revision).await?;
         crash::point(Point::AfterIntent);
-        turn.come().await;
-        while !turn.is_fresh() {
-            // The intent took long. It stands now, so the next turn is used as soon as it has come.
-            let Granted::Turn(next) = self.turn(command, destination, &mut lock).await? else { break };
-            turn = next;
+        let leaves = loop {
             turn.come().await;
-        }
-        if !turn.is_fresh() || !lock.is_sure() || self.is_late(command) {
+            if turn.leaves() {
+                break true;
+            }
+            // The intent took long. It stands now, so the next turn is used as soon as it has come.
+            Metric::Throttled.add(1, Role::Executor.name(), Some(("what", "old".into())));
+            match self.turn(command, destination, &mut lock).await {
+                Ok(Granted::Turn(next)) => turn = next,
+                Ok(Granted::Later(_)) | Err(_) => break false,
+            }
+        };
+        if !leaves || !lock.is_sure() || self.is_late(command) {
             // Nothing left, and the next delivery must know that.
             intent.answered = true;
             intent.attempts = earlier.attempts;
@@ -295,8 +302,10 @@ impl Executor {
         attempts: u32,
         lock: Lock,
     ) -> Result<Answer, StoreError> {
-        let (reported, ()) = tokio::join!(self.tell(command, result, attempts), lock.release(&self.bus));
-        reported?;
+        // In this order: whoever waits for the lock finds the outcome.
+        let told = self.tell(command, result, attempts).await;
+        lock.release(&self.bus).await;
+        told?;
         crash::point(Point::BeforeAck);
         Ok(Answer::Done)
     }

@@ -2,8 +2,8 @@
 //!
 //! Turns are instants of the broker's time, given by compare-and-set on the host's entry in RATE; when the next
 //! ones are, stands in `decide::rate`. An executor takes some at once for the calls that wait in it, and the local
-//! monotonic clock says when each is due and when it is too old. Whoever dies forfeits what he holds. Without the
-//! broker there are no turns, so there are no calls.
+//! monotonic clock says when each is due and when it is too old. What is not used is given back with the next
+//! asking; whoever dies forfeits what he holds. Without the broker there are no turns, so there are no calls.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use holdline_decide::rate::{HORIZON_US, Limit, Limits, Purpose, WINDOW_US, learn, take};
+use holdline_decide::rate::{HORIZON_US, Limit, Limits, Purpose, WINDOW_US, give_back, learn, take};
 use holdline_proto::rate::Window;
 use holdline_proto::topology::{Bucket, Role, token};
 use holdline_proto::wire;
@@ -28,10 +28,11 @@ pub(crate) const CALLS_PER_SECOND: u32 = 100;
 const FRESH_FOR: Duration = Duration::from_millis(40);
 
 /// A turn is told this long before it comes: time to write the intent.
-const AHEAD: Duration = Duration::from_millis(15);
+const AHEAD: Duration = Duration::from_millis(50);
 
 /// A call whose turn is further away goes back to the broker, so that it keeps no other from being worked on.
-const WAIT_MAX: Duration = Duration::from_secs(3);
+/// Shorter than the consumer's `ack_wait`, which runs for the messages that wait behind it.
+const WAIT_MAX: Duration = Duration::from_secs(4);
 
 /// Then it comes back after this at the earliest.
 const BACK_AFTER: Duration = Duration::from_secs(1);
@@ -66,34 +67,53 @@ pub(crate) struct Pace {
 }
 
 /// What came of asking for a turn.
-#[derive(Debug)]
 pub(crate) enum Granted {
     Turn(Turn),
     /// None soon; ask again after this.
     Later(Duration),
 }
 
-/// A call may leave.
-#[derive(Debug, Clone, Copy)]
+/// A call may leave. Dropped without that, it is given back.
 pub(crate) struct Turn {
-    due: Instant,
+    slot: Slot,
     asked: Instant,
+    lane: Option<Arc<Lane>>,
+}
+
+/// When a call may leave, by the local clock.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    due: Instant,
+    /// The instant in the entry, if it is for this call alone.
+    alone_us: Option<i64>,
 }
 
 impl Turn {
     /// Waits until it has come.
     pub(crate) async fn come(&self) {
-        clock::sleep(self.due.saturating_duration_since(clock::now())).await;
+        clock::sleep(self.slot.due.saturating_duration_since(clock::now())).await;
     }
 
-    /// Whether a call that begins now is within what was granted.
-    pub(crate) fn is_fresh(&self) -> bool {
-        self.due.elapsed() < FRESH_FOR
+    /// Uses it for a call that begins now; false when it is too old.
+    pub(crate) fn leaves(&mut self) -> bool {
+        let is_fresh = self.slot.due.elapsed() < FRESH_FOR;
+        if is_fresh {
+            self.lane = None;
+        }
+        is_fresh
     }
 
     /// Whether so long has passed since it was asked for that what was known then may have changed.
     pub(crate) fn was_long(&self) -> bool {
         self.asked.elapsed() >= LONG_WAIT
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(lane) = &self.lane {
+            lane.known().unused.extend(self.slot.alone_us);
+        }
     }
 }
 
@@ -120,7 +140,9 @@ struct Known {
     /// The entry as read or written last, and its revision.
     entry: Option<(Window, u64)>,
     /// Turns that are taken and not used: when, and how many.
-    held: VecDeque<(Instant, u32)>,
+    held: VecDeque<(Slot, u32)>,
+    /// Turns that no call has left in, to be given back; a second's at most, because more are never taken.
+    unused: Vec<i64>,
     /// How long the last write took.
     wrote_in: Duration,
 }
@@ -148,12 +170,13 @@ impl Rates {
         }
         let lane = self.lane(token(&[&pace.host]), purpose);
         match lane.take(bus, &self.time, Limit::PerSecond(pace.calls_per_second), until).await? {
-            Ok(due) => {
-                clock::sleep(due.saturating_duration_since(clock::now() + AHEAD)).await;
+            Ok(slot) => {
+                let turn = Turn { slot, asked, lane: Some(lane) };
+                clock::sleep(slot.due.saturating_duration_since(clock::now() + AHEAD)).await;
                 if asked.elapsed() >= LONG_WAIT {
                     self.waits(pace);
                 }
-                Ok(Granted::Turn(Turn { due, asked }))
+                Ok(Granted::Turn(turn))
             }
             Err(wait) => Ok(self.later(pace, wait)),
         }
@@ -208,26 +231,26 @@ impl Rates {
 }
 
 impl Lane {
-    /// The instant of a turn, or how long there will be none.
+    /// A turn, or how long there will be none.
     async fn take(
         &self,
         bus: &Bus,
         time: &BrokerTime,
         limit: Limit,
         until: Instant,
-    ) -> Result<Result<Instant, Duration>, StoreError> {
+    ) -> Result<Result<Slot, Duration>, StoreError> {
         let _one = Waiting::begin(&self.waiting);
         let _first = tokio::select! {
             first = self.queue.lock() => first,
             () = clock::sleep(until.saturating_duration_since(clock::now())) => return Ok(Err(BACK_AFTER)),
         };
         loop {
-            if let Some(due) = self.held() {
-                return Ok(Ok(due));
+            if let Some(slot) = self.held() {
+                return Ok(Ok(slot));
             }
             let next = self.ask(bus, time, limit).await?;
-            if let Some(due) = self.held() {
-                return Ok(Ok(due));
+            if let Some(slot) = self.held() {
+                return Ok(Ok(slot));
             }
             let now = clock::now();
             if next > until || now > until {
@@ -238,17 +261,17 @@ impl Lane {
     }
 
     /// One of the turns that were taken before.
-    fn held(&self) -> Option<Instant> {
+    fn held(&self) -> Option<Slot> {
         let mut known = self.known();
-        while let Some((due, calls)) = known.held.front_mut() {
-            let due = *due;
-            *calls = calls.saturating_sub(1);
-            if *calls == 0 || due.elapsed() >= FRESH_FOR / 2 {
-                known.held.pop_front();
+        while let Some((slot, calls)) = known.held.pop_front() {
+            if slot.due.elapsed() >= FRESH_FOR / 2 {
+                known.unused.extend(slot.alone_us);
+                continue;
             }
-            if due.elapsed() < FRESH_FOR / 2 {
-                return Some(due);
+            if calls > 1 {
+                known.held.push_front((slot, calls - 1));
             }
+            return Some(slot);
         }
         None
     }
@@ -261,10 +284,15 @@ impl Lane {
             let at = |at_us: i64| now + Duration::from_micros(u64::try_from(at_us - now_us).unwrap_or(0));
             // A turn must not be old before the broker has answered.
             let from_us = now_us.saturating_add(micros(self.known().wrote_in));
+            let unused = std::mem::take(&mut self.known().unused);
+            for at_us in &unused {
+                give_back(&mut window, *at_us);
+            }
             let wanted = self.waiting.load(Ordering::Relaxed).max(1);
             let taken = take(&mut window, limit, self.purpose, wanted, from_us);
             let next = at(taken.next_us);
             if taken.lots.is_empty() {
+                self.known().unused.extend(unused);
                 // What is known may be old; nobody waits for long because of that.
                 if is_read || next < now + LONG_WAIT {
                     return Ok(next);
@@ -272,12 +300,16 @@ impl Lane {
                 self.known().entry = None;
                 continue;
             }
-            if self.write(bus, window, revision).await? {
-                let mut known = self.known();
+            let is_written = self.write(bus, window, revision).await?;
+            let mut known = self.known();
+            if is_written {
                 known.wrote_in = now.elapsed().min(Duration::from_micros(HORIZON_US.unsigned_abs()));
-                known.held.extend(taken.lots.iter().map(|lot| (at(lot.at_us), lot.calls)));
+                known.held.extend(taken.lots.iter().map(|lot| {
+                    (Slot { due: at(lot.at_us), alone_us: (lot.calls == 1).then_some(lot.at_us) }, lot.calls)
+                }));
                 return Ok(next);
             }
+            known.unused.extend(unused);
         }
         let wait = CONTENDED_WAIT.mul_f64(chance());
         clock::sleep(wait).await;

@@ -47,7 +47,7 @@ pub enum Metric {
     /// Calls made to targets, by `result`.
     Calls,
     /// Throttling, by `what`: `answer` (the target answered 429), `turn` (a call waited for its turn for longer
-    /// than a second).
+    /// than a second), `old` (its turn was too old once it could leave, and it took another).
     Throttled,
     /// Messages parked in the dead letters.
     Parked,
