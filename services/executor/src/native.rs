@@ -71,6 +71,11 @@ impl Executor {
             Err(reason) => return self.cannot(work, command, reason).await,
         };
         let entry = kept::of(&self.bus, command).await?;
+        if let Some(error) = &entry.unreadable {
+            let reason = format!("what was there before cannot be read: {error}");
+            let next = Next::GiveUp { done: Done::Held { reason }, transient: false };
+            return self.give_up(work, command, next, earlier, lock, &caller.pace.host).await;
+        }
         if command.undo.is_some() && entry.kept.is_none() {
             // No call of the remedy ever left.
             return self.report(command, Done::Carried { status: UNCHANGED }, earlier.attempts, lock).await;
