@@ -1,7 +1,6 @@
 //! The decisions: values in, values out. No clock, no I/O, no async, no randomness; the same code runs
 //! live, in replay, in tests and under a model checker.
 //!
-<<<<<<< HEAD
 //! Follow an event: [`source`] reads what arrives in other shapes than the guide's, [`classify`] turns accepted
 //! events into signals, [`debounce`] turns signals into incidents and decides when to act and when to undo,
 //! [`execute`] turns a command into a request and a response into an outcome when [`rate`] lets it leave, and
