@@ -49,6 +49,27 @@ impl Caller {
         Ok(Caller { routes: Routes::new()? })
     }
 
+    /// Asks for a URL; gives the status and the body.
+    ///
+    /// # Errors
+    /// Why there is no answer, or none that can be read.
+    pub(crate) async fn look(&self, url: Url, set: &Set, bytes_max: usize) -> Result<(u16, Vec<u8>), String> {
+        let host = url.host_str().unwrap_or_default().to_string();
+        let target = set.target(&host, url.port_or_known_default().unwrap_or(443));
+        let to = target.and_then(|target| target.connect_to.as_ref());
+        let asking = self.routes.request(Method::GET, url, to)?;
+        let mut answer = asking.send().await.map_err(|error| reason(&error))?;
+        let status = answer.status().as_u16();
+        let mut body = vec![];
+        while let Some(chunk) = answer.chunk().await.map_err(|error| reason(&error))? {
+            body.extend_from_slice(&chunk);
+            if body.len() > bytes_max {
+                return Err(format!("the answer has more than {bytes_max} bytes"));
+            }
+        }
+        Ok((status, body))
+    }
+
     /// Sends the request and waits for the answer.
     pub(crate) async fn call(&self, destination: &Destination, request: &Request) -> Answer {
         let method = Method::from_bytes(request.method.name().as_bytes()).unwrap_or(Method::POST);

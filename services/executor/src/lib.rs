@@ -5,7 +5,7 @@
 //! down before it is called ([`intent`]),
 //! and an outcome goes out on `hl.internal.outcome.<p>` only, from where it can never begin an incident.
 //! [`native`] is the way of an action on the platform
-//! itself, which keeps what was there before ([`kept`]). Which targets fail is noted for the dlq-replayer ([`target`]). What an answer means stands in `decide::execute`.
+//! itself, [`verify`] of what is looked at afterwards; the former keeps what was there before ([`kept`]). Which targets fail is noted for the dlq-replayer ([`target`]). What an answer means stands in `decide::execute`.
 
 mod call;
 mod intent;
@@ -15,6 +15,7 @@ mod native;
 mod protocol;
 mod rate;
 mod target;
+mod verify;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use holdline_decide::execute::{self, Answer as Answered, Next, UNCHANGED};
 use holdline_decide::native::{self, Call, Change, Kept, Plan};
 use holdline_decide::playbook::{Method, Native, Platform, Set};
-use holdline_platform::{Api, Failed, Response};
+use holdline_platform::{Failed, Response};
 use holdline_proto::command::{Command, Intent};
 use holdline_proto::outcome::Done;
 use holdline_stage::bus::StoreError;
@@ -18,7 +18,7 @@ use crate::intent::Earlier;
 use crate::kept;
 use crate::lock::Lock;
 use crate::protocol::{Asking, Executor};
-use crate::rate::{CALLS_PER_SECOND, Pace};
+use crate::rate::Pace;
 
 /// Entries of one page.
 const PAGE_SIZE: usize = 100;
@@ -55,12 +55,7 @@ impl Executor {
     ) -> Result<Answer, StoreError> {
         let found = set.platform.as_ref().and_then(|platform| {
             let (client, _) = platform.client(native.client.as_deref())?;
-            let pace = Pace {
-                host: Api::host(platform),
-                client: Some(client.into()),
-                calls_per_second: platform.calls_per_second.unwrap_or(CALLS_PER_SECOND),
-            };
-            Some(Caller { platform, client, pace })
+            Some(Caller { platform, client, pace: Pace::of(platform, client) })
         });
         let Some(caller) = found else {
             let reason = format!("the set {} has no client for {}", command.playbooks, command.action);

@@ -7,12 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use holdline_decide::execute::{self, Answer as Answered, Next, Request, Standing, may_have_happened};
-use holdline_decide::playbook::{Doing, Set, Webhook};
+use holdline_decide::playbook::{Doing, Platform, Set, Webhook};
 use holdline_decide::rate::Purpose;
 use holdline_platform::Api;
-use holdline_proto::command::{Command, Intent};
+use holdline_proto::command::{Command, Direction, Intent};
 use holdline_proto::dead_letter::DeadLetter;
 use holdline_proto::incident::View;
 use holdline_proto::outcome::{Done, Outcome};
@@ -33,6 +33,7 @@ use crate::intent::{self, Earlier};
 use crate::lock::{self, Lock, Locks};
 use crate::rate::{Granted, Pace, Rates, Turn};
 use crate::target::Targets;
+use crate::verify;
 
 /// A command whose entity is locked is looked at again after this.
 const LOCKED_WAIT: Duration = Duration::from_millis(250);
@@ -88,15 +89,15 @@ impl Executor {
                 return Ok(Answer::Done);
             }
         };
-        if self.outcome_stands(&command).await? {
-            return Ok(Answer::Done);
+        if let Some(outcome) = self.outcome_of(&command).await? {
+            return self.follow_up(&command, &outcome).await;
         }
         let set = match self.playbooks.by_hash(&command.playbooks).await {
             Ok(set) => set,
             Err(SetError::Unreachable(error)) => return Err(error),
             Err(error) => return self.cannot(work, &command, error.to_string()).await,
         };
-        let Some(lock) = self.locks.take(&self.bus, &command.key.entity, &self.replica).await? else {
+        let Some(lock) = self.locks.take(&self.bus, &acts_on(&command), &self.replica).await? else {
             return Ok(Answer::Later(LOCKED_WAIT));
         };
         crash::point(Point::AfterLock);
@@ -113,6 +114,8 @@ impl Executor {
     ) -> Result<Answer, StoreError> {
         match self.standing(command).await? {
             Standing::Current => {}
+            // People are told of what is held, whatever was decided since.
+            _ if command.direction == Direction::Page => {}
             // Its deadline frees a command whose view does not come back.
             Standing::Behind if !self.is_late(command) => {
                 lock.release(&self.bus).await;
@@ -126,9 +129,9 @@ impl Executor {
         }
         let earlier = intent::earlier(&self.bus, command).await?;
         // Whoever had the lock while this process stood still may have carried it out, and reported.
-        if earlier.perhaps_done && self.outcome_stands(command).await? {
+        if earlier.perhaps_done && self.outcome_of(command).await?.is_some() {
             lock.release(&self.bus).await;
-            return Ok(Answer::Done);
+            return Ok(self.locked());
         }
         if self.is_late(command) {
             let done = Done::Expired { perhaps_done: earlier.perhaps_done };
@@ -237,6 +240,25 @@ impl Executor {
                 lock.release(&self.bus).await;
                 crash::point(Point::BeforeRetry);
                 Ok(Answer::Later(Duration::from_millis(after_ms)))
+            }
+        }
+    }
+
+    /// A turn for a call that only looks, and is part of nothing.
+    pub(crate) async fn probe_turn(&self, platform: &Platform, client: &str) -> Result<(), String> {
+        let pace = Pace::of(platform, client);
+        loop {
+            let granted = self.rates.turn(&self.bus, &pace, Purpose::Other).await;
+            match granted.map_err(|error| error.to_string())? {
+                Granted::Later(wait) => {
+                    return Err(format!("there is no turn in the rate window for {wait:?}"));
+                }
+                Granted::Turn(mut turn) => {
+                    turn.come().await;
+                    if turn.leaves() {
+                        return Ok(());
+                    }
+                }
             }
         }
     }
@@ -366,12 +388,19 @@ impl Executor {
         // In this order: whoever waits for the lock finds the outcome.
         let told = self.tell(command, result, attempts).await;
         lock.release(&self.bus).await;
-        told?;
+        let carried = told?;
         crash::point(Point::BeforeAck);
-        Ok(Answer::Done)
+        // What it led to is looked at by and by.
+        let set = self.playbooks.by_hash(&command.playbooks).await.ok();
+        let verify = set.as_ref().and_then(|set| verify::of(set, command)).filter(|_| carried);
+        Ok(match verify {
+            Some(verify) => Answer::Later(Duration::from_millis(u64::try_from(verify.after_ms).unwrap_or(0))),
+            None => Answer::Done,
+        })
     }
 
-    async fn tell(&self, command: &Command, result: Done, attempts: u32) -> Result<(), StoreError> {
+    /// Says whether the command was carried out.
+    async fn tell(&self, command: &Command, result: Done, attempts: u32) -> Result<bool, StoreError> {
         let carried = matches!(result, Done::Carried { .. });
         let since = self.time.now_ms().saturating_sub(command.decided_ms).max(0);
         let outcome = Outcome::of(command, result, attempts, if carried { since } else { 0 });
@@ -389,13 +418,13 @@ impl Executor {
             command.key.entity,
             outcome.result
         );
-        Ok(())
+        Ok(carried)
     }
 
     /// From the leader: a replica that lags would have a call made twice, or held without need.
-    async fn outcome_stands(&self, command: &Command) -> Result<bool, StoreError> {
+    async fn outcome_of(&self, command: &Command) -> Result<Option<StreamMessage>, StoreError> {
         let subject = self.bus.topology().outcome(command.partition, &command.issue_key());
-        Ok(self.bus.last(Stream::Inputs, &subject).await?.is_some())
+        self.bus.last(Stream::Inputs, &subject).await
     }
 
     /// Whether the command is still its incident's latest decision (O2). The view follows the record that the
@@ -462,6 +491,14 @@ impl Executor {
     /// The broker's clock made the deadline, so it is the broker's that is compared with it.
     fn is_late(&self, command: &Command) -> bool {
         self.time.now_ms() > command.deadline_ms
+    }
+}
+
+/// What nobody else may act on meanwhile: an entity. A page acts on none.
+fn acts_on(command: &Command) -> String {
+    match command.direction {
+        Direction::Page => command.action_key(),
+        Direction::Remediate | Direction::Revert => command.key.entity.clone(),
     }
 }
 

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use holdline_decide::playbook::Platform;
 use holdline_decide::rate::{HORIZON_US, Limit, Limits, Purpose, WINDOW_US, give_back, learn, take};
+use holdline_platform::Api;
 use holdline_proto::rate::Window;
 use holdline_proto::topology::{Bucket, Role, token};
 use holdline_proto::wire;
@@ -64,6 +66,17 @@ pub(crate) struct Pace {
     /// The platform's client as whom it is made, which has a limit of its own.
     pub client: Option<String>,
     pub calls_per_second: u32,
+}
+
+impl Pace {
+    /// Of the platform's API, for one of its OAuth clients.
+    pub(crate) fn of(platform: &Platform, client: &str) -> Pace {
+        Pace {
+            host: Api::host(platform),
+            client: Some(client.into()),
+            calls_per_second: platform.calls_per_second.unwrap_or(CALLS_PER_SECOND),
+        }
+    }
 }
 
 /// What came of asking for a turn.

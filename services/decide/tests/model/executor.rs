@@ -13,6 +13,7 @@ use holdline_decide::debounce::{self, Input, Partition};
 use holdline_decide::execute::{
     Answer, IDEMPOTENCY_HEADER, Next, Standing, judge, may_have_happened, request, standing, weigh,
 };
+use holdline_decide::playbook::Doing;
 use holdline_decide::rate::Limits;
 use holdline_proto::command::{Command, Direction, Intent};
 use holdline_proto::event::Origin;
@@ -571,7 +572,10 @@ impl Model for Executing {
             Action::Call { executor, answer } => {
                 let work = state.work[executor].as_mut()?;
                 let command = &state.debouncer.issued[work.message.0];
-                let request = request(&self.book.0.actions[&command.action], command).unwrap();
+                let Doing::Webhook(webhook) = &self.book.0.actions[&command.action].what else {
+                    panic!("the model's actions are webhooks")
+                };
+                let request = request(webhook, command).unwrap();
                 let (_, key) = request.headers.into_iter().find(|(name, _)| name == IDEMPOTENCY_HEADER)?;
                 if self.answers[answer].1 {
                     let seen =
