@@ -27,7 +27,7 @@ pub(crate) const CALLS_PER_SECOND: u32 = 100;
 
 /// A turn is too old for a call this long after it came: most of the rest of the window's margin (100 ms) is for
 /// the way.
-const FRESH_FOR: Duration = Duration::from_millis(40);
+const FRESH_FOR: Duration = Duration::from_millis(25);
 
 /// A turn is told this long before it comes: time to write the intent.
 const AHEAD: Duration = Duration::from_millis(50);
@@ -107,13 +107,21 @@ impl Turn {
         clock::sleep(self.slot.due.saturating_duration_since(clock::now())).await;
     }
 
-    /// Uses it for a call that begins now; false when it is too old.
+    /// Uses it for a call that begins now; false when it is too old, and given back.
     pub(crate) fn leaves(&mut self) -> bool {
         let is_fresh = self.slot.due.elapsed() < FRESH_FOR;
         if is_fresh {
             self.lane = None;
         }
+        self.give_back();
         is_fresh
+    }
+
+    fn give_back(&mut self) {
+        if let Some(lane) = self.lane.take() {
+            lane.known().unused.extend(self.slot.alone_us);
+            lane.freed.notify_one();
+        }
     }
 
     /// Whether so long has passed since it was asked for that what was known then may have changed.
@@ -124,9 +132,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if let Some(lane) = &self.lane {
-            lane.known().unused.extend(self.slot.alone_us);
-        }
+        self.give_back();
     }
 }
 
@@ -145,6 +151,8 @@ struct Lane {
     /// In order of arrival; the first asks for all.
     queue: tokio::sync::Mutex<()>,
     waiting: AtomicU32,
+    /// A turn is there to be given back, so another may be had earlier.
+    freed: tokio::sync::Notify,
     known: Mutex<Known>,
 }
 
@@ -221,6 +229,7 @@ impl Rates {
                 purpose,
                 queue: tokio::sync::Mutex::default(),
                 waiting: AtomicU32::new(0),
+                freed: tokio::sync::Notify::new(),
                 known: Mutex::default(),
             })
         })
@@ -269,7 +278,10 @@ impl Lane {
             if next > until || now > until {
                 return Ok(Err(next.saturating_duration_since(now)));
             }
-            clock::sleep(next.saturating_duration_since(now + ASK_AHEAD)).await;
+            tokio::select! {
+                () = clock::sleep(next.saturating_duration_since(now + ASK_AHEAD)) => {}
+                () = self.freed.notified() => {}
+            }
         }
     }
 
@@ -295,8 +307,8 @@ impl Lane {
             let (mut window, revision, is_read) = self.entry(bus, time).await?;
             let (now_us, now) = (time.now_us(), clock::now());
             let at = |at_us: i64| now + Duration::from_micros(u64::try_from(at_us - now_us).unwrap_or(0));
-            // A turn must not be old before the broker has answered.
-            let from_us = now_us.saturating_add(micros(self.known().wrote_in));
+            // A turn must not be old before two writes are done: this one, and the intent.
+            let from_us = now_us.saturating_add(2 * micros(self.known().wrote_in));
             let unused = std::mem::take(&mut self.known().unused);
             for at_us in &unused {
                 give_back(&mut window, *at_us);
