@@ -122,6 +122,7 @@ impl Api {
 }
 
 fn unsent(error: TokenError) -> Failed {
-    let retry_after = error.retry_after.map(|wait: Duration| wait.as_millis() as u64);
+    let retry_after =
+        error.retry_after.map(|wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
     Failed::Unsent { reason: error.reason, retry_after_ms: retry_after }
 }

@@ -342,7 +342,7 @@ impl Machine<'_> {
         let partition = self.track.partition;
         // Undone in the opposite order.
         let undoes = next.direction == Direction::Revert && self.rules.revert.undo;
-        let last = (self.rules.act.len() as u32).saturating_sub(1);
+        let last = u32::try_from(self.rules.act.len()).unwrap_or(u32::MAX).saturating_sub(1);
         let undo = undoes.then(|| last.saturating_sub(next.step));
         let Some(incident) = self.incident_mut(&next.incident) else { return self.advance(waited) };
         incident.decision = incident.decision.saturating_add(1);
