@@ -6,6 +6,9 @@ pub const BODY_BYTES_MAX: usize = 256 * 1024;
 /// Events in one posted array. Beyond: 400.
 pub const BATCH_EVENTS_MAX: usize = 1_000;
 
+/// Bytes that the events of one body have together, where each repeats what the body says of all. Beyond: 400.
+pub const EVENTS_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// Events in one frame on `hl.event.<p>`. Beyond: the next frame takes the rest. Small enough that the states
 /// which a frame of distinct entities changes fit in one record.
 pub const FRAME_EVENTS_MAX: usize = 128;

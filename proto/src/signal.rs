@@ -53,6 +53,14 @@ pub struct Claim {
     #[serde(with = "serde_bytes")]
     pub id: Vec<u8>,
     pub origin: Origin,
+    /// Its source may repeat it for longer than the window that holds for all: how long it is remembered.
+    /// Milliseconds; 0: that window.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub window_ms: i64,
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// What the classifier knows of a gateway, for the watermark.

@@ -33,7 +33,7 @@ const STAGE: Stage = Stage {
 /// Settings of the classifier.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How long an event id is remembered. Never below the signature window, the oldest spool and the retry
+    /// How long an event id is remembered, unless its source may repeat it for longer. Never below the signature window, the oldest spool and the retry
     /// tiers together.
     pub dedup_window: Duration,
     /// Ids remembered per partition; beyond, the oldest go first.
@@ -145,11 +145,13 @@ impl Classifier {
     /// The window as others can look it up: the ids that one record claims, and where.
     fn dedup_view(&self, body: &Classified) -> Option<View> {
         let first = body.claims.first()?.origin;
+        let longest_ms = body.claims.iter().map(|claim| claim.window_ms).max().unwrap_or(0);
+        let longest = Duration::from_millis(u64::try_from(longest_ms).unwrap_or(0));
         Some(View {
             bucket: Bucket::Dedup,
             key: format!("{}.{}", self.partition, first.sequence),
             value: wire::encode(&holdline_proto::signal::Claims(body.claims.clone())).into(),
-            ttl: Some(self.window),
+            ttl: Some(self.window.max(longest)),
         })
     }
 }

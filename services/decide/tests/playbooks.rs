@@ -127,7 +127,27 @@ fn what_is_wrong_is_said_with_its_place() {
     let s = "subscriptions/telephony.json";
     refuse(s, "\"telephony.service.status\"", "\"all\"", 3, "every event of the organisation");
     refuse(s, "HMAC", "NOTHING", 5, "no authType");
-    refuse(s, "HMAC", "PATH_TOKEN", 5, "not supported yet");
+    refuse(s, "HMAC", "PATH_TOKENS", 5, "did you mean `PATH_TOKEN`?");
+    let field = |text: &str| format!("\"topicName\": \"telephony.service.status\", {text}");
+    let topic = "\"topicName\": \"telephony.service.status\"";
+    let refuse_field =
+        |text: &str, message| check(s, topic, field(text).trim_end_matches(", "), &[(Error, 3, message)]);
+    refuse_field(r#""source": "event-bridge""#, "did you mean `eventbridge`?");
+    refuse_field(r#""source": "smoke""#, "there are guide, eventbridge");
+    refuse_field(r#""source": 7"#, "expected text");
+    refuse_field(r#""reports": "change""#, "did you mean `changes`?");
+    refuse_field(r#""entityLabel": "trunk""#, "for the source alertmanager");
+    refuse_field(r#""poll": {"url": "https://status.example.com"}"#, "for the source statuspage");
+    let polled = |poll: &str| format!(r#""source": "statuspage", "poll": {poll}"#);
+    refuse_field(&polled("{}"), "lacks `url`");
+    refuse_field(&polled(r#"{"url": "http://status.example.com"}"#), "expected https");
+    refuse_field(&polled(r#"{"url": "status"}"#), "no URL");
+    refuse_field(&polled(r#"{"url": "https://status.example.com", "every": "2h"}"#), "expected 1s to 1h");
+    refuse_field(&polled(r#"{"url": "https://status.example.com", "evry": "1m"}"#), "did you mean `every`?");
+    check(s, topic, &field(&polled(r#"{"url": "http://127.0.0.1:1/summary.json"}"#)), &[]);
+    check(s, topic, &field(r#""source": "statuspage""#), &[(Warning, 3, "Statuspage signs nothing")]);
+    check(s, topic, &field(r#""source": "alertmanager", "entityLabel": "trunk""#), &[]);
+    refuse(s, "telephony.service.status", "telephony.{id}s.status", 3, "one whole part");
     refuse(s, "env:HOLDLINE_TELEPHONY_SECRET", "vault:a#b", 6, "not supported yet");
     check(s, "env:HOLDLINE_TELEPHONY_SECRET", "hush", &[(Warning, 6, "written in place")]);
     let filter = "\"filterExpression\": \"status == 'FAILED'\", \"authType\"";

@@ -1,10 +1,10 @@
-//! The shape of a request's body: one event or an array of them. What an event means is not asked here.
-
-use std::borrow::Cow;
+//! The shape of a request's body: one event or an array of them, as the subscription's source writes them. What
+//! an event means is not asked here.
 
 use holdline_decide::classify::partition_key;
 use holdline_decide::playbook::Subscription;
-use holdline_proto::limits::{BATCH_EVENTS_MAX, NAME_BYTES_MAX};
+use holdline_decide::source::{self, Kind, Unreadable, guide};
+use holdline_proto::limits::{BATCH_EVENTS_MAX, EVENTS_BYTES_MAX};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -18,15 +18,18 @@ pub(crate) struct Enveloped {
     pub key: String,
 }
 
-/// Takes a body apart. An array is accepted as a whole or not at all.
-pub(crate) fn open(subscription: &Subscription, body: &[u8]) -> Result<Vec<Enveloped>, Problem> {
+/// Takes a body apart. An array is accepted as a whole or not at all. `message_id`: the signed header that names
+/// the request, for events without an id. There may be none in it that says something: a heartbeat.
+pub(crate) fn open(
+    subscription: &Subscription,
+    body: &[u8],
+    message_id: Option<&str>,
+) -> Result<Vec<Enveloped>, Problem> {
     let text =
         std::str::from_utf8(body).map_err(|error| Problem::bad(format!("the body is not UTF-8: {error}")))?;
     let first = text.trim_start().as_bytes().first().copied();
     if first != Some(b'[') {
-        let value = parse(text, "")?;
-        check(subscription, &value, "")?;
-        return Ok(vec![Enveloped { bytes: body.to_vec(), key: partition_key(subscription, &value) }]);
+        return one(subscription, text, "", message_id);
     }
     let elements: Vec<&RawValue> =
         serde_json::from_str(text).map_err(|error| Problem::bad(format!("the body is not JSON: {error}")))?;
@@ -38,15 +41,49 @@ pub(crate) fn open(subscription: &Subscription, body: &[u8]) -> Result<Vec<Envel
     }
     let mut events = vec![];
     for (index, element) in elements.into_iter().enumerate() {
-        let place = format!("[{index}]");
-        let value = parse(element.get(), &place)?;
-        check(subscription, &value, &place)?;
-        events.push(Enveloped {
-            bytes: element.get().as_bytes().to_vec(),
-            key: partition_key(subscription, &value),
-        });
+        let message_id = message_id.map(|id| format!("{id}.{index}"));
+        events.extend(one(subscription, element.get(), &format!("[{index}]"), message_id.as_deref())?);
     }
+    check_size(&events)?;
     Ok(events)
+}
+
+/// What one body, or one element of an array, says.
+fn one(
+    subscription: &Subscription,
+    text: &str,
+    place: &str,
+    message_id: Option<&str>,
+) -> Result<Vec<Enveloped>, Problem> {
+    let value = parse(text, place)?;
+    let named = message_id.is_none() || value.get("id").is_some();
+    if subscription.source == Kind::Guide && named {
+        guide::check(subscription, &value).map_err(|error| unreadable(place, &error))?;
+        let key = partition_key(subscription, &value);
+        return Ok(vec![Enveloped { bytes: text.as_bytes().to_vec(), key }]);
+    }
+    let events = source::read(subscription, &value, message_id).map_err(|error| unreadable(place, &error))?;
+    Ok(of_source(subscription, events))
+}
+
+/// What a source was read to say.
+pub(crate) fn of_source(subscription: &Subscription, events: Vec<Value>) -> Vec<Enveloped> {
+    let enveloped = |event: Value| Enveloped {
+        bytes: event.to_string().into_bytes(),
+        key: partition_key(subscription, &event),
+    };
+    events.into_iter().map(enveloped).collect()
+}
+
+/// Several bodies in one array, each of them several events: there is a bound on what becomes of a request.
+fn check_size(events: &[Enveloped]) -> Result<(), Problem> {
+    let bytes: usize = events.iter().map(|event| event.bytes.len()).sum();
+    if events.len() <= BATCH_EVENTS_MAX && bytes <= EVENTS_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Problem::bad(format!(
+        "it becomes more than {BATCH_EVENTS_MAX} events or {EVENTS_BYTES_MAX} bytes; send less at once"
+    )))
 }
 
 fn parse(text: &str, place: &str) -> Result<Value, Problem> {
@@ -56,44 +93,12 @@ fn parse(text: &str, place: &str) -> Result<Value, Problem> {
     })
 }
 
-fn check(subscription: &Subscription, event: &Value, place: &str) -> Result<(), Problem> {
-    let at = |field: &'static str| -> Cow<'static, str> {
-        if place.is_empty() { field.into() } else { format!("{place}.{field}").into() }
+fn unreadable(place: &str, error: &Unreadable) -> Problem {
+    let at = match (place, error.place.as_str()) {
+        ("", "") => "the body".into(),
+        ("", part) => part.into(),
+        (place, "") => place.into(),
+        (place, part) => format!("{place}.{part}"),
     };
-    if !event.is_object() {
-        let what = if place.is_empty() { "the body" } else { place };
-        return Err(Problem::bad(format!(
-            "{what}: expected an event, an object with id, topicName and data"
-        )));
-    }
-    let text = |field: &'static str| match event.get(field) {
-        Some(Value::String(text)) if !text.is_empty() && text.len() <= NAME_BYTES_MAX => Ok(text),
-        Some(_) => {
-            let field = at(field);
-            Err(Problem::bad(format!("{field}: expected a text of 1 to {NAME_BYTES_MAX} bytes")))
-        }
-        None => Err(Problem::bad(format!("{}: missing", at(field)))),
-    };
-    text("id")?;
-    let topic = text("topicName")?;
-    if *topic != subscription.topic {
-        let (field, expected) = (at("topicName"), &subscription.topic);
-        return Err(Problem::bad(format!("{field}: subscription {} carries {expected}", subscription.name)));
-    }
-    match event.get("data").or_else(|| event.get("eventBody")) {
-        Some(Value::Object(_)) => {}
-        Some(_) => return Err(Problem::bad(format!("{}: expected an object", at("data")))),
-        None => return Err(Problem::bad(format!("{}: missing", at("data")))),
-    }
-    match event.get("timestamp") {
-        None => Ok(()),
-        Some(Value::String(text)) if text.parse::<jiff::Timestamp>().is_ok() => Ok(()),
-        Some(Value::Number(number)) if number.is_i64() => Ok(()),
-        Some(_) => {
-            let field = at("timestamp");
-            Err(Problem::bad(format!(
-                "{field}: expected ISO 8601 with its offset, or Unix time as a whole number"
-            )))
-        }
-    }
+    Problem::bad(format!("{at}: {}", error.reason))
 }

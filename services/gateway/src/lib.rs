@@ -2,11 +2,12 @@
 //! the classifier's business.
 //!
 //! [`receive`] is the way of a request; [`frame`] the way of an event into the log, and [`spool`] where it
-//! waits while the broker is away; [`signature`] says who may. Invariant (N1): 200 only after the write that
+//! waits while the broker is away; [`signature`] says who may, and [`poll`] asks where nobody can sign. Invariant (N1): 200 only after the write that
 //! holds the event is acknowledged, by the broker or by the disk.
 
 mod envelope;
 mod frame;
+mod poll;
 mod problem;
 mod receive;
 mod secrets;
@@ -35,6 +36,7 @@ use tokio::sync::{mpsc, watch};
 pub use holdline_stage::secret::{Lookup, environment};
 
 use frame::{Broker, Exit, Framer, LastHeard, Steady, WAITING_MAX};
+use poll::Pages;
 use receive::Entrance;
 use secrets::Secrets;
 use spool::{Folder, Spool};
@@ -153,7 +155,9 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
         run,
         accepted: AtomicU64::new(0),
         under_way: Entrance::under_way(),
+        pages: Pages::default(),
     });
+    poll::keep(&entrance, &shell)?;
     tokio::select! {
         served = serve(listener, entrance, &settings, address, &shell) => served?,
         error = recognise(&bus, &shell, &installation, &recognised) => return Err(error),

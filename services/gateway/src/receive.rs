@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use holdline_decide::playbook::{Set, Subscription};
+use holdline_decide::playbook::{Auth, Set, Subscription};
 use holdline_proto::event::Accepted;
 use holdline_proto::limits::BODY_BYTES_MAX;
 use holdline_proto::topology::{Role, partition_of};
@@ -22,8 +22,9 @@ use holdline_stage::telemetry::Metric;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::envelope;
+use crate::envelope::{self, Enveloped};
 use crate::frame::{LastHeard, Waiting};
+use crate::poll::Pages;
 use crate::problem::Problem;
 use crate::secrets::Secrets;
 use crate::signature::{self, Proof};
@@ -45,6 +46,7 @@ pub(crate) struct Entrance {
     pub run: String,
     pub accepted: AtomicU64,
     pub under_way: Semaphore,
+    pub pages: Pages,
 }
 
 impl Entrance {
@@ -56,6 +58,7 @@ impl Entrance {
 pub(crate) fn router(entrance: Arc<Entrance>) -> Router {
     Router::new()
         .route("/v1/events/{subscription}", post(by_name))
+        .route("/v1/events/{subscription}/{token}", post(by_token))
         .fallback(by_path)
         .with_state(entrance)
         .layer(tower_http::catch_panic::CatchPanicLayer::new())
@@ -71,6 +74,17 @@ async fn by_name(
     body: Body,
 ) -> Response {
     answer(receive(&entrance, Wanted::Name(&name), peer, &headers, body).await)
+}
+
+/// The address itself is the secret. It is in no log: nothing here writes down what was asked for.
+async fn by_token(
+    State(entrance): State<Arc<Entrance>>,
+    ConnectInfo(peer): Peer,
+    Path((name, token)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    answer(receive(&entrance, Wanted::Token(&name, &token), peer, &headers, body).await)
 }
 
 /// A subscription's own `callbackUrl` path works as well.
@@ -111,6 +125,7 @@ fn answer(received: Result<Vec<String>, Problem>) -> Response {
 
 enum Wanted<'a> {
     Name(&'a str),
+    Token(&'a str, &'a str),
     Path(&'a str),
 }
 
@@ -134,6 +149,7 @@ async fn receive(
     };
     let subscription = match wanted {
         Wanted::Name(name) => set.subscriptions.get(name),
+        Wanted::Token(name, _) => set.subscriptions.get(name).filter(|s| s.auth == Auth::PathToken),
         Wanted::Path(path) => {
             set.subscriptions.values().find(|s| s.callback_path.as_deref() == Some(path) && path != "/")
         }
@@ -141,8 +157,12 @@ async fn receive(
     let subscription = subscription.ok_or_else(not_found)?;
     check_type(headers)?;
     let body = read(headers, body).await?;
-    check_signature(entrance, subscription, headers, &body, peer)?;
-    accept(entrance, subscription, &body).await
+    let token = if let Wanted::Token(_, token) = wanted { Some(token) } else { None };
+    let proof = proof(headers, token);
+    check_signature(entrance, subscription, proof, &body, peer)?;
+    // What is not signed names nothing.
+    let message_id = proof.webhook_id.filter(|_| subscription.auth == Auth::StandardWebhooks);
+    accept(entrance, subscription, &body, message_id).await
 }
 
 fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
@@ -186,10 +206,24 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
     }
 }
 
+fn proof<'a>(headers: &'a HeaderMap, path_token: Option<&'a str>) -> Proof<'a> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    Proof {
+        signature: text("x-purecloud-signature"),
+        timestamp: text("x-purecloud-timestamp"),
+        authorization: text("authorization"),
+        webhook_id: text("webhook-id"),
+        webhook_timestamp: text("webhook-timestamp"),
+        webhook_signature: text("webhook-signature"),
+        hub_signature: text("x-hub-signature-256"),
+        path_token,
+    }
+}
+
 fn check_signature(
     entrance: &Entrance,
     subscription: &Subscription,
-    headers: &HeaderMap,
+    proof: Proof<'_>,
     body: &[u8],
     peer: SocketAddr,
 ) -> Result<(), Problem> {
@@ -198,12 +232,6 @@ fn check_signature(
         let detail = "the gateway cannot check signatures of this subscription at the moment";
         return Err(Problem::unavailable("no_secret", detail));
     }
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let proof = Proof {
-        signature: text("x-purecloud-signature"),
-        timestamp: text("x-purecloud-timestamp"),
-        authorization: text("authorization"),
-    };
     signature::verify(subscription.auth, &secrets, proof, body, clock::wall_ms(), peer.ip()).map_err(
         |refused| {
             tracing::debug!(subscription = subscription.name, "refused: {}", refused.name());
@@ -213,13 +241,35 @@ fn check_signature(
     )
 }
 
-/// Hands every event to its partition and waits until all of them are durable.
+/// Reads a body and stores what it says.
 async fn accept(
     entrance: &Entrance,
     subscription: &Subscription,
     body: &[u8],
+    message_id: Option<&str>,
 ) -> Result<Vec<String>, Problem> {
-    let events = envelope::open(subscription, body)?;
+    let events = envelope::open(subscription, body, message_id)?;
+    if subscription.poll.is_some() {
+        entrance.pages.look(&subscription.name);
+        return Ok(vec![]);
+    }
+    if events.is_empty() {
+        Metric::BodiesWithoutState.add(
+            1,
+            Role::Gateway.name(),
+            Some(("subscription", subscription.name.clone())),
+        );
+    }
+    store(entrance, subscription, events).await
+}
+
+/// Hands every event to its partition and waits until all of them are durable. Events or none: the subscription
+/// was heard.
+pub(crate) async fn store(
+    entrance: &Entrance,
+    subscription: &Subscription,
+    events: Vec<Enveloped>,
+) -> Result<Vec<String>, Problem> {
     let partitions = u16::try_from(entrance.queues.len()).unwrap_or(1);
     let (accepted_ms, since) = (clock::wall_ms(), clock::now());
     let mut ids = Vec::with_capacity(events.len());

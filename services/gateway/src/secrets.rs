@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
-use holdline_decide::playbook::Set;
+use holdline_decide::playbook::{Auth, Set};
 use holdline_stage::secret::{Lookup, fetch};
 use secrecy::SecretString;
+
+use crate::signature::standard_key;
 
 /// Secrets by subscription, as resolved last.
 #[derive(Clone)]
@@ -28,6 +30,14 @@ impl Secrets {
             let mut secrets = vec![];
             for reference in &subscription.secrets {
                 match fetch(&self.lookup, reference) {
+                    Some(secret)
+                        if subscription.auth == Auth::StandardWebhooks && standard_key(&secret).is_none() =>
+                    {
+                        missing.push(format!(
+                            "{reference} of subscription {}: it is no base64 after whsec_",
+                            subscription.name
+                        ));
+                    }
                     Some(secret) => secrets.push(secret),
                     None => missing.push(format!("{} of subscription {}", reference, subscription.name)),
                 }

@@ -34,6 +34,10 @@ pub enum Metric {
     EventsAccepted,
     /// Requests refused, by `reason`.
     RequestsRefused,
+    /// Bodies that were understood and carry no state, such as heartbeats, by `subscription`.
+    BodiesWithoutState,
+    /// Looks at a status page, by `result`.
+    Polls,
     /// Records committed.
     RecordsCommitted,
     /// Commits that were refused or not answered, each followed by a fresh start from the last record.
@@ -65,6 +69,8 @@ impl Metric {
         match self {
             Metric::EventsAccepted => "holdline_events_accepted",
             Metric::RequestsRefused => "holdline_requests_refused",
+            Metric::BodiesWithoutState => "holdline_bodies_without_state",
+            Metric::Polls => "holdline_polls",
             Metric::RecordsCommitted => "holdline_records_committed",
             Metric::CommitsFailed => "holdline_commits_failed",
             Metric::InputsDecided => "holdline_inputs_decided",

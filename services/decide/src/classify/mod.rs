@@ -13,11 +13,12 @@ use serde_json::Value;
 
 use crate::debounce::PROOF_EVERY_MS;
 use crate::playbook::{Facts, Path, Playbook, Predicate, Set, Subscription};
+use crate::source::Kind;
 
 mod watermark;
 mod window;
 
-pub use window::{Claimed, Window, event_key};
+pub use window::{Claimed, Window, Windows, event_key};
 
 use watermark::Watermark;
 
@@ -31,14 +32,15 @@ pub const LATE_AFTER_MS: i64 = 60_000;
 /// What the classifier knows of one partition.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Partition {
-    window: Window,
+    windows: Windows,
     watermark: Watermark,
 }
 
 impl Partition {
-    /// `window_ms`: how long an event id is remembered; `ids_max`: how many at most.
+    /// `window_ms`: how long an event id is remembered, unless its source needs longer; `ids_max`: how many at
+    /// most.
     pub fn new(window_ms: i64, ids_max: usize) -> Partition {
-        Partition { window: Window::new(window_ms, ids_max), watermark: Watermark::default() }
+        Partition { windows: Windows::new(window_ms, ids_max), watermark: Watermark::default() }
     }
 
     /// Classifies one frame into `out`. `sequence` and `published_ms` are its place and time in the log.
@@ -83,14 +85,14 @@ impl Partition {
         let at_ms = body.gateways.iter().map(|gateway| gateway.frame_ms).max().unwrap_or(0);
         self.committed(sequence, at_ms.max(body.watermark_ms));
         for claim in body.claims {
-            self.window.restore(&claim);
+            self.windows.restore(&claim);
         }
         self.watermark.restore(body.watermark_ms, body.gateways);
     }
 
     /// A record is durable; claims that follow belong to later ones.
     pub fn committed(&mut self, sequence: u64, at_ms: i64) {
-        self.window.record(sequence, at_ms);
+        self.windows.record(sequence, at_ms);
     }
 
     /// Broker time of the newest frame. Unix milliseconds.
@@ -100,7 +102,7 @@ impl Partition {
 
     /// The record after which the whole window can be folded.
     pub fn base(&self) -> u64 {
-        self.window.base()
+        self.windows.base()
     }
 
     fn event(&mut self, set: &Set, arrival: &Arrival<'_>, out: &mut Classified) {
@@ -124,12 +126,14 @@ impl Partition {
         // T2: the same id from another place is a duplicate; from the same place it is finished, unless it
         // comes back from the dead letters: a claim and what came of it are in one record, so a claim says
         // that a replay has nothing left to finish.
-        match self.window.claim(&key, origin, arrival.received_ms) {
+        let source = set.subscriptions.get(&accepted.subscription).map(|subscription| subscription.source);
+        let window_ms = self.windows.needed_ms(source.and_then(Kind::repeats_for_ms));
+        match self.windows.claim(&key, origin, arrival.received_ms, window_ms) {
             Claimed::By(earlier) if earlier != origin || accepted.origin.is_some() => {
                 return out.disposed.push(dispose(event_id, Disposition::Duplicate { of: earlier }));
             }
             Claimed::By(_) => {}
-            Claimed::Now => out.claims.push(Claim { id: key.to_vec(), origin }),
+            Claimed::Now => out.claims.push(Claim { id: key.to_vec(), origin, window_ms }),
         }
         match signals(set, arrival, &event) {
             Ok(signals) => out.signals.extend(signals),
@@ -266,7 +270,7 @@ fn event_ms(arrival: &Arrival<'_>, event: &Value) -> i64 {
 }
 
 /// ISO 8601 text, or a number of seconds or milliseconds since 1970.
-fn parse_time_ms(value: &Value) -> Option<i64> {
+pub(crate) fn parse_time_ms(value: &Value) -> Option<i64> {
     // Beyond this a number of seconds would lie after the year 5000.
     const SECONDS_MAX: i64 = 100_000_000_000;
     match value {

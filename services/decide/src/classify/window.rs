@@ -1,6 +1,6 @@
 //! The dedup window: which acceptance claimed an event id (T2).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use holdline_proto::event::Origin;
 use holdline_proto::signal::Claim;
@@ -30,6 +30,62 @@ pub enum Claimed {
     Now,
     /// This acceptance.
     By(Origin),
+}
+
+/// The windows of a partition: the one that holds for all, and one more for each length that some source needs
+/// because it repeats for longer. Each has its own bound on ids, so that many events of one source do not push
+/// out what another may still repeat. An id is taken when it is in any of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Windows {
+    ids_max: usize,
+    usual: Window,
+    /// By length. As many as there are kinds of sources with a length of their own.
+    longer: BTreeMap<i64, Window>,
+}
+
+impl Windows {
+    pub fn new(window_ms: i64, ids_max: usize) -> Windows {
+        Windows { ids_max, usual: Window::new(window_ms, ids_max), longer: BTreeMap::new() }
+    }
+
+    /// How long an id is remembered whose source may repeat it for so long; 0: as all are.
+    pub fn needed_ms(&self, repeats_for_ms: Option<i64>) -> i64 {
+        repeats_for_ms.filter(|ms| *ms > self.usual.window_ms).unwrap_or(0)
+    }
+
+    /// Claims an id for an acceptance, unless it is taken. `needed_ms`: see [`Windows::needed_ms`].
+    pub fn claim(&mut self, key: &EventKey, origin: Origin, now_ms: i64, needed_ms: i64) -> Claimed {
+        let holder = |window: &mut Window| window.holder(key, now_ms);
+        match holder(&mut self.usual).or_else(|| self.longer.values_mut().find_map(holder)) {
+            Some(earlier) => Claimed::By(earlier),
+            None => self.of(needed_ms).claim(key, origin, now_ms),
+        }
+    }
+
+    /// Takes over a claim of a committed record.
+    pub fn restore(&mut self, claim: &Claim) {
+        self.of(claim.window_ms).restore(claim);
+    }
+
+    /// The claims since the last record are in this one.
+    pub fn record(&mut self, sequence: u64, at_ms: i64) {
+        self.usual.record(sequence, at_ms);
+        self.longer.values_mut().for_each(|window| window.record(sequence, at_ms));
+    }
+
+    /// Every window can be folded from the records after this one.
+    pub fn base(&self) -> u64 {
+        let longer = self.longer.values().map(Window::base);
+        longer.fold(self.usual.base(), u64::min)
+    }
+
+    fn of(&mut self, needed_ms: i64) -> &mut Window {
+        if needed_ms == 0 {
+            return &mut self.usual;
+        }
+        let (usual, ids_max) = (&self.usual, self.ids_max);
+        self.longer.entry(needed_ms).or_insert_with(|| usual.of_length(needed_ms, ids_max))
+    }
 }
 
 /// Claims of the last while, oldest first to go.
@@ -64,11 +120,26 @@ impl Window {
         }
     }
 
+    /// An empty one of another length that begins where this one has got to.
+    fn of_length(&self, window_ms: i64, ids_max: usize) -> Window {
+        let begun = self.records.back().map(|last| Recorded { keys: vec![], ..*last });
+        Window {
+            records: begun.into_iter().collect(),
+            last_record: self.last_record,
+            ..Window::new(window_ms, ids_max)
+        }
+    }
+
+    /// Who has an id, if somebody still does.
+    fn holder(&mut self, key: &EventKey, now_ms: i64) -> Option<Origin> {
+        self.expire(now_ms);
+        self.claims.get(key).copied()
+    }
+
     /// Claims an id for an acceptance, unless it is taken.
     pub fn claim(&mut self, key: &EventKey, origin: Origin, now_ms: i64) -> Claimed {
-        self.expire(now_ms);
-        if let Some(earlier) = self.claims.get(key) {
-            return Claimed::By(*earlier);
+        if let Some(earlier) = self.holder(key, now_ms) {
+            return Claimed::By(earlier);
         }
         self.claims.insert(*key, origin);
         self.current.push(*key);
@@ -147,6 +218,45 @@ mod tests {
         assert_eq!(window.claim(&a, origin(4), 1_000), Claimed::By(origin(1)), "still inside");
         assert_eq!(window.claim(&a, origin(4), 1_001), Claimed::Now, "the window has passed");
         assert_eq!(window.base(), 10);
+    }
+
+    #[test]
+    fn t2_a_source_that_repeats_for_longer_is_remembered_for_longer() {
+        let origin = |sequence| Origin { sequence, index: 0 };
+        let (a, b, c) = (event_key("t", "a"), event_key("t", "b"), event_key("t", "c"));
+        let mut windows = Windows::new(1_000, 2);
+        assert_eq!(windows.needed_ms(Some(500)), 0);
+        let needed = windows.needed_ms(Some(5_000));
+        windows.record(9, 0);
+        assert_eq!(windows.claim(&a, origin(1), 0, needed), Claimed::Now);
+        assert_eq!(windows.claim(&b, origin(1), 0, 0), Claimed::Now);
+        // Whichever way it comes a second time.
+        assert_eq!(windows.claim(&a, origin(2), 0, 0), Claimed::By(origin(1)));
+        assert_eq!(windows.claim(&b, origin(2), 0, needed), Claimed::By(origin(1)));
+        windows.record(10, 0);
+        assert_eq!(windows.base(), 9);
+        // A new owner folds the same.
+        let mut folded = Windows::new(1_000, 2);
+        folded.record(9, 0);
+        folded.record(10, 0);
+        for (key, window_ms) in [(a, needed), (b, 0)] {
+            folded.restore(&Claim { id: key.to_vec(), origin: origin(1), window_ms });
+        }
+        assert_eq!(folded, windows);
+        windows.record(11, 1_001);
+        assert_eq!(windows.base(), 9, "the longer window still needs the tenth");
+        assert_eq!(windows.claim(&b, origin(3), 1_001, 0), Claimed::Now, "the usual window has passed");
+        assert_eq!(windows.claim(&a, origin(3), 5_000, 0), Claimed::By(origin(1)), "still inside");
+        assert_eq!(windows.claim(&a, origin(3), 5_001, needed), Claimed::Now);
+        windows.record(12, 5_001);
+        assert_eq!(windows.base(), 11);
+        // Many ids of one kind push out none of the other.
+        for n in 13..20 {
+            windows.claim(&event_key("t", &n.to_string()), origin(n), 5_001, 0);
+            windows.record(n, 5_001);
+        }
+        assert_eq!(windows.claim(&a, origin(30), 5_001, 0), Claimed::By(origin(3)));
+        assert_eq!(windows.claim(&c, origin(30), 5_001, 0), Claimed::Now);
     }
 
     #[test]

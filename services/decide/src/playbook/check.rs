@@ -166,21 +166,16 @@ fn check_urls(drafts: &Drafts<'_>, findings: &mut Findings) {
     for filed in drafts.actions.values() {
         let Doing::Webhook(webhook) = &filed.value.what else { continue };
         let start = webhook.url.fixed_start();
-        let Some((scheme, rest)) = start.split_once("://") else {
+        if !start.contains("://") {
             findings.error(filed.source, &filed.at, format!("{start:?} is no URL"));
             continue;
-        };
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        let host = match authority.rsplit_once(':') {
-            Some((host, port)) if port.chars().all(|c| c.is_ascii_digit()) => host,
-            _ => authority,
-        };
-        let loopback = host == "localhost"
-            || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        let named = drafts.settings.targets.iter().any(|target| target.host == host);
-        if host.is_empty() || authority.contains('@') {
+        }
+        let Some((scheme, host)) = parse::host_of(start) else {
             findings.error(filed.source, &filed.at, format!("{start:?} names no plain host"));
-        } else if scheme == "http" && !loopback && !named {
+            continue;
+        };
+        let named = drafts.settings.targets.iter().any(|target| target.host == host);
+        if scheme == "http" && !parse::is_loopback(host) && !named {
             findings.error_with(
                 filed.source,
                 &filed.at,

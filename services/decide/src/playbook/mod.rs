@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use holdline_proto::playbooks::Bundle;
 
-use crate::{debounce, native};
+use crate::{debounce, native, source};
 
 mod check;
 mod finding;
@@ -71,10 +71,13 @@ impl Set {
     }
 }
 
-/// Where events come from, as the guide's JSON says it.
+/// Where events come from: the guide's JSON, and holdline's own fields `reports`, `source`, `entityLabel`, `poll`.
 #[derive(Debug, Clone)]
 pub struct Subscription {
     pub name: String,
+    /// What its bodies look like.
+    pub source: source::Kind,
+    /// A topic, or a template of topics: see [`source::matches_topic`].
     pub topic: String,
     /// What counts as trouble; never applied to health (G3).
     pub filter: Option<Predicate>,
@@ -86,6 +89,19 @@ pub struct Subscription {
     /// Path of the entity, by which events are partitioned; `None` when no playbook listens.
     pub partition_key: Option<Path>,
     pub reports: Reports,
+    /// Alertmanager only: the label whose value is the entity; the alert's fingerprint without one.
+    pub entity_label: Option<String>,
+    /// Statuspage only: where the page is asked, so that nobody's claim needs to be believed.
+    pub poll: Option<Poll>,
+}
+
+/// A page that the gateway asks by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Poll {
+    /// HTTPS, or plain HTTP to loopback.
+    pub url: String,
+    /// From one look to the next. Milliseconds.
+    pub every_ms: i64,
 }
 
 /// How a request proves where it comes from.
@@ -93,9 +109,27 @@ pub struct Subscription {
 pub enum Auth {
     /// The guide's signature: `X-PureCloud-Signature` over `<timestamp>.<body>`.
     Hmac,
+    /// `webhook-id`, `webhook-timestamp` and `webhook-signature`, as standardwebhooks.com has them.
+    StandardWebhooks,
+    /// `X-Hub-Signature-256` over the body. It has no time, so that only the dedup window stops replays.
+    HubSignature,
+    /// A secret address, for senders that cannot sign. It has no time either.
+    PathToken,
     Basic,
     /// Spelled out, and then for loopback senders only.
     None,
+}
+
+impl Auth {
+    /// Every way with the name that a subscription calls it by.
+    pub const NAMES: [(&str, Auth); 6] = [
+        ("HMAC", Auth::Hmac),
+        ("STANDARD_WEBHOOKS", Auth::StandardWebhooks),
+        ("HUB_SIGNATURE", Auth::HubSignature),
+        ("PATH_TOKEN", Auth::PathToken),
+        ("BASIC", Auth::Basic),
+        ("NONE", Auth::None),
+    ];
 }
 
 /// Whether a source repeats its state or tells of changes only (D2).
@@ -103,7 +137,7 @@ pub enum Auth {
 pub enum Reports {
     #[default]
     Repeats,
-    /// `"reports": "changes"`, holdline's own field of a subscription.
+    /// The state persists until the source says otherwise.
     Changes,
 }
 

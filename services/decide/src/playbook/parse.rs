@@ -8,10 +8,12 @@ use super::predicate::Predicate;
 use super::secret::{self, SecretRef, Written};
 use super::template::{Path, Place, Template};
 use super::{
-    Action, Auth, Client, ConnectTo, Doing, Method, Native, Platform, Reports, Subscription, Target, Webhook,
+    Action, Auth, Client, ConnectTo, Doing, Method, Native, Platform, Poll, Reports, Subscription, Target,
+    Webhook,
 };
 use crate::debounce::{DEADLINE_MS, Flapping, REVERT_STABLE_FOR_MS, Revert, Rules, SILENCE_MS};
 use crate::native::{self, Given};
+use crate::source::{Kind as SourceKind, is_free_part};
 
 /// `confirm.failures` unless set: the guide's example.
 pub(super) const FAILURES: u32 = 5;
@@ -21,6 +23,13 @@ pub(super) const STABLE_FOR_MS: i64 = 20_000;
 
 /// The longest window. Milliseconds.
 const WINDOW_MS_MAX: i64 = 24 * 3_600_000;
+
+/// `poll.every` unless set. Milliseconds.
+const POLL_EVERY_MS: i64 = 60_000;
+
+/// The least and the most that `poll.every` may be. Milliseconds.
+const POLL_EVERY_MS_MIN: i64 = 1_000;
+const POLL_EVERY_MS_MAX: i64 = 3_600_000;
 
 /// What a file of a set is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,6 +198,22 @@ impl<'a, 'f> Fields<'a, 'f> {
             }
         }
         None
+    }
+
+    /// One of several words.
+    fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Option<T> {
+        let text = self.text(key)?;
+        let chosen = words.iter().find(|(word, _)| *word == text.value);
+        if chosen.is_none() {
+            let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            let help = match nearest(&text.value, &known) {
+                Some(near) => format!("did you mean `{near}`? There are {}", known.join(", ")),
+                None => format!("there are {}", known.join(", ")),
+            };
+            let message = format!("`{key}`: there is no {key} {:?}", text.value);
+            self.findings.error_with(self.source, &text.at, message, help);
+        }
+        chosen.map(|(_, value)| *value)
     }
 
     fn count(&mut self, key: &str, default: u32, least: u32) -> u32 {
@@ -538,6 +563,9 @@ pub(super) fn subscription(
         "secretToken",
         "retryPolicy",
         "reports",
+        "source",
+        "entityLabel",
+        "poll",
     ];
     let mut fields = Fields::of(node, "a subscription", &known, &[], source, findings)?;
     let name = fields.needed_text("name");
@@ -552,18 +580,31 @@ pub(super) fn subscription(
             "name one topic per subscription, such as `telephony.service.status`",
         );
     }
+    if let Some(topic) = &topic
+        && topic.value.split('.').any(|part| part.contains(['{', '}']) && !is_free_part(part))
+    {
+        let message = format!("{:?}: braces stand for one whole part of a topic", topic.value);
+        let help = "as in `v2.telephony.providers.edges.trunks.{id}`";
+        fields.findings.error_with(source, &topic.at, message, help);
+    }
     let filter = fields.parsed("filterExpression", Predicate::parse).map(|filter| filter.value);
     let callback_path = fields.parsed("callbackUrl", callback_path).map(|path| path.value);
-    let auth = fields.needed_text("authType").and_then(|auth| read_auth(source, &auth, fields.findings));
-    let reports = match fields.text("reports").as_ref().map(|text| (text.value.as_str(), &text.at)) {
-        None | Some(("repeats", _)) => Reports::Repeats,
-        Some(("changes", _)) => Reports::Changes,
-        Some((other, at)) => {
-            let message = format!("`reports`: {other:?}: expected `repeats` or `changes`");
-            fields.findings.error(source, at, message);
-            Reports::Repeats
-        }
-    };
+    if fields.get("authType").is_none() {
+        fields.missing("authType");
+    }
+    let auth = fields.choice("authType", &Auth::NAMES);
+    let kind = fields.choice("source", &SourceKind::NAMES).unwrap_or_default();
+    let entity_label = fields.text("entityLabel").map(|label| label.value);
+    if entity_label.is_some() && kind != SourceKind::Alertmanager {
+        let at = fields.key_at("entityLabel");
+        let help = "elsewhere a playbook's `on.entity` says where the entity stands";
+        fields.findings.error_with(source, &at, "`entityLabel` is for the source alertmanager", help);
+    }
+    let poll = fields.get("poll").and_then(|node| read_poll(source, node, fields.findings));
+    check_poll(&mut fields, kind, poll.is_some());
+    let reports = fields.choice("reports", &[("repeats", Reports::Repeats), ("changes", Reports::Changes)]);
+    let by_source = |topic: &str| kind.reports(topic, poll.is_some());
+    let reports = reports.or(topic.as_ref().map(|topic| by_source(&topic.value))).unwrap_or_default();
     if fields.get("retryPolicy").is_some() {
         let at = fields.key_at("retryPolicy");
         fields.findings.warning(
@@ -588,26 +629,69 @@ pub(super) fn subscription(
         auth: auth?,
         secrets,
         partition_key: None,
+        source: kind,
         reports,
+        entity_label,
+        poll,
     };
     Some(At { value: subscription, at: name.at })
 }
 
-fn read_auth(source: Source<'_>, auth: &At<String>, findings: &mut Findings) -> Option<Auth> {
-    match auth.value.as_str() {
-        "HMAC" => Some(Auth::Hmac),
-        "BASIC" => Some(Auth::Basic),
-        "NONE" => Some(Auth::None),
-        "STANDARD_WEBHOOKS" | "HUB_SIGNATURE" | "PATH_TOKEN" => {
-            findings.unsupported(source, &auth.at, &format!("authType {}", auth.value));
-            None
-        }
-        other => {
-            let message = format!("there is no authType {other:?}");
-            findings.error_with(source, &auth.at, message, "HMAC, BASIC, or NONE for loopback senders");
-            None
-        }
+/// Where a page is asked, and how often.
+fn read_poll(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<Poll> {
+    let mut fields = Fields::of(node, "`poll`", &["url", "every"], &[], source, findings)?;
+    if fields.get("url").is_none() {
+        fields.missing("url");
     }
+    let every_ms = fields.duration("every", POLL_EVERY_MS);
+    if !(POLL_EVERY_MS_MIN..=POLL_EVERY_MS_MAX).contains(&every_ms) {
+        let at = fields.get("every").map_or(node.at.clone(), |node| node.at.clone());
+        fields.findings.error(source, &at, "`every`: expected 1s to 1h");
+    }
+    let url = fields.parsed("url", |url| {
+        let (scheme, host) = host_of(url).ok_or(format!("{url:?} is no URL"))?;
+        match scheme {
+            "https" => Ok(url.to_string()),
+            "http" if is_loopback(host) => Ok(url.to_string()),
+            _ => Err(format!("{url:?}: expected https; what plain HTTP says could be anybody's word")),
+        }
+    })?;
+    Some(Poll { url: url.value, every_ms })
+}
+
+/// Only Statuspage has a page to ask, and nobody signs its webhooks.
+fn check_poll(fields: &mut Fields<'_, '_>, kind: SourceKind, polled: bool) {
+    let source = fields.source;
+    if polled && kind != SourceKind::Statuspage {
+        let at = fields.key_at("poll");
+        fields.findings.error(source, &at, "`poll` is for the source statuspage");
+    }
+    if kind == SourceKind::Statuspage && fields.get("poll").is_none() {
+        let at = fields.key_at("source");
+        fields.findings.warning(
+            "unverified-claims",
+            source,
+            &at,
+            "Statuspage signs nothing: whoever knows the address of this subscription is believed",
+            "let the page itself be asked: `\"poll\": {\"url\": \"https://STATUSPAGE/api/v2/summary.json\"}`",
+        );
+    }
+}
+
+/// Scheme and host of a URL; `None` when it names no plain host.
+pub(super) fn host_of(url: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.chars().all(|c| c.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    (!host.is_empty() && !authority.contains('@')).then_some((scheme, host))
+}
+
+pub(super) fn is_loopback(host: &str) -> bool {
+    let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 fn callback_path(url: &str) -> Result<String, String> {

@@ -8,7 +8,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use holdline_decide::playbook::{self, Auth, SecretRef, Subscription};
 use holdline_stage::clock;
 use serde_json::{Value, json};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
 use super::{No, files};
 use crate::output::{self, Output, line};
@@ -92,30 +92,65 @@ pub(crate) async fn post(
 ) -> anyhow::Result<(u16, Value)> {
     rustls::crypto::ring::default_provider().install_default().ok();
     let client = reqwest::Client::builder().timeout(std::time::Duration::from_secs(10)).no_proxy().build()?;
-    let url = format!("{}/v1/events/{}", gateway.trim_end_matches('/'), subscription.name);
+    let mut url = reqwest::Url::parse(gateway).with_context(|| format!("{gateway} is no URL"))?;
+    let mut path = vec!["v1", "events", subscription.name.as_str()];
+    if subscription.auth == Auth::PathToken {
+        path.push(secret);
+    }
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().extend(path);
+    }
     let mut request = client.post(url).header("Content-Type", "application/json");
     match subscription.auth {
         Auth::Hmac => {
             let timestamp = (clock::wall_ms() / 1_000).to_string();
-            let mut mac =
-                Hmac::<Sha256>::new_from_slice(secret.as_bytes()).context("the secret is no key")?;
-            mac.update(timestamp.as_bytes());
-            mac.update(b".");
-            mac.update(&body);
-            let signature = hex::encode(mac.finalize().into_bytes());
+            let signature = hex::encode(sign(secret.as_bytes(), &[timestamp.as_bytes(), b".", &body])?);
             request =
                 request.header("X-PureCloud-Timestamp", timestamp).header("X-PureCloud-Signature", signature);
         }
+        Auth::StandardWebhooks => {
+            let (id, timestamp) = (message_id(&body), (clock::wall_ms() / 1_000).to_string());
+            let key = base64::engine::general_purpose::STANDARD
+                .decode(secret.strip_prefix("whsec_").unwrap_or(secret))
+                .context("the secret is no base64 after whsec_")?;
+            let signature = sign(&key, &[id.as_bytes(), b".", timestamp.as_bytes(), b".", &body])?;
+            request = request
+                .header("webhook-id", id)
+                .header("webhook-timestamp", timestamp)
+                .header("webhook-signature", format!("v1,{}", base64(&signature)));
+        }
+        Auth::HubSignature => {
+            let signature = sign(secret.as_bytes(), &[&body])?;
+            request = request.header("X-Hub-Signature-256", format!("sha256={}", base64(&signature)));
+        }
+        // It is in the address already.
+        Auth::PathToken => {}
         Auth::Basic => {
             let credentials =
                 if secret.contains(':') { secret.to_string() } else { format!("holdline:{secret}") };
-            let encoded = base64::engine::general_purpose::STANDARD.encode(credentials);
-            request = request.header("Authorization", format!("Basic {encoded}"));
+            request = request.header("Authorization", format!("Basic {}", base64(credentials.as_bytes())));
         }
         Auth::None => {}
     }
-    let response = request.body(body).send().await.with_context(|| format!("{gateway} does not answer"))?;
+    // Without the address, which may be a secret.
+    let sent = request.body(body).send().await.map_err(reqwest::Error::without_url);
+    let response = sent.with_context(|| format!("{gateway} does not answer"))?;
     let status = response.status().as_u16();
     let text = response.text().await?;
     Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+}
+
+fn sign(key: &[u8], content: &[&[u8]]) -> anyhow::Result<Vec<u8>> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).context("the secret is no key")?;
+    content.iter().for_each(|part| mac.update(part));
+    Ok(mac.finalize().into_bytes().to_vec())
+}
+
+fn base64(bytes: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// The same for the same body, so that what is sent again is a duplicate.
+fn message_id(body: &[u8]) -> String {
+    format!("msg_{}", hex::encode(Sha256::digest(body).get(..12).unwrap_or_default()))
 }

@@ -1,0 +1,153 @@
+//! Atlassian Statuspage: the state of each component.
+//!
+//! Its webhook is not signed, so a subscription that is polled takes one for a hint and believes the page alone:
+//! [`poll`] reads `summary.json`. Identity of what is polled: component, state and the interval in which it was
+//! seen, so that a state that lasts counts once an interval, however many gateways look at once and however
+//! often a hint makes them. Identity of what a webhook says: the update and the component.
+
+use holdline_proto::limits::{BATCH_EVENTS_MAX, EVENTS_BYTES_MAX};
+use holdline_proto::signal::Health;
+use serde_json::{Value, json};
+
+use super::{Event, Unreadable, check_copies, first_time, identity, name, status};
+use crate::playbook::Subscription;
+
+/// Reads a webhook: an incident, or the update of a component. Where the page is polled it gives no event.
+pub(super) fn read(subscription: &Subscription, body: &Value) -> Result<Vec<Value>, Unreadable> {
+    let events = match (body.get("incident"), body.get("component_update"), body.get("component")) {
+        (Some(incident), ..) => incident_events(subscription, body, incident)?,
+        (None, Some(update), Some(component)) => update_event(subscription, body, update, component)?,
+        _ => {
+            let reason =
+                "expected Statuspage's webhook, with an incident, or a component_update and its component";
+            return Err(Unreadable::at("", reason));
+        }
+    };
+    Ok(if subscription.poll.is_some() { vec![] } else { events })
+}
+
+/// Reads a page's summary as it was at `at_ms` by the gateway's clock (Unix milliseconds).
+///
+/// # Errors
+/// What is not as Statuspage writes it.
+pub fn poll(subscription: &Subscription, summary: &Value, at_ms: i64) -> Result<Vec<Value>, Unreadable> {
+    let every_ms = subscription.poll.as_ref().map_or(1, |poll| poll.every_ms.max(1));
+    let interval = at_ms.div_euclid(every_ms).to_string();
+    let page = summary.get("page").unwrap_or(&Value::Null);
+    let incidents = summary.get("incidents").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let components = components(summary, "components")?;
+    check_copies(page, components.len())?;
+    let mut events = vec![];
+    let mut incidents_bytes = 0;
+    for (index, component) in components.iter().enumerate() {
+        let id = name(component, "id", &format!("components[{index}].id"))?;
+        let Some(health) = health(component) else { continue };
+        // The texts can be looked up; with them a page would be too large just when everything is down.
+        let concerning = if incidents_bytes < EVENTS_BYTES_MAX { concerning(incidents, id) } else { vec![] };
+        incidents_bytes += concerning.iter().map(|incident| incident.to_string().len()).sum::<usize>();
+        events.push(
+            Event {
+                id: identity(&[id, status(health), &interval]),
+                topic: &subscription.topic,
+                timestamp: Some(at_ms.into()),
+                health: Some(health),
+                entity: Some(id.into()),
+                original: json!({"page": page, "component": component, "incidents": concerning}),
+            }
+            .shape(),
+        );
+    }
+    Ok(events)
+}
+
+fn incident_events(
+    subscription: &Subscription,
+    body: &Value,
+    incident: &Value,
+) -> Result<Vec<Value>, Unreadable> {
+    if incident.get("components").is_none_or(Value::is_null) {
+        return Ok(vec![]);
+    }
+    let components = components(incident, "incident.components")?;
+    // The newest comes first.
+    let update = incident.pointer("/incident_updates/0").unwrap_or(incident);
+    let update_id = name(update, "id", "incident.incident_updates[0].id")?;
+    let mut rest = body.clone();
+    if let Some(incident) = rest.get_mut("incident").and_then(Value::as_object_mut) {
+        incident.remove("components");
+    }
+    check_copies(&rest, components.len())?;
+    let mut events = vec![];
+    for (index, component) in components.iter().enumerate() {
+        let id = name(component, "id", &format!("incident.components[{index}].id"))?;
+        let Some(health) = health(component) else { continue };
+        let mut original = rest.clone();
+        if let Some(incident) = original.get_mut("incident").and_then(Value::as_object_mut) {
+            incident.insert("components".into(), json!([component]));
+        }
+        events.push(
+            Event {
+                id: identity(&[update_id, id]),
+                topic: &subscription.topic,
+                timestamp: first_time([component.get("updated_at"), update.get("created_at")]),
+                health: Some(health),
+                entity: Some(id.into()),
+                original,
+            }
+            .shape(),
+        );
+    }
+    Ok(events)
+}
+
+fn update_event(
+    subscription: &Subscription,
+    body: &Value,
+    update: &Value,
+    component: &Value,
+) -> Result<Vec<Value>, Unreadable> {
+    let update_id = name(update, "id", "component_update.id")?;
+    let id = name(component, "id", "component.id")?;
+    let Some(health) = health(component) else { return Ok(vec![]) };
+    let event = Event {
+        id: identity(&[update_id, id]),
+        topic: &subscription.topic,
+        timestamp: first_time([update.get("created_at"), component.get("updated_at")]),
+        health: Some(health),
+        entity: Some(id.into()),
+        original: body.clone(),
+    };
+    Ok(vec![event.shape()])
+}
+
+fn components<'a>(of: &'a Value, place: &str) -> Result<&'a [Value], Unreadable> {
+    match of.get("components").and_then(Value::as_array) {
+        Some(components) if components.len() <= BATCH_EVENTS_MAX => Ok(components),
+        _ => Err(Unreadable::at(place, format!("expected a list of at most {BATCH_EVENTS_MAX} components"))),
+    }
+}
+
+/// What a component's status means. Maintenance is neither trouble nor health, and so is what a later version
+/// of Statuspage may say: the other components of the page are still to be heard.
+fn health(component: &Value) -> Option<Health> {
+    match component.get("status")?.as_str()? {
+        "partial_outage" | "major_outage" => Some(Health::Failed),
+        "degraded_performance" => Some(Health::Degraded),
+        "operational" => Some(Health::Healthy),
+        _ => None,
+    }
+}
+
+/// The incidents that name a component, without the texts of their updates.
+fn concerning(incidents: &[Value], component: &str) -> Vec<Value> {
+    let names = |incident: &&Value| {
+        let components = incident.get("components").and_then(Value::as_array);
+        components
+            .is_some_and(|list| list.iter().any(|c| c.get("id").and_then(Value::as_str) == Some(component)))
+    };
+    let brief = |incident: &Value| {
+        let fields = ["id", "name", "status", "impact", "shortlink", "created_at", "updated_at"];
+        fields.iter().filter_map(|f| Some(((*f).to_string(), incident.get(f)?.clone()))).collect()
+    };
+    incidents.iter().filter(names).map(brief).collect()
+}

@@ -1,0 +1,314 @@
+//! Every sample of an event, and the rules of each source.
+
+use serde_json::json;
+
+use super::*;
+use crate::playbook::{Auth, Poll};
+
+const EDGES: &str = "v2.telephony.providers.edges.{id}";
+const TRUNKS: &str = "v2.telephony.providers.edges.trunks.{id}";
+const OPERATIONS: &str = "v2.operations.events.{id}";
+const TRUNK: &str = "b7c1f0de-3a55-4c0e-8f2e-0d9b8a7c6e51";
+const EDGE: &str = "5f0a3c1e-7d2b-4b7f-9a10-2f6c1d3e4b5a";
+
+fn subscription(source: Kind, topic: &str) -> Subscription {
+    Subscription {
+        name: "s".into(),
+        source,
+        topic: topic.into(),
+        filter: None,
+        callback_path: None,
+        auth: Auth::None,
+        secrets: vec![],
+        partition_key: None,
+        reports: Reports::Repeats,
+        entity_label: None,
+        poll: None,
+    }
+}
+
+fn sample(name: &str) -> Value {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/samples/genesys");
+    serde_json::from_str(&std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap()).unwrap()
+}
+
+/// A copy with other values at these places.
+fn with(mut value: Value, changes: &[(&str, Value)]) -> Value {
+    for (place, new) in changes {
+        match value.pointer_mut(place) {
+            Some(at) => *at = new.clone(),
+            None => {
+                let (parent, field) = place.rsplit_once('/').unwrap();
+                value.pointer_mut(parent).unwrap()[field] = new.clone();
+            }
+        }
+    }
+    value
+}
+
+/// What is told of each event: status, entity, id, timestamp, in one line; or why nothing can be.
+fn told(read: Result<Vec<Value>, Unreadable>) -> Vec<String> {
+    let text = |value: Option<&Value>| match value {
+        None => "-".to_string(),
+        Some(value) => value.as_str().map_or(value.to_string(), str::to_string),
+    };
+    match read {
+        Err(error) => vec![format!("{}: {}", error.place, error.reason)],
+        Ok(events) => {
+            let line = |event: &Value| {
+                assert!(event["data"]["original"].is_object(), "what the source said is kept: {event}");
+                let data = &event["data"];
+                let fields =
+                    [data.get("status"), data.get("entity"), event.get("id"), event.get("timestamp")];
+                fields.map(text).join(" | ")
+            };
+            events.iter().map(line).collect()
+        }
+    }
+}
+
+fn check(source: Kind, topic: &str, body: &Value, expected: &[&str]) {
+    assert_eq!(told(read(&subscription(source, topic), body, None)), expected, "{source:?} {topic} {body}");
+}
+
+#[test]
+fn g9_messages_of_the_platform() {
+    let check = |topic, body: &Value, expected: &[&str]| check(Kind::Notification, topic, body, expected);
+    let (up, down) = (sample("trunk_status_up.ws"), sample("trunk_status_down.ws"));
+    let trunk = |status: &str, time: &str| format!("{status} | {TRUNK} | {TRUNK}:{status}:{time} | {time}");
+    check(TRUNKS, &down, &[&trunk("FAILED", "2026-11-23T10:00:00.000Z")]);
+    check(TRUNKS, &up, &[&trunk("HEALTHY", "2026-11-23T10:04:00.000Z")]);
+    // One of two proxies does not answer; the younger of the two states is the time.
+    let proxy = |state: bool, minute: u8| json!({"optionState": state, "optionStateTime": format!("2026-11-23T10:0{minute}:00.000Z")});
+    let some = with(up.clone(), &[("/eventBody/optionsStatus", json!([proxy(true, 4), proxy(false, 6)]))]);
+    check(TRUNKS, &some, &[&trunk("DEGRADED", "2026-11-23T10:06:00.000Z")]);
+    let register = with(up.clone(), &[("/eventBody/registersStatus/0/registerState", json!(false))]);
+    check(TRUNKS, &register, &[&trunk("DEGRADED", "2026-11-23T10:04:00.000Z")]);
+    let all = with(up.clone(), &[("/eventBody/optionsStatus", json!([proxy(false, 4)]))]);
+    check(TRUNKS, &all, &[&trunk("DEGRADED", "2026-11-23T10:04:00.000Z")]);
+    check(TRUNKS, &with(up.clone(), &[("/eventBody/connectedStatus", Value::Null)]), &[]);
+    let odd = with(up.clone(), &[("/eventBody/connectedStatus/connected", json!("yes"))]);
+    check(TRUNKS, &odd, &["eventBody.connectedStatus.connected: expected true or false"]);
+    // An edge has no time, and is told by the correlation.
+    let edge = sample("edge_status.ws");
+    let correlation = "8f725aa1-d831-4fb3-a8ea-9ccf7d44db68";
+    check(EDGES, &edge, &[&format!("FAILED | {EDGE} | {EDGE}:FAILED:{correlation} | -")]);
+    let online = with(edge.clone(), &[("/eventBody/onlineStatus", json!("ONLINE"))]);
+    check(EDGES, &online, &[&format!("HEALTHY | {EDGE} | {EDGE}:HEALTHY:{correlation} | -")]);
+    let by_message = read(&subscription(Kind::Notification, EDGES), &edge, Some("msg_1"));
+    assert_eq!(told(by_message), [format!("FAILED | {EDGE} | {EDGE}:FAILED:msg_1 | -")]);
+    let nameless = with(edge.clone(), &[("/metadata", Value::Null)]);
+    let missing = "metadata.CorrelationId: missing, and the message has neither an id nor a time to tell it from \
+                   the next one";
+    check(EDGES, &nameless, &[missing]);
+    let other = with(edge.clone(), &[("/eventBody/onlineStatus", json!("SLEEPING"))]);
+    check(EDGES, &other, &["eventBody.onlineStatus: expected ONLINE or OFFLINE"]);
+    // A bridge may add when it heard of it.
+    let stamped = with(edge.clone(), &[("/timestamp", json!(1_795_428_000))]);
+    check(EDGES, &stamped, &[&format!("FAILED | {EDGE} | {EDGE}:FAILED:{correlation} | 1795428000")]);
+    // Not ours.
+    check(EDGES, &up, &[&format!("topicName: subscription s carries {EDGES}")]);
+    check(EDGES, &json!([]), &[": expected a message, an object with topicName and eventBody"]);
+    check(EDGES, &json!({}), &["topicName: missing"]);
+    // Other topics come as they are.
+    let metrics = sample("edge_metrics.ws");
+    let found = told(read(&subscription(Kind::Notification, &format!("{EDGES}.metrics")), &metrics, None));
+    assert!(found[0].starts_with(&format!("- | {EDGE} | {EDGE}:")), "{found:?}");
+    assert!(found[0].ends_with(":2026-11-23T10:00:10.000Z | 2026-11-23T10:00:10.000Z"), "{found:?}");
+    for control in ["ws_heartbeat", "ws_pong", "ws_socket_closing", "ws_subscribe.reply", "ws_token_revoked"]
+    {
+        check(EDGES, &sample(control), &[]);
+    }
+}
+
+#[test]
+fn g9_eventbridge() {
+    let check = |topic, body: &Value, expected: &[&str]| check(Kind::EventBridge, topic, body, expected);
+    let operational = sample("operational_event.eventbridge");
+    let id = "e9938ff0-50e2-45f8-950f-ad02d95fee85";
+    let entity = "6d2e1f00-0000-4000-8000-000000000001";
+    check(OPERATIONS, &operational, &[&format!("- | {entity} | {id} | 1795428000000")]);
+    let event = &read(&subscription(Kind::EventBridge, OPERATIONS), &operational, None).unwrap()[0];
+    assert_eq!(event["topicName"], "v2.operations.events.eventDefinitionId");
+    assert_eq!(event["data"]["original"], operational);
+    let timeless = with(operational.clone(), &[("/detail/eventBody/timestamp", Value::Null)]);
+    check(OPERATIONS, &timeless, &[&format!("- | {entity} | {id} | 2026-11-23T10:00:00.031Z")]);
+    let timeless = with(timeless, &[("/detail/timestamp", Value::Null)]);
+    check(OPERATIONS, &timeless, &[&format!("- | {entity} | {id} | 2026-11-23T10:00:01Z")]);
+    // A concrete subscription; another one; a platform's message that has a state.
+    check(
+        "v2.operations.events.eventDefinitionId",
+        &timeless,
+        &[&format!("- | {entity} | {id} | 2026-11-23T10:00:01Z")],
+    );
+    check(TRUNKS, &operational, &[&format!("detail.topicName: subscription s carries {TRUNKS}")]);
+    let trunk = with(operational.clone(), &[("/detail", sample("trunk_status_down.ws"))]);
+    check(TRUNKS, &trunk, &[&format!("FAILED | {TRUNK} | {id} | 2026-11-23T10:00:00.000Z")]);
+    let edge = with(operational.clone(), &[("/detail", sample("edge_status.ws"))]);
+    check(EDGES, &edge, &[&format!("FAILED | {EDGE} | {id} | 2026-11-23T10:00:01Z")]);
+    check(EDGES, &with(operational.clone(), &[("/detail", sample("ws_heartbeat"))]), &[]);
+    check(
+        OPERATIONS,
+        &with(operational.clone(), &[("/id", json!(""))]),
+        &["id: expected a text of 1 to 256 bytes"],
+    );
+    check(OPERATIONS, &json!({"id": "1"}), &["detail: missing"]);
+    let bare = with(operational, &[("/detail", json!({"topicName": "v2.operations.events.x"}))]);
+    check(OPERATIONS, &bare, &["detail.eventBody: missing"]);
+}
+
+#[test]
+fn g9_statuspage() {
+    let incident = sample("statuspage_incident.webhook");
+    let check = |body: &Value, expected: &[&str]| check(Kind::Statuspage, "statuspage", body, expected);
+    let line =
+        |status| format!("{status} | c0mp0n3nt001 | qm8bgczn0p2n:c0mp0n3nt001 | 2026-11-23T10:01:00.000Z");
+    let being = |status: &str| with(incident.clone(), &[("/incident/components/0/status", json!(status))]);
+    check(&incident, &[&line("FAILED")]);
+    check(&being("major_outage"), &[&line("FAILED")]);
+    check(&being("degraded_performance"), &[&line("DEGRADED")]);
+    check(&being("operational"), &[&line("HEALTHY")]);
+    check(&being("under_maintenance"), &[]);
+    check(&with(incident.clone(), &[("/incident/components", Value::Null)]), &[]);
+    let update = json!({
+        "page": {"id": "genesyspage1"},
+        "component_update": {"id": "u1", "component_id": "c1", "created_at": "2026-11-23T10:01:00Z"},
+        "component": {"id": "c1", "status": "operational"},
+    });
+    check(&update, &["HEALTHY | c1 | u1:c1 | 2026-11-23T10:01:00Z"]);
+    let odd = "expected Statuspage's webhook, with an incident, or a component_update and its component";
+    check(&json!({"page": {}}), &[&format!(": {odd}")]);
+    // Where the page is polled, a webhook is a hint: checked, and not believed.
+    let mut polled = subscription(Kind::Statuspage, "statuspage");
+    polled.poll = Some(Poll { url: "https://status.example.com".into(), every_ms: 60_000 });
+    assert_eq!(told(read(&polled, &incident, None)), [""; 0]);
+    assert!(read(&polled, &json!({}), None).is_err());
+    // Twice in an interval is once; the next interval counts again, and so does another state.
+    let summary = sample("statuspage_summary.poll");
+    let at = |at_ms| told(statuspage::poll(&polled, &summary, at_ms)).remove(0);
+    assert_eq!(at(120_000), "FAILED | c0mp0n3nt001 | c0mp0n3nt001:FAILED:2 | 120000");
+    assert_eq!(at(179_999), "FAILED | c0mp0n3nt001 | c0mp0n3nt001:FAILED:2 | 179999");
+    assert_eq!(at(180_000), "FAILED | c0mp0n3nt001 | c0mp0n3nt001:FAILED:3 | 180000");
+    let well = with(summary.clone(), &[("/components/0/status", json!("operational"))]);
+    let well = told(statuspage::poll(&polled, &well, 180_000));
+    assert_eq!(well, ["HEALTHY | c0mp0n3nt001 | c0mp0n3nt001:HEALTHY:3 | 180000"]);
+    let affected = json!([{"id": "i1", "incident_updates": ["long"], "components": [{"id": "c0mp0n3nt001"}]}, {"id": "i2"}]);
+    let event = &statuspage::poll(&polled, &with(summary, &[("/incidents", affected)]), 0).unwrap()[0];
+    assert_eq!(event["data"]["original"]["incidents"], json!([{"id": "i1"}]));
+    assert!(statuspage::poll(&polled, &json!({}), 0).is_err());
+}
+
+#[test]
+fn g9_alertmanager() {
+    let alert = |status: &str, severity: Value| {
+        json!({
+            "status": status,
+            "fingerprint": "c0ffee",
+            "labels": {"alertname": "TrunkDown", "severity": severity, "trunk": "sbc-1"},
+            "startsAt": "2026-11-23T10:00:00Z",
+            "endsAt": if status == "firing" { "0001-01-01T00:00:00Z" } else { "2026-11-23T10:09:00Z" },
+        })
+    };
+    let group = |alerts: Value| json!({"version": "4", "receiver": "holdline", "alerts": alerts});
+    let check = |alerts: Value, expected: &[&str]| {
+        check(Kind::Alertmanager, "alerts", &group(alerts), expected);
+    };
+    let firing =
+        |status| format!("{status} | c0ffee | c0ffee:firing:2026-11-23T10:00:00Z | 2026-11-23T10:00:00Z");
+    let resolved = "HEALTHY | c0ffee | c0ffee:resolved:2026-11-23T10:09:00Z | 2026-11-23T10:09:00Z";
+    for severity in ["critical", "error", "page"] {
+        check(json!([alert("firing", severity.into())]), &[&firing("FAILED")]);
+    }
+    check(json!([alert("firing", "warning".into())]), &[&firing("DEGRADED")]);
+    check(json!([alert("resolved", "critical".into())]), &[resolved]);
+    for said in ["firing", "resolved"] {
+        check(json!([alert(said, "info".into()), alert(said, Value::Null)]), &[]);
+    }
+    check(
+        json!([alert("firing", "page".into()), alert("resolved", "page".into())]),
+        &[&firing("FAILED"), resolved],
+    );
+    check(json!([]), &[]);
+    check(json!([alert("pending", "page".into())]), &["alerts[0].status: expected firing or resolved"]);
+    check(json!([{"status": "firing"}]), &["alerts[0].fingerprint: missing"]);
+    check(json!({}), &["alerts: expected Alertmanager's list of alerts"]);
+    let mut by_label = subscription(Kind::Alertmanager, "alerts");
+    by_label.entity_label = Some("trunk".into());
+    let both = json!([alert("firing", "page".into()), alert("firing", "warning".into())]);
+    let events = read(&by_label, &group(both.clone()), None).unwrap();
+    assert_eq!(events[0]["data"]["entity"], "sbc-1");
+    assert_eq!(
+        events[0]["data"]["original"],
+        group(json!([both[0]])),
+        "the group, and of its alerts this one"
+    );
+    by_label.entity_label = Some("site".into());
+    assert_eq!(read(&by_label, &group(both), None).unwrap()[0]["data"]["entity"], "c0ffee");
+    let long = with(
+        group(json!(vec![alert("firing", "page".into()); 1_000])),
+        &[("/receiver", json!("x".repeat(5_000)))],
+    );
+    assert!(read(&by_label, &long, None).is_err_and(|error| error.reason.contains("send fewer")));
+}
+
+#[test]
+fn g9_cloudevents() {
+    let check = |body: &Value, expected: &[&str]| check(Kind::CloudEvents, "com.example.sbc", body, expected);
+    let event = json!({
+        "specversion": "1.0", "id": "1", "source": "/sbc", "type": "com.example.sbc", "subject": "sbc-1",
+        "time": "2026-11-23T10:00:00+01:00", "data": {"status": "FAILED", "cause": "x"},
+    });
+    let line = |status: &str| format!("{status} | sbc-1 | /sbc 1 | 2026-11-23T10:00:00+01:00");
+    check(&event, &[&line("FAILED")]);
+    check(&with(event.clone(), &[("/data/status", json!("HEALTHY"))]), &[&line("HEALTHY")]);
+    check(&with(event.clone(), &[("/data/status", json!("down"))]), &[&line("-")]);
+    check(&with(event.clone(), &[("/data", json!("text"))]), &[&line("-")]);
+    check(
+        &with(event.clone(), &[("/type", json!("other"))]),
+        &["type: subscription s carries com.example.sbc"],
+    );
+    check(&with(event.clone(), &[("/source", json!(7))]), &["source: expected a text of 1 to 256 bytes"]);
+    let version = "specversion: expected a CloudEvent of version 1.0 in structured mode";
+    check(&with(event, &[("/specversion", json!("0.3"))]), &[version]);
+    check(&json!([]), &[version]);
+}
+
+#[test]
+fn the_guides_events_stay_as_they_are() {
+    let guide = subscription(Kind::Guide, "telephony.service.status");
+    let event = json!({"id": "1", "topicName": "telephony.service.status", "data": {"status": "FAILED"}});
+    assert_eq!(read(&guide, &event, Some("other")), Ok(vec![event.clone()]));
+    let mut nameless = event.clone();
+    nameless.as_object_mut().unwrap().remove("id");
+    assert_eq!(read(&guide, &nameless, Some("1")), Ok(vec![event]));
+    assert_eq!(read(&guide, &nameless, None), Err(Unreadable::at("id", "missing")));
+}
+
+#[test]
+fn a_template_has_its_topics_and_no_others() {
+    let check =
+        |wanted, topic, expected| assert_eq!(matches_topic(wanted, topic), expected, "{wanted} {topic}");
+    check("a.b", "a.b", true);
+    check("a.b", "a.c", false);
+    check(EDGES, "v2.telephony.providers.edges.1", true);
+    check(EDGES, EDGES, true);
+    check(EDGES, "v2.telephony.providers.edges.", false);
+    check(EDGES, "v2.telephony.providers.edges", false);
+    check(EDGES, "v2.telephony.providers.edges.trunks.1", false);
+    check("v2.audits.entitytype.{id}.entityid.{id}", "v2.audits.entitytype.Trunk.entityid.7", true);
+}
+
+#[test]
+fn whether_a_source_repeats_its_state() {
+    let check = |kind: Kind, topic, polled, expected| {
+        assert_eq!(kind.reports(topic, polled), expected, "{kind:?} {topic} {polled}");
+    };
+    check(Kind::Guide, "t", false, Reports::Repeats);
+    check(Kind::CloudEvents, "t", false, Reports::Repeats);
+    check(Kind::Notification, TRUNKS, false, Reports::Changes);
+    check(Kind::EventBridge, TRUNKS, false, Reports::Changes);
+    check(Kind::EventBridge, OPERATIONS, false, Reports::Repeats);
+    check(Kind::Statuspage, "t", false, Reports::Changes);
+    check(Kind::Statuspage, "t", true, Reports::Repeats);
+    check(Kind::Alertmanager, "t", false, Reports::Changes);
+}

@@ -1,0 +1,171 @@
+//! Status pages that are asked: at the start, at the beginning of every interval, and at once when a webhook hints
+//! that there is something to see. What the webhook claims is never stored.
+//!
+//! Every gateway of an installation asks for itself; what they see in the same interval has the same ids
+//! (`decide::source::statuspage`), so that it counts once. A page that cannot be read is not heard, and silence is
+//! then for the debouncer to judge.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use holdline_decide::playbook::{Poll, Set, Subscription};
+use holdline_decide::source::statuspage;
+use holdline_proto::topology::Role;
+use holdline_stage::clock;
+use holdline_stage::run::{Shell, Tasks};
+use holdline_stage::telemetry::Metric;
+use reqwest::{Client, StatusCode};
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use crate::envelope;
+use crate::receive::{Entrance, store};
+
+/// For a whole look at a page.
+const PAGE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// For the connection alone.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Bytes of a page's summary. A larger one is not read.
+const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// From one look to the next, however many hints come.
+const LOOK_GAP: Duration = Duration::from_secs(1);
+
+/// The polled subscriptions of the current set, each with who waits for a hint.
+#[derive(Debug, Default)]
+pub(crate) struct Pages(Mutex<HashMap<String, Arc<Notify>>>);
+
+impl Pages {
+    /// Has a page looked at soon.
+    pub(crate) fn look(&self, subscription: &str) {
+        if let Some(hint) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(subscription) {
+            hint.notify_one();
+        }
+    }
+
+    /// Forgets what was followed, and follows a set's.
+    fn follow(&self, set: &Set) -> Vec<(Subscription, Poll, Arc<Notify>)> {
+        let mut hints = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        hints.clear();
+        let mut followed = vec![];
+        for subscription in set.subscriptions.values() {
+            let Some(poll) = &subscription.poll else { continue };
+            let hint = Arc::new(Notify::new());
+            hints.insert(subscription.name.clone(), hint.clone());
+            followed.push((subscription.clone(), poll.clone(), hint));
+        }
+        followed
+    }
+}
+
+/// Asks the pages of the current set until the service is stopped.
+///
+/// # Errors
+/// When there can be no HTTP client.
+pub(crate) fn keep(entrance: &Arc<Entrance>, shell: &Shell) -> anyhow::Result<()> {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let client = Client::builder()
+        .timeout(PAGE_TIME_MAX)
+        .connect_timeout(CONNECT_TIME_MAX)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .user_agent(concat!("holdline/", env!("CARGO_PKG_VERSION")))
+        .build()?;
+    let (entrance, tasks) = (entrance.clone(), shell.tasks.clone());
+    shell.tasks.spawn(async move {
+        let mut changes = entrance.playbooks.changes();
+        while !tasks.is_stopping() {
+            let watching = tasks.child();
+            if let Some((_, set)) = entrance.playbooks.current() {
+                for (subscription, poll, hint) in entrance.pages.follow(&set) {
+                    let page = Page { subscription, poll, hint, client: client.clone(), failing: false };
+                    watching.spawn(page.watch(entrance.clone(), watching.clone()));
+                }
+            }
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { tasks.stopping().await },
+                () = tasks.stopping() => {}
+            }
+            watching.finish().await;
+        }
+    });
+    Ok(())
+}
+
+/// One subscription's page.
+struct Page {
+    subscription: Subscription,
+    poll: Poll,
+    hint: Arc<Notify>,
+    client: Client,
+    /// The last look failed: it was told, and need not be told again.
+    failing: bool,
+}
+
+impl Page {
+    async fn watch(mut self, entrance: Arc<Entrance>, tasks: Tasks) {
+        loop {
+            tokio::select! {
+                () = self.look(&entrance) => {}
+                () = tasks.stopping() => return,
+            }
+            tokio::select! {
+                () = clock::sleep(LOOK_GAP) => {}
+                () = tasks.stopping() => return,
+            }
+            let since_ms = clock::wall_ms().rem_euclid(self.poll.every_ms);
+            let left_ms = u64::try_from(self.poll.every_ms.saturating_sub(since_ms)).unwrap_or(0);
+            tokio::select! {
+                () = clock::sleep(Duration::from_millis(left_ms)) => {}
+                () = self.hint.notified() => {}
+                () = tasks.stopping() => return,
+            }
+        }
+    }
+
+    async fn look(&mut self, entrance: &Entrance) {
+        let at_ms = clock::wall_ms();
+        let seen = self.see(entrance, at_ms).await;
+        let result = if seen.is_ok() { "read" } else { "failed" };
+        Metric::Polls.add(1, Role::Gateway.name(), Some(("result", result.into())));
+        let name = &self.subscription.name;
+        match seen {
+            Ok(()) if self.failing => {
+                tracing::info!(subscription = name, "{name}: its page can be read again")
+            }
+            Ok(()) => {}
+            Err(_) if self.failing => {}
+            Err(ref error) => {
+                let url = &self.poll.url;
+                tracing::warn!(subscription = name, "{name}: {url} tells nothing: {error:#}; asked again");
+            }
+        }
+        self.failing = result == "failed";
+    }
+
+    async fn see(&self, entrance: &Entrance, at_ms: i64) -> anyhow::Result<()> {
+        let summary = fetch(&self.client, &self.poll.url).await?;
+        let events = statuspage::poll(&self.subscription, &summary, at_ms)
+            .map_err(|error| anyhow::anyhow!("{}: {}", error.place, error.reason))?;
+        let events = envelope::of_source(&self.subscription, events);
+        let stored = store(entrance, &self.subscription, events).await;
+        let ids = stored.map_err(|problem| anyhow::anyhow!("what it says: {}", problem.detail))?;
+        Metric::EventsAccepted.add(ids.len() as u64, Role::Gateway.name(), None);
+        Ok(())
+    }
+}
+
+async fn fetch(client: &Client, url: &str) -> anyhow::Result<Value> {
+    let mut response = client.get(url).header("Accept", "application/json").send().await?;
+    let status = response.status();
+    anyhow::ensure!(status == StatusCode::OK, "it answers {status}, and 200 was expected");
+    let mut body = vec![];
+    while let Some(chunk) = response.chunk().await? {
+        body.extend_from_slice(&chunk);
+        anyhow::ensure!(body.len() <= PAGE_BYTES_MAX, "it has more than {PAGE_BYTES_MAX} bytes");
+    }
+    Ok(serde_json::from_slice(&body)?)
+}
