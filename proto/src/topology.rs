@@ -529,11 +529,12 @@ impl Topology {
         rights
     }
 
-    /// Pulling from one durable consumer and acknowledging.
+    /// Pulling from one durable consumer, acknowledging, and making it again if the broker has lost it.
     fn consume_rights(&self, stream: Stream, consumer: &str) -> Vec<String> {
         let stream = self.stream(stream);
         vec![
             format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"),
+            format!("$JS.API.CONSUMER.CREATE.{stream}.{consumer}"),
             format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
             format!("$JS.ACK.{stream}.{consumer}.>"),
             format!("$JS.ACK.*.*.{stream}.{consumer}.>"),

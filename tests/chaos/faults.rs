@@ -393,8 +393,9 @@ impl<'a> Hand<'a> {
                 self.world.spawn(*replica, &How::default());
             }
             Fault::SlowClients(_) => self.idle.clear(),
-            Fault::NoExecutorConsumer | Fault::NoView(_) => self.world.cluster.provision(PARTITIONS).await,
+            Fault::NoView(_) => self.world.cluster.provision(PARTITIONS).await,
             Fault::RollServers
+            | Fault::NoExecutorConsumer
             | Fault::DuplicateFrames
             | Fault::DuplicateCommands
             | Fault::Storm

@@ -61,6 +61,8 @@ fn the_arrows_between_crates_hold() {
         let to = ours(&format!("holdline-{service}"));
         assert!(to.iter().all(|to| allowed.contains(&to.as_str())), "{service} → {to:?}");
     }
+    // The simulator plays somebody else: of holdline it knows the clocks and the way a program runs.
+    assert_eq!(ours("holdline-simulator"), ["holdline-stage"]);
     // Purity: no runtime, no clock, no client below the services.
     for pure in ["holdline-proto", "holdline-decide"] {
         for runtime in ["tokio", "futures-util", "async-nats", "reqwest", "axum", "tracing"] {

@@ -106,7 +106,7 @@ fn g9_a_channel_of_the_gateways_own() {
     check(trunks, &with(r#""reports": "repeats", "poll": {"every": "60s"}"#), platform, &[]);
     check(trunks, client, "", &["the platform, and there is none"]);
     check(trunks, r#""client": "other""#, platform, &["no client other"]);
-    check(trunks, &with(r#""authType": "HMAC""#), platform, &["posted by nobody", "`secretToken`"]);
+    check(trunks, &with(r#""authType": "HMAC""#), platform, &["posted by nobody"]);
     check(
         trunks,
         &with(r#""callbackUrl": "https://example.com/x""#),

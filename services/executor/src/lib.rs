@@ -16,16 +16,18 @@ mod rate;
 mod target;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use holdline_decide::playbook;
+use holdline_decide::playbook::{self, Set};
 use holdline_platform::Api;
 use holdline_proto::topology::{EXECUTOR_CONSUMER, Role, Stream};
 use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::Bus;
+use holdline_stage::clock;
 use holdline_stage::playbooks::Playbooks;
 use holdline_stage::queue;
 use holdline_stage::run::Shell;
-use holdline_stage::secret::{Lookup, environment};
+use holdline_stage::secret::{Lookup, environment, fetch};
 use holdline_stage::settings::Reader;
 
 /// Settings of the executor.
@@ -54,6 +56,9 @@ impl Settings {
     }
 }
 
+/// Looks for credentials that were not found, again and again: a file may come later.
+const CREDENTIALS_EVERY: Duration = Duration::from_secs(10);
+
 /// Runs the executor until the service is stopped; calls under way are let end.
 ///
 /// # Errors
@@ -63,6 +68,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
     rustls::crypto::ring::default_provider().install_default().ok();
     let bus = Bus::connect(Role::Executor, &shell.common.nats, &shell.tasks, &shell.health).await?;
     let playbooks = Playbooks::follow(&bus, &shell, playbook::compile);
+    keep_credentials(&playbooks, settings.secrets.clone(), &shell);
     let executor = Arc::new(protocol::Executor {
         bus: bus.clone(),
         playbooks,
@@ -80,4 +86,30 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
     })
     .await;
     Ok(())
+}
+
+/// An executor that could not act on the platform says so before it has to.
+fn keep_credentials(playbooks: &Playbooks<Set>, secrets: Lookup, shell: &Shell) {
+    let (playbooks, shell) = (playbooks.clone(), shell.clone());
+    shell.tasks.clone().spawn(async move {
+        let mut changes = playbooks.changes();
+        loop {
+            let platform = playbooks.current().and_then(|(_, set)| set.platform.clone());
+            let clients = platform.iter().flat_map(|platform| &platform.clients);
+            let missing: Vec<String> = clients
+                .flat_map(|(name, client)| [(name, &client.id), (name, &client.secret)])
+                .filter(|(_, reference)| fetch(&secrets, reference).is_none())
+                .map(|(name, reference)| format!("{reference} of the client {name}"))
+                .collect();
+            match missing.as_slice() {
+                [] => shell.health.present("credentials"),
+                missing => shell.health.missing("credentials", format!("not found: {}", missing.join(", "))),
+            }
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = clock::sleep(CREDENTIALS_EVERY) => {}
+                () = shell.tasks.stopping() => return,
+            }
+        }
+    });
 }

@@ -32,7 +32,7 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// From one look to the next, however many hints come.
-const LOOK_GAP: Duration = Duration::from_secs(1);
+const LOOK_GAP: Duration = Duration::from_millis(500);
 
 /// The polled subscriptions of the current set, each with who waits for a hint.
 #[derive(Debug, Default)]

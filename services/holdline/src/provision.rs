@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use async_nats::jetstream::Context;
-use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
 use futures_util::StreamExt;
 use holdline_proto::playbooks::{INSTALLATION, Installation};
 use holdline_proto::topology::{
-    Bucket, BucketSpec, DLQ_CONSUMER, EXECUTOR_CONSUMER, PARTITIONS_DEFAULT, Role, Stream, StreamSpec,
-    Topology, subject_matches,
+    Bucket, BucketSpec, PARTITIONS_DEFAULT, Stream, StreamSpec, Topology, subject_matches,
 };
 use holdline_proto::wire;
 use holdline_stage::bus::{Bus, Put};
+use holdline_stage::queue::durables;
 
 /// How an installation is laid out. What is left open stays as it is, or is the default of a new one.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,13 +23,6 @@ pub struct Layout {
     /// Copies of every stream: 1 on a single server, 3 in a cluster.
     pub replicas: Option<usize>,
 }
-
-/// A command that is not acknowledged, and tells of no progress, is delivered again after this. Progress is
-/// told every two seconds.
-const ACK_WAIT: Duration = Duration::from_secs(6);
-
-/// Messages of a durable consumer that are delivered and not acknowledged. Beyond: the rest waits.
-const UNACKNOWLEDGED_MAX: i64 = 1_024;
 
 /// Publishes with the same message id within this are one (the broker's default).
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
@@ -53,14 +46,8 @@ pub async fn provision(bus: &Bus, layout: Layout, dry_run: bool) -> anyhow::Resu
         let name = topology.bucket_stream(spec.bucket);
         changes.extend(ensure(context, &name, bucket_config(&topology, &spec, replicas), dry_run).await?);
     }
-    let letters = Role::ALL.map(|role| topology.dead(role.name())).to_vec();
-    let recalls = vec![topology.retry_due(), topology.retry_asked()];
-    for (stream, consumer, filters) in [
-        (Stream::Commands, EXECUTOR_CONSUMER, vec![]),
-        (Stream::Dead, DLQ_CONSUMER, letters),
-        (Stream::Retry, DLQ_CONSUMER, recalls),
-    ] {
-        changes.extend(ensure_consumer(context, &topology.stream(stream), consumer, filters, dry_run).await?);
+    for (stream, wanted) in durables(&topology) {
+        changes.extend(ensure_consumer(context, &topology.stream(stream), wanted, dry_run).await?);
     }
     changes.extend(ensure_installation(bus, layout.partitions, dry_run).await?);
     Ok(changes)
@@ -244,25 +231,16 @@ fn differences(existing: &Config, wanted: &Config) -> Vec<String> {
 async fn ensure_consumer(
     context: &Context,
     stream: &str,
-    name: &str,
-    filter_subjects: Vec<String>,
+    wanted: pull::Config,
     dry_run: bool,
 ) -> anyhow::Result<Vec<String>> {
-    let wanted = pull::Config {
-        filter_subjects,
-        durable_name: Some(name.into()),
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: ACK_WAIT,
-        max_deliver: -1,
-        max_ack_pending: UNACKNOWLEDGED_MAX,
-        ..pull::Config::default()
-    };
+    let name = wanted.durable_name.clone().unwrap_or_default();
     let on = match context.get_stream(stream).await {
         Ok(on) => on,
         Err(_) if dry_run => return Ok(vec![format!("consumer {name} on {stream}: made")]),
         Err(error) => return Err(error.into()),
     };
-    let existing: Result<async_nats::jetstream::consumer::Info, _> = on.consumer_info(name).await;
+    let existing: Result<async_nats::jetstream::consumer::Info, _> = on.consumer_info(&name).await;
     let change = match existing {
         Ok(info) => {
             let same = info.config.ack_wait == wanted.ack_wait

@@ -5,11 +5,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::AckKind;
-use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
+use async_nats::jetstream::{AckKind, ErrorCode};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use holdline_proto::topology::Stream;
+use holdline_proto::topology::{DLQ_CONSUMER, EXECUTOR_CONSUMER, Role, Stream, Topology};
 use tokio::sync::Semaphore;
 
 use crate::bus::Bus;
@@ -32,6 +33,36 @@ const BATCH_MAX: usize = 64;
 
 /// Before pulling begins anew.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// A message that is not acknowledged, and tells of no progress, is delivered again after this.
+const ACK_WAIT: Duration = Duration::from_secs(6);
+
+/// Messages of a durable consumer that are delivered and not acknowledged. Beyond: the rest waits.
+const UNACKNOWLEDGED_MAX: i64 = 1_024;
+
+/// A durable consumer that is not there at so many looks in a row is made again.
+const GONE_LOOKS: u32 = 20;
+
+/// The durable consumers, each with its stream: what `holdline provision` makes, and what the service that
+/// pulls makes again if it is lost.
+pub fn durables(topology: &Topology) -> [(Stream, pull::Config); 3] {
+    let letters = Role::ALL.map(|role| topology.dead(role.name())).to_vec();
+    let recalls = vec![topology.retry_due(), topology.retry_asked()];
+    let config = |name: &str, filter_subjects| pull::Config {
+        filter_subjects,
+        durable_name: Some(name.into()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        max_deliver: -1,
+        max_ack_pending: UNACKNOWLEDGED_MAX,
+        ..pull::Config::default()
+    };
+    [
+        (Stream::Commands, config(EXECUTOR_CONSUMER, vec![])),
+        (Stream::Dead, config(DLQ_CONSUMER, letters)),
+        (Stream::Retry, config(DLQ_CONSUMER, recalls)),
+    ]
+}
 
 /// A message to work on.
 #[derive(Debug, Clone)]
@@ -68,22 +99,62 @@ where
     let under_way = Tasks::default();
     let what = format!("consumer {consumer}");
     shell.health.awaiting(&what, "not pulling yet");
+    let mut looks_gone = 0;
     while !shell.tasks.is_stopping() {
         let mut epoch = bus.epoch();
         epoch.mark_unchanged();
         let ended = tokio::select! {
             ended = pull(bus, stream, consumer, &slots, &under_way, &work, || shell.health.present(&what)) => ended,
-            _ = epoch.changed() => "the connection is new".to_string(),
+            _ = epoch.changed() => Ended::Broken("the connection is new".into()),
             () = shell.tasks.stopping() => break,
         };
-        tracing::info!(consumer, "pulling begins anew: {ended}");
-        shell.health.missing(&what, ended);
+        let gone = matches!(ended, Ended::Gone);
+        looks_gone = if gone { looks_gone + 1 } else { 0 };
+        if looks_gone <= 1 {
+            tracing::info!(consumer, "pulling begins anew: {ended}");
+        }
+        shell.health.missing(&what, ended.to_string());
+        if looks_gone == GONE_LOOKS {
+            looks_gone = 0;
+            make_again(bus, stream, consumer).await;
+        }
         tokio::select! {
             () = clock::sleep(PAUSE) => {}
             () = shell.tasks.stopping() => break,
         }
     }
     under_way.finish().await;
+}
+
+/// Why pulling ended.
+enum Ended {
+    /// There is no such consumer.
+    Gone,
+    Broken(String),
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ended::Gone => f.write_str("there is no such consumer"),
+            Ended::Broken(why) => f.write_str(why),
+        }
+    }
+}
+
+/// A cluster whose servers are restarted in quick succession may forget durable consumers (seen with
+/// nats-server 2.15: a server that is stopped while it still recovers stores a meta snapshot without them).
+/// Nothing is lost with one: what was not acknowledged is in the stream and is delivered again.
+async fn make_again(bus: &Bus, stream: Stream, consumer: &str) {
+    let found = durables(bus.topology())
+        .into_iter()
+        .find(|(of, config)| *of == stream && config.durable_name.as_deref() == Some(consumer));
+    let Some((_, config)) = found else { return };
+    let on = bus.topology().stream(stream);
+    match bus.context().create_consumer_on_stream(config, &on).await {
+        Ok(_) => tracing::warn!(consumer, "the consumer {consumer} of {on} was gone; it is made again"),
+        Err(error) => tracing::warn!(consumer, "the consumer {consumer} of {on} is gone: {error}"),
+    }
 }
 
 async fn pull<W, F>(
@@ -94,7 +165,7 @@ async fn pull<W, F>(
     under_way: &Tasks,
     work: &Arc<W>,
     ready: impl Fn(),
-) -> String
+) -> Ended
 where
     W: Fn(Work) -> F + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
@@ -103,7 +174,8 @@ where
     let found: Result<PullConsumer, _> = bus.context().get_consumer_from_stream(consumer, stream).await;
     let found = match found {
         Ok(found) => found,
-        Err(error) => return error.to_string(),
+        Err(error) if is_gone(&error) => return Ended::Gone,
+        Err(error) => return Ended::Broken(error.to_string()),
     };
     let messages = found
         .stream()
@@ -112,21 +184,28 @@ where
         .expires(PULL_TIME_MAX);
     let mut messages = match messages.messages().await {
         Ok(messages) => messages,
-        Err(error) => return error.to_string(),
+        Err(error) => return Ended::Broken(error.to_string()),
     };
     ready();
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return "closed".into() };
+        let Ok(slot) = slots.clone().acquire_owned().await else { return Ended::Broken("closed".into()) };
         let message = match messages.next().await {
             Some(Ok(message)) => message,
-            Some(Err(error)) => return error.to_string(),
-            None => return "it ended".into(),
+            Some(Err(error)) => return Ended::Broken(error.to_string()),
+            None => return Ended::Broken("it ended".into()),
         };
         let work = work.clone();
         under_way.spawn(async move {
             answer(message, work).await;
             drop(slot);
         });
+    }
+}
+
+fn is_gone(error: &ConsumerError) -> bool {
+    match error.kind() {
+        ConsumerErrorKind::JetStream(error) => error.error_code() == ErrorCode::CONSUMER_NOT_FOUND,
+        _ => false,
     }
 }
 

@@ -630,7 +630,8 @@ pub(super) fn subscription(
     }
     let secret_name = name.as_ref().map_or("", |name| name.value.as_str());
     let secrets = read_secrets(&mut fields, secret_name);
-    if fields.get("secretToken").is_none() && auth.is_some_and(|auth| auth != Auth::None) {
+    let proven = auth.is_some_and(|auth| auth != Auth::None);
+    if !pulled && proven && fields.get("secretToken").is_none() {
         fields.missing("secretToken");
     }
     let name = name?;

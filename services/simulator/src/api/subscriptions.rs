@@ -1,0 +1,58 @@
+//! The subscription API that the guide imagines; the platform has none. The paths are holdline's reading of the
+//! guide.
+
+use axum::routing::MethodFilter;
+use serde_json::{Map, Value, json};
+
+use super::{Answer, Asked, Reply, Route, list, no_content, ok, route, show};
+use crate::refusal::Refusal;
+use crate::state::State;
+use crate::world::Kind;
+
+const SUBSCRIPTIONS: &str = "/api/v2/events/subscriptions";
+const SUBSCRIPTION: &str = "/api/v2/events/subscriptions/{id}";
+
+/// What a subscription needs.
+const REQUIRED: [&str; 4] = ["name", "topicName", "callbackUrl", "authType"];
+
+/// What else it may have. `secretToken` is taken and never given back.
+const OPTIONAL: [&str; 2] = ["filterExpression", "retryPolicy"];
+
+pub(super) const ROUTES: &[Route] = &[
+    route(MethodFilter::GET, SUBSCRIPTIONS, &[], |state, asked| {
+        list(state, Kind::Subscription, "", SUBSCRIPTIONS, asked)
+    }),
+    route(MethodFilter::POST, SUBSCRIPTIONS, &[], |state, asked| {
+        let id = state.ids.next();
+        let body = Some(take(state, &id, asked)?);
+        Ok(Reply { status: 201, body })
+    }),
+    route(MethodFilter::GET, SUBSCRIPTION, &[], |state, asked| show(state, Kind::Subscription, asked)),
+    route(MethodFilter::PUT, SUBSCRIPTION, &[], change),
+    route(MethodFilter::DELETE, SUBSCRIPTION, &[], |state, asked| {
+        state.world.remove(Kind::Subscription, &asked.key())?;
+        no_content()
+    }),
+];
+
+fn change(state: &mut State, asked: &Asked) -> Answer {
+    let id = asked.key();
+    state.world.find(Kind::Subscription, &id)?;
+    ok(take(state, &id, asked)?)
+}
+
+fn take(state: &mut State, id: &str, asked: &Asked) -> Result<Value, Refusal> {
+    for name in REQUIRED {
+        if !asked.body.get(name).is_some_and(Value::is_string) {
+            return Err(Refusal::bad_request(format!("{name} is required")));
+        }
+    }
+    let fields = REQUIRED.iter().chain(&OPTIONAL);
+    let mut subscription: Map<String, Value> =
+        fields.filter_map(|name| Some((name.to_string(), asked.body.get(*name)?.clone()))).collect();
+    subscription.insert("id".into(), json!(id));
+    subscription.insert("selfUri".into(), json!(SUBSCRIPTION.replace("{id}", id)));
+    let subscription = Value::Object(subscription);
+    state.world.put(Kind::Subscription, id, subscription.clone())?;
+    Ok(subscription)
+}
