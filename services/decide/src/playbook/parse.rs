@@ -723,6 +723,16 @@ fn read_pull(fields: &mut Fields<'_, '_>, kind: SourceKind, topic: Option<&At<St
         let mut poll = Fields::of(node, "`poll`", &["every"], &[], source, fields.findings)?;
         Some(read_every(&mut poll))
     });
+    if poll.is_none() {
+        let at = fields.key_at("client");
+        fields.findings.warning(
+            "no-repeats",
+            source,
+            &at,
+            "a channel tells health once, and only health that is told twice undoes anything by itself",
+            "let the state be looked at: `\"poll\": {\"every\": \"60s\"}`",
+        );
+    }
     let entities = entities.into_iter().map(|entity| entity.value).collect();
     Some(Pull { client: client.value, entities, every_ms })
 }
