@@ -223,6 +223,22 @@ fn what_is_wrong_is_said_with_its_place() {
 }
 
 #[test]
+fn d2_the_subscriptions_of_a_playbook_repeat_alike() {
+    let mut bundle = sample("loop");
+    let text = bundle.files.get_mut("loop.playbook.yaml").unwrap();
+    *text = text.replace("subscription: telephony", "topic: telephony.service.status");
+    let first = &bundle.files["subscriptions/telephony.json"];
+    let second =
+        first.replace("\"name\": \"telephony\"", "\"name\": \"second\"").replace("/webhooks/telephony", "/2");
+    bundle.files.insert("subscriptions/second.json".into(), second.clone());
+    assert_eq!(playbook::load(&bundle).1, []);
+    let changes = second.replace("\"authType\"", "\"reports\": \"changes\", \"authType\"");
+    bundle.files.insert("subscriptions/second.json".into(), changes);
+    let found = playbook::load(&bundle).1;
+    assert!(found.len() == 1 && found[0].message.contains("one tells of changes"), "{found:?}");
+}
+
+#[test]
 fn all_mistakes_are_told_at_once() {
     let mut bundle = sample("loop");
     let text = bundle.files.get_mut("loop.playbook.yaml").unwrap();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_nats::jetstream::message::PublishMessage;
 use holdline_decide::execute::{self, Answer as Answered, Next, Request, Standing, may_have_happened};
 use holdline_decide::playbook::{Doing, Set, Webhook};
+use holdline_decide::rate::Purpose;
 use holdline_platform::Api;
 use holdline_proto::command::{Command, Intent};
 use holdline_proto::dead_letter::DeadLetter;
@@ -30,7 +31,7 @@ use sha2::{Digest, Sha256};
 use crate::call::{Caller, Destination};
 use crate::intent::{self, Earlier};
 use crate::lock::{self, Lock, Locks};
-use crate::rate::Rates;
+use crate::rate::{Granted, Pace, Rates, Turn};
 use crate::target::Targets;
 
 /// A command whose entity is locked is looked at again after this.
@@ -53,6 +54,17 @@ pub(crate) struct Executor {
     pub locks: Locks,
     pub rates: Rates,
     pub targets: Targets,
+}
+
+/// A call that is about to be made.
+pub(crate) struct Asking<'a, C> {
+    pub pace: &'a Pace,
+    /// Having it made twice does no harm.
+    pub may_be_repeated: bool,
+    /// SHA-256 of the request, hex.
+    pub request: String,
+    /// The call itself.
+    pub calling: C,
 }
 
 impl Executor {
@@ -147,7 +159,7 @@ impl Executor {
         set: &Set,
         webhook: &Webhook,
         earlier: Earlier,
-        lock: Lock,
+        mut lock: Lock,
     ) -> Result<Answer, StoreError> {
         let prepared = execute::request(webhook, command).map_err(|error| error.to_string());
         let prepared = prepared
@@ -156,12 +168,19 @@ impl Executor {
             Ok(prepared) => prepared,
             Err(reason) => return self.cannot(work, command, reason).await,
         };
-        self.rates.turn(&destination.host, destination.calls_per_second).await;
-        let calling = self.caller.call(&destination, &request);
-        let called =
-            self.call(command, webhook.idempotent, fingerprint(&request), calling, earlier, lock).await?;
+        let turn = match self.turn(command, &destination.pace, &mut lock).await? {
+            Ok(turn) => turn,
+            Err(wait) => return Ok(self.throttled(command, wait, lock).await),
+        };
+        let asking = Asking {
+            pace: &destination.pace,
+            may_be_repeated: webhook.idempotent,
+            request: fingerprint(&request),
+            calling: self.caller.call(&destination, &request),
+        };
+        let called = self.call(command, asking, earlier, lock, turn).await?;
         let Some((next, intent, revision, lock)) = called else { return Ok(self.locked()) };
-        self.conclude(work, command, next, intent, revision, lock, &destination.host).await
+        self.conclude(work, command, next, intent, revision, lock, &destination.pace.host).await
     }
 
     /// What comes of a judgement: an outcome, one more dead letter, or another try.
@@ -200,6 +219,11 @@ impl Executor {
                 self.park(work, letter).await?;
                 self.report(command, done, intent.attempts, lock).await
             }
+            Next::Throttled { after_ms } => {
+                let attempts = intent.attempts.saturating_sub(1);
+                intent::write(&self.bus, command, &Intent { attempts, ..intent }, revision).await?;
+                Ok(self.throttled(command, Duration::from_millis(after_ms), lock).await)
+            }
             Next::Retry { after_ms, reason } => {
                 tracing::warn!(
                     action = command.action,
@@ -213,6 +237,48 @@ impl Executor {
                 lock.release(&self.bus).await;
                 crash::point(Point::BeforeRetry);
                 Ok(Answer::Later(Duration::from_millis(after_ms)))
+            }
+        }
+    }
+
+    /// A turn in the rate window, or how long there is none. Nothing has left then, and no attempt is spent.
+    pub(crate) async fn turn(
+        &self,
+        command: &Command,
+        pace: &Pace,
+        lock: &mut Lock,
+    ) -> Result<Result<Turn, Duration>, StoreError> {
+        let taking = self.rates.turn(&self.bus, pace, Purpose::Remediation);
+        let turn = match self.holding(lock, command, taking).await? {
+            Granted::Turn(turn) => turn,
+            Granted::Later(wait) => return Ok(Err(wait)),
+        };
+        if turn.was_long() && matches!(self.standing(command).await?, Standing::Replaced { .. }) {
+            // The next delivery says so.
+            return Ok(Err(Duration::ZERO));
+        }
+        Ok(Ok(turn))
+    }
+
+    /// Gives a command back until there may be a turn, but not beyond its deadline.
+    pub(crate) async fn throttled(&self, command: &Command, wait: Duration, lock: Lock) -> Answer {
+        lock.release(&self.bus).await;
+        Answer::Later(self.before_deadline(command, wait))
+    }
+
+    /// Renews the lock for as long as something takes.
+    async fn holding<T>(&self, lock: &mut Lock, command: &Command, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        let mut wait = lock.renews_in();
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = clock::sleep(wait) => {
+                    wait = lock::RENEW_EVERY;
+                    if let Err(error) = lock.renew(&self.bus).await {
+                        tracing::warn!(entity = command.key.entity, "the lock is not renewed: {error}");
+                    }
+                }
             }
         }
     }
@@ -238,21 +304,32 @@ impl Executor {
     pub(crate) async fn call(
         &self,
         command: &Command,
-        idempotent: bool,
-        request: String,
-        calling: impl Future<Output = Answered>,
+        asking: Asking<'_, impl Future<Output = Answered>>,
         earlier: Earlier,
         mut lock: Lock,
+        mut turn: Turn,
     ) -> Result<Option<(Next, Intent, u64, Lock)>, StoreError> {
         let mut intent = Intent {
             attempts: earlier.attempts.saturating_add(1),
             answered: false,
-            ..self.intent(command, &lock, earlier, request)
+            ..self.intent(command, &lock, earlier, asking.request)
         };
         crash::point(Point::BeforeIntent);
         let revision = intent::write(&self.bus, command, &intent, earlier.revision).await?;
         crash::point(Point::AfterIntent);
-        if !lock.is_sure() || self.is_late(command) {
+        let leaves = loop {
+            turn.come().await;
+            if turn.leaves() {
+                break true;
+            }
+            // The intent took long. It stands now, so the next turn is used as soon as it has come.
+            Metric::Throttled.add(1, Role::Executor.name(), Some(("what", "old".into())));
+            match self.turn(command, asking.pace, &mut lock).await {
+                Ok(Ok(next)) => turn = next,
+                Ok(Err(_)) | Err(_) => break false,
+            }
+        };
+        if !leaves || !lock.is_sure() || self.is_late(command) {
             // Nothing left, and the next delivery must know that.
             intent.answered = true;
             intent.attempts = earlier.attempts;
@@ -260,23 +337,17 @@ impl Executor {
             lock.release(&self.bus).await;
             return Ok(None);
         }
-        tokio::pin!(calling);
-        let answer = loop {
-            tokio::select! {
-                answer = &mut calling => break answer,
-                () = clock::sleep(lock::RENEW_EVERY) => {
-                    if let Err(error) = lock.renew(&self.bus).await {
-                        tracing::warn!(entity = command.key.entity, "the lock is not renewed: {error}");
-                    }
-                }
-            }
-        };
+        let answer = self.holding(&mut lock, command, asking.calling).await;
         crash::point(Point::AfterCall);
-        let next = execute::judge(&answer, intent.attempts, idempotent, intent.perhaps_done);
+        if let Answered::Status { limits, .. } = &answer {
+            self.rates.learn(&self.bus, asking.pace, limits).await;
+        }
+        let next = execute::judge(&answer, intent.attempts, asking.may_be_repeated, intent.perhaps_done);
         let result = match &next {
             Next::Report(_) => "carried",
             Next::GiveUp { .. } => "given_up",
             Next::Retry { .. } => "retried",
+            Next::Throttled { .. } => "throttled",
         };
         Metric::Calls.add(1, Role::Executor.name(), Some(("result", result.into())));
         intent.answered = true;
@@ -292,8 +363,10 @@ impl Executor {
         attempts: u32,
         lock: Lock,
     ) -> Result<Answer, StoreError> {
-        let (reported, ()) = tokio::join!(self.tell(command, result, attempts), lock.release(&self.bus));
-        reported?;
+        // In this order: whoever waits for the lock finds the outcome.
+        let told = self.tell(command, result, attempts).await;
+        lock.release(&self.bus).await;
+        told?;
         crash::point(Point::BeforeAck);
         Ok(Answer::Done)
     }
@@ -378,6 +451,12 @@ impl Executor {
             ..said
         };
         dead_letter::park(&self.bus, Role::Executor, &letter).await
+    }
+
+    /// A wait, cut short so that the command comes back when it is late at the latest.
+    fn before_deadline(&self, command: &Command, wait: Duration) -> Duration {
+        let left_ms = command.deadline_ms.saturating_sub(self.time.now_ms()).saturating_add(1);
+        wait.min(Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)))
     }
 
     /// The broker's clock made the deadline, so it is the broker's that is compared with it.

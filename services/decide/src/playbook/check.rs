@@ -260,6 +260,7 @@ fn join(drafts: &mut Drafts<'_>, findings: &mut Findings) -> BTreeMap<String, Pl
         }
         check_undo(source, &draft, drafts, findings);
         agree(source, &draft, &subscriptions, drafts, findings);
+        agree_on_reports(source, &draft, &subscriptions, drafts, findings);
         try_predicates(source, &draft, &subscriptions, drafts, findings);
         playbooks.insert(name.clone(), finish(name, draft, subscriptions, drafts));
     }
@@ -318,6 +319,30 @@ fn agree(
             );
             findings.error(source, &draft.entity.at, message);
         }
+    }
+}
+
+/// A playbook has one rule for when it believes what it hears.
+fn agree_on_reports(
+    source: Source<'_>,
+    draft: &Draft,
+    subscriptions: &[String],
+    drafts: &Drafts<'_>,
+    findings: &mut Findings,
+) {
+    let mut reports =
+        subscriptions.iter().filter_map(|name| Some((name, drafts.subscriptions.get(name)?.value.reports)));
+    let Some((first, expected)) = reports.next() else { return };
+    if let (Some((other, _)), Some(topic)) = (reports.find(|(_, reports)| *reports != expected), &draft.topic)
+    {
+        findings.error_with(
+            source,
+            &topic.at,
+            format!(
+                "of its subscriptions {first} and {other} one repeats its state and one tells of changes"
+            ),
+            "set `reports` of both alike, or give each a playbook of its own",
+        );
     }
 }
 

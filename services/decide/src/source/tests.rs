@@ -239,6 +239,10 @@ fn g9_statuspage() {
     let affected = json!([{"id": "i1", "incident_updates": ["long"], "components": [{"id": "c0mp0n3nt001"}]}, {"id": "i2"}]);
     let event = &statuspage::poll(&polled, &with(summary, &[("/incidents", affected)]), 0).unwrap()[0];
     assert_eq!(event["data"]["original"]["incidents"], json!([{"id": "i1"}]));
+    let long = json!({"id": "x".repeat(10_000), "components": [{"id": "c0mp0n3nt001"}]});
+    let many = with(sample("statuspage_summary.poll"), &[("/incidents", json!(vec![long; 9]))]);
+    let event = &statuspage::poll(&polled, &many, 0).unwrap()[0];
+    assert_eq!(event["data"]["original"]["incidents"].as_array().unwrap().len(), 1);
     assert!(statuspage::poll(&polled, &json!({}), 0).is_err());
 }
 

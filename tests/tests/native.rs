@@ -1,0 +1,393 @@
+//! Native actions (E2) and their OAuth clients through the real programs, against the simulated platform: done,
+//! undone from the pre-image, and never over somebody else's work.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use holdline_simulator::organisation::*;
+use holdline_simulator::{Fault, Kind, Options, Outcome, Simulator, StaleVersion};
+use holdline_stage::clock;
+use holdline_tests::programs::{Installation, STAGES, scratch};
+use holdline_tests::sender::{Sender, event};
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(40);
+
+/// An installation with one playbook per action: three failures do it, two healthy events undo it.
+struct World {
+    simulator: Simulator,
+    installation: Installation,
+    sender: Sender,
+}
+
+struct Action {
+    name: &'static str,
+    kind: &'static str,
+    client: &'static str,
+    parameters: Value,
+    /// `revert.do`
+    back: &'static str,
+}
+
+const fn action(name: &'static str, kind: &'static str, parameters: Value) -> Action {
+    Action { name, kind, client: "routing", parameters, back: "undo" }
+}
+
+fn group() -> Action {
+    action("group", "emergency_group.set", json!({"group": "{{data.group}}"}))
+}
+
+impl World {
+    async fn start(name: &str, options: Options, actions: &[Action]) -> World {
+        let simulator = Simulator::start(options).await.unwrap();
+        let playbooks = playbooks(name, &simulator, actions);
+        let mut installation = Installation::broker(name, &playbooks, "always");
+        for (variable, value) in [
+            ("ROUTING_ID", CLIENT),
+            ("ROUTING_SECRET", CLIENT_SECRET),
+            ("TELEPHONY_ID", TELEPHONY_CLIENT),
+            ("TELEPHONY_SECRET", TELEPHONY_CLIENT_SECRET),
+        ] {
+            installation.variable(variable, value);
+        }
+        for stage in STAGES {
+            installation.spawn(stage, 0);
+        }
+        installation.wait_ready();
+        let sender = Sender::new(installation.gateways(), "none");
+        World { simulator, installation, sender }
+    }
+
+    async fn report(&self, action: &str, entity: &str, status: &str, times: i64) {
+        let now = clock::wall_ms();
+        for n in 0..times {
+            let mut event = event(&format!("{action}-{entity}-{status}-{now}-{n}"), entity, status, now + n);
+            event["data"]["group"] = json!(GROUP_EVACUATION);
+            self.sender.to(action).deliver(&event).await;
+        }
+    }
+
+    async fn fails(&self, action: &str) {
+        self.report(action, "gw-1", "FAILED", 3).await;
+    }
+
+    async fn recovers(&self, action: &str) {
+        self.report(action, "gw-1", "HEALTHY", 2).await;
+    }
+
+    fn group(&self) -> Value {
+        self.simulator.group(GROUP_EVACUATION)
+    }
+
+    /// Waits until an object is as expected.
+    async fn until(&self, kind: Kind, key: &str, what: &str, expected: impl Fn(&Value) -> bool) {
+        let began = clock::now();
+        while !expected(&self.simulator.object(kind, key)) {
+            let found = self.simulator.object(kind, key);
+            assert!(began.elapsed() < SOON, "{what}: {found:#}\n{}", self.installation.log_of("executor", 0));
+            clock::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn until_enabled(&self, enabled: bool) {
+        let what = format!("the group is enabled: {enabled}");
+        self.until(Kind::EmergencyGroup, GROUP_EVACUATION, &what, |group| group["enabled"] == enabled).await;
+    }
+
+    fn incidents(&self) -> Value {
+        let shown = self.installation.holdline(&["incidents", "--output", "json"]);
+        serde_json::from_slice(&shown.stdout).unwrap()
+    }
+
+    /// Waits until the incident is held for a person, with this in the reason.
+    async fn until_held(&self, part: &str) {
+        let began = clock::now();
+        loop {
+            let shown = self.incidents();
+            if shown[0]["held"].as_str().is_some_and(|held| held.contains(part)) {
+                return;
+            }
+            assert!(began.elapsed() < SOON, "{shown:#}\n{}", self.installation.log_of("executor", 0));
+            clock::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn until_over(&self) {
+        let began = clock::now();
+        while self.incidents() != json!([]) {
+            assert!(began.elapsed() < SOON, "{:#}", self.incidents());
+            clock::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Calls that changed something, by method and path.
+    fn writes(&self, part: &str) -> Vec<String> {
+        let calls = self.simulator.calls().into_iter();
+        let writes = calls.filter(|call| call.method != "GET" && call.path.contains(part));
+        writes.map(|call| format!("{} {} {:?}", call.method, call.path, call.status)).collect()
+    }
+
+    fn ends_well(&self) {
+        let logs = self.installation.logs();
+        for secret in [CLIENT_SECRET, TELEPHONY_CLIENT_SECRET] {
+            assert!(!logs.contains(secret), "a secret was logged");
+        }
+        self.installation.conserved();
+    }
+}
+
+fn playbooks(name: &str, simulator: &Simulator, actions: &[Action]) -> PathBuf {
+    let folder = scratch(&format!("{name}-playbooks"));
+    for part in ["actions", "subscriptions"] {
+        std::fs::create_dir_all(folder.join(part)).unwrap();
+    }
+    let settings = format!(
+        "platform:\n  region: mypurecloud.ie\n  connect_to: {}\n  clients:\n    routing: {{id: env:ROUTING_ID, secret: \
+         env:ROUTING_SECRET}}\n    telephony: {{id: env:TELEPHONY_ID, secret: env:TELEPHONY_SECRET}}\n",
+        simulator.address()
+    );
+    std::fs::write(folder.join("holdline.yaml"), settings).unwrap();
+    for action in actions {
+        let name = action.name;
+        let file = json!({
+            "name": name, "actionType": "GENESYS", "kind": action.kind, "client": action.client,
+            "parameters": action.parameters,
+        });
+        std::fs::write(folder.join(format!("actions/{name}.json")), file.to_string()).unwrap();
+        let file = json!({
+            "name": name, "topicName": "telephony.service.status", "authType": "HMAC",
+            "secretToken": "env:HOLDLINE_TELEPHONY_SECRET",
+        });
+        std::fs::write(folder.join(format!("subscriptions/{name}.json")), file.to_string()).unwrap();
+        let playbook = format!(
+            "playbook: {name}\nmode: live\non:\n  subscription: {name}\n  entity: data.gatewayId\n  \
+             failed: status == 'FAILED'\n  healthy: status == 'HEALTHY'\nconfirm: {{failures: 3, stable_for: 0s}}\n\
+             act:\n  failed: {{do: [{name}], class: failover, deadline: 60s}}\n\
+             revert: {{healthy: 2, stable_for: 0s, silence: 15m, do: {}}}\n",
+            action.back
+        );
+        std::fs::write(folder.join(format!("{name}.playbook.yaml")), playbook).unwrap();
+    }
+    folder
+}
+
+/// Without what every write changes.
+fn content(mut object: Value) -> Value {
+    for field in ["version", "dateModified", "modifiedBy", "modifiedByApp"] {
+        object.as_object_mut().unwrap().remove(field);
+    }
+    object
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e2_every_kind_is_done_and_undone() {
+    let route = format!("{SITE_MAIN}/{ROUTE}");
+    let row = format!("{TABLE}/{}", ROWS[0]);
+    let member = format!("{QUEUE}/{}", MEMBERS[1]);
+    let telephony = |action: Action| Action { client: "telephony", ..action };
+    let actions = [
+        group(),
+        action(
+            "row",
+            "datatable_row.set",
+            json!({"table": TABLE, "key": ROWS[0], "values": {"destination": "backup of {{data.gatewayId}}"}}),
+        ),
+        telephony(action(
+            "route",
+            "outbound_route.reorder",
+            json!({"site": SITE_MAIN, "route": ROUTE, "trunk_bases": [TRUNK_BASE_BACKUP, TRUNK_BASE_PRIMARY]}),
+        )),
+        action("ivr", "ivr.route", json!({"ivr": IVR_SALES, "open_hours_flow": FLOW_EMERGENCY})),
+        action("stop", "campaign.stop", json!({"campaign": CAMPAIGN})),
+        action(
+            "members",
+            "queue.members",
+            json!({"queue": QUEUE, "members": &MEMBERS[..3], "joined": false}),
+        ),
+        action("queue", "queue.put", json!({"queue": QUEUE, "set": {"description": "{{data.gatewayId}}"}})),
+        telephony(action("edge", "edge.out_of_service", json!({"edge": EDGE_MAIN, "drain_s": 1}))),
+    ];
+    let world = World::start("native-kinds", Options::default(), &actions).await;
+    type Expected = fn(&Value) -> bool;
+    let cases: [(&str, Kind, &str, Expected); 8] = [
+        ("group", Kind::EmergencyGroup, GROUP_EVACUATION, |group| group["enabled"] == true),
+        ("row", Kind::DataTableRow, &row, |row| row["destination"] == "backup of gw-1"),
+        ("route", Kind::OutboundRoute, &route, |route| {
+            route["externalTrunkBases"][0]["id"] == TRUNK_BASE_BACKUP
+        }),
+        ("ivr", Kind::Ivr, IVR_SALES, |ivr| ivr["openHoursFlow"]["id"] == FLOW_EMERGENCY),
+        ("stop", Kind::Campaign, CAMPAIGN, |campaign| campaign["campaignStatus"] == "off"),
+        ("members", Kind::QueueMember, &member, |member| member["joined"] == false),
+        ("queue", Kind::Queue, QUEUE, |queue| queue["description"] == "gw-1"),
+        ("edge", Kind::Edge, EDGE_MAIN, |edge| edge["statusCode"] == "INACTIVE"),
+    ];
+    for (action, kind, key, done) in cases {
+        let before = content(world.simulator.object(kind, key));
+        world.fails(action).await;
+        world.until(kind, key, action, done).await;
+        world.recovers(action).await;
+        world.until(kind, key, &format!("{action} undone"), |object| content(object.clone()) == before).await;
+        world.until_over().await;
+    }
+    world.ends_well();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e2_what_cannot_be_looked_at_is_started_once() {
+    let actions = [
+        Action { back: "[flow]", ..action("flow", "flow.execute", json!({"flow": FLOW_WORKFLOW})) },
+        Action {
+            back: "[reboot]",
+            client: "telephony",
+            ..action("reboot", "edge.reboot", json!({"edge": EDGE_BRANCH}))
+        },
+    ];
+    let world = World::start("native-launch", Options::default(), &actions).await;
+    for (name, path) in [("flow", "/flows/executions"), ("reboot", "/reboot")] {
+        world.fails(name).await;
+        let began = clock::now();
+        while world.writes(path).is_empty() {
+            assert!(began.elapsed() < SOON, "{name}: {}", world.installation.log_of("executor", 0));
+            clock::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(world.writes(path).len(), 1, "{name}");
+    }
+    // The answer is lost: it may have happened, so a person has to look.
+    world.simulator.fault(Fault::new("/api/v2/flows/executions", Outcome::CloseMidBody));
+    world.report("flow", "gw-2", "FAILED", 3).await;
+    let began = clock::now();
+    while !world.incidents().to_string().contains("must not be asked twice") {
+        assert!(began.elapsed() < SOON, "{:#}", world.incidents());
+        clock::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(world.writes("/flows/executions").len(), 2);
+    world.ends_well();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e2_a_human_in_between_is_never_overwritten() {
+    let world = World::start("native-human", Options::default(), &[group()]).await;
+    world.fails("group").await;
+    world.until_enabled(true).await;
+    world
+        .simulator
+        .edit(Kind::EmergencyGroup, GROUP_EVACUATION, &json!({"description": "held open by hand"}))
+        .unwrap();
+    let edited = world.group();
+    world.recovers("group").await;
+    world.until_held("somebody has changed it since").await;
+    assert_eq!(world.group(), edited);
+    world.ends_well();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e2_a_stale_version_is_looked_at_again_and_merged() {
+    for stale_version in [StaleVersion::Conflict, StaleVersion::BadRequest] {
+        let options = Options { stale_version, ..Options::default() };
+        let world = World::start("native-stale", options, &[group()]).await;
+        // While our PUT is on its way, somebody gives the group another name.
+        let slow = Outcome::Delay { delay_ms: 1_000 };
+        world.simulator.fault(Fault::new("/api/v2/architect/emergencygroups", slow).method("PUT").times(1));
+        world.fails("group").await;
+        let began = clock::now();
+        while !world.simulator.calls().iter().any(|call| call.method == "PUT") {
+            assert!(began.elapsed() < SOON);
+            clock::sleep(Duration::from_millis(20)).await;
+        }
+        world
+            .simulator
+            .edit(Kind::EmergencyGroup, GROUP_EVACUATION, &json!({"name": "Renamed meanwhile"}))
+            .unwrap();
+        world.until_enabled(true).await;
+        assert_eq!(world.group()["name"], "Renamed meanwhile");
+        let puts = world.writes("emergencygroups");
+        assert_eq!(puts.len(), 2, "{puts:?}");
+        world.recovers("group").await;
+        world.until_enabled(false).await;
+        world.until_over().await;
+        assert_eq!(world.group()["name"], "Renamed meanwhile");
+        world.ends_well();
+    }
+}
+
+/// A call whose answer is lost, an executor that dies in the middle: looked at, never repeated blind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e9_a_lost_answer_is_reconciled_by_looking() {
+    let mut world = World::start("native-lost", Options::default(), &[group()]).await;
+    let before = content(world.group());
+    let put = |outcome| Fault::new("/api/v2/architect/emergencygroups", outcome).method("PUT").times(1);
+    world.simulator.fault(put(Outcome::CloseMidBody));
+    world.fails("group").await;
+    world.until_enabled(true).await;
+    // It hangs after it was carried out, and the executor is killed meanwhile.
+    let began = clock::now();
+    while world.incidents()[0]["currentState"] != "REMEDIATING" {
+        assert!(began.elapsed() < SOON, "{:#}", world.incidents());
+        clock::sleep(Duration::from_millis(50)).await;
+    }
+    world.simulator.fault(put(Outcome::Hang).applied());
+    world.recovers("group").await;
+    world.until_enabled(false).await;
+    world.installation.kill("executor", 0);
+    world.installation.spawn("executor", 0);
+    world.until_over().await;
+    assert_eq!(content(world.group()), before);
+    assert_eq!(world.writes("emergencygroups").len(), 2, "{:?}", world.writes("emergencygroups"));
+    world.ends_well();
+}
+
+/// The API refuses for a while in every way there is: no wrong answer, no storm, and it goes on by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e5_an_api_in_trouble_is_asked_again_with_patience() {
+    let world = World::start("native-trouble", Options::default(), &[group()]).await;
+    let before = content(world.group());
+    let api = "/api/v2/architect";
+    let status = |status, retry_after_s| Outcome::Status { status, retry_after_s };
+    let faults = [
+        Fault::new(api, status(500, None)).times(2),
+        Fault::new(api, status(503, None)).method("PUT").times(1),
+        Fault::new(api, status(429, Some(1))).times(1),
+        Fault::new(api, status(429, None)).times(1),
+        Fault::new(api, Outcome::CloseMidBody).method("GET").times(1),
+        Fault::new("/oauth/token", status(503, None)).times(2),
+        Fault::new("/oauth/token", status(429, None)).times(2),
+    ];
+    for fault in faults {
+        let what = format!("{fault:?}");
+        world.simulator.revoke_tokens();
+        world.simulator.forget_calls();
+        world.simulator.fault(fault);
+        world.fails("group").await;
+        world.until(Kind::EmergencyGroup, GROUP_EVACUATION, &what, |group| group["enabled"] == true).await;
+        world.recovers("group").await;
+        world.until_enabled(false).await;
+        world.until_over().await;
+        world.simulator.clear_faults();
+        let calls = world.simulator.calls().len();
+        assert!(calls < 40, "{what}: {calls} calls");
+        assert_eq!(content(world.group()), before, "{what}");
+    }
+    world.ends_well();
+}
+
+/// Ten commands need a token at once: it is fetched once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_token_serves_everybody_who_waits() {
+    let one = action(
+        "row",
+        "datatable_row.set",
+        json!({"table": TABLE, "key": ROWS[1], "values": {"destination": "{{data.gatewayId}}"}}),
+    );
+    let world = World::start("native-token", Options::default(), &[one]).await;
+    let entities: Vec<String> = (0..10).map(|n| format!("gw-{n}")).collect();
+    futures_util::future::join_all(entities.iter().map(|entity| world.report("row", entity, "FAILED", 3)))
+        .await;
+    let began = clock::now();
+    while world.writes("/rows/").len() < 10 {
+        assert!(began.elapsed() < SOON, "{:?}", world.writes("/rows/"));
+        clock::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(world.writes("/oauth/token").len(), 1);
+    world.ends_well();
+}
