@@ -153,15 +153,11 @@ fn g9_a_look_at_the_list_says_what_a_message_would_have_said() {
     check(None, TRUNKS, &json!({"id": TRUNK}), 0, &[]);
     // An edge's has none: an event of its own, as old as the look.
     let edge = |status: &str| json!({"id": EDGE, "onlineStatus": status, "interfaces": []});
-    check(None, EDGES, &edge("OFFLINE"), 7_000, &[&format!("FAILED | {EDGE} | {EDGE}:FAILED:look1 | 7000")]);
-    check(None, EDGES, &edge("ONLINE"), 7_000, &[&format!("HEALTHY | {EDGE} | {EDGE}:HEALTHY:look1 | 7000")]);
-    check(
-        minute,
-        EDGES,
-        &edge("ONLINE"),
-        7_000,
-        &[&format!("HEALTHY | {EDGE} | {EDGE}:HEALTHY:look1:0 | 7000")],
-    );
+    let line =
+        |status: &str, rest: &str| format!("{status} | {EDGE} | {EDGE}:{status}:look1{rest} | {began}");
+    check(None, EDGES, &edge("OFFLINE"), began, &[&line("FAILED", "")]);
+    check(None, EDGES, &edge("ONLINE"), began, &[&line("HEALTHY", "")]);
+    check(minute, EDGES, &edge("ONLINE"), began, &[&line("HEALTHY", &format!(":{}", began / 60_000))]);
     check(None, EDGES, &json!({}), 0, &["entities[].id: missing"]);
 }
 

@@ -114,7 +114,7 @@ impl Line {
 
     async fn connect_again_and_again(&mut self) {
         loop {
-            let end = self.session().await;
+            let end = Box::pin(self.session()).await;
             self.show(false);
             let wait = self.next_wait().max(end.retry_after);
             let (title, reason, why) = (&self.title, end.reason, &end.why);
