@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::playbook::{Auth, Poll};
+use crate::playbook::{Auth, Poll, Pull};
 
 const EDGES: &str = "v2.telephony.providers.edges.{id}";
 const TRUNKS: &str = "v2.telephony.providers.edges.trunks.{id}";
@@ -24,6 +24,7 @@ fn subscription(source: Kind, topic: &str) -> Subscription {
         reports: Reports::Repeats,
         entity_label: None,
         poll: None,
+        pull: None,
     }
 }
 
@@ -119,6 +120,45 @@ fn g9_messages_of_the_platform() {
     {
         check(EDGES, &sample(control), &[]);
     }
+}
+
+#[test]
+fn g9_a_look_at_the_list_says_what_a_message_would_have_said() {
+    let at_ms = |time: &str| parse_time_ms(&json!(time)).unwrap();
+    let check = |every_ms, topic, entity: &Value, at_ms, expected: &[&str]| {
+        let pull = Some(Pull { client: "c".into(), entities: vec![], every_ms });
+        let subscription = Subscription { pull, ..subscription(Kind::Notification, topic) };
+        let events = channel::look(&subscription, entity, "look1", at_ms);
+        for event in events.iter().flatten() {
+            assert_eq!(event["data"]["reconcile"], true, "{event}");
+            assert_eq!(event["data"]["original"]["eventBody"].get("interfaces"), None, "{event}");
+        }
+        assert_eq!(told(events), expected, "{every_ms:?} {topic} {entity}");
+    };
+    // A trunk's state has a time: the same event as the message.
+    let mut trunk = sample("trunk_status_down.ws")["eventBody"].clone();
+    trunk["name"] = json!("Primary");
+    let (since, minute) = ("2026-11-23T10:00:00.000Z", Some(60_000));
+    let id = format!("{TRUNK}:FAILED:{since}");
+    check(None, TRUNKS, &trunk, 7_000, &[&format!("FAILED | {TRUNK} | {id} | {since}")]);
+    // Polled, it is told once in every interval; its time is never before that of the state.
+    let began = at_ms(since);
+    let told_at = |at_ms: i64, time_ms: i64| {
+        let interval = at_ms / 60_000;
+        check(minute, TRUNKS, &trunk, at_ms, &[&format!("FAILED | {TRUNK} | {id}:{interval} | {time_ms}")]);
+    };
+    told_at(began + 1_000, began);
+    told_at(began + 59_000, began + 57_000);
+    told_at(began + 60_000, began + 58_000);
+    check(None, TRUNKS, &json!({"id": TRUNK}), 0, &[]);
+    // An edge's has none: an event of its own, as old as the look.
+    let edge = |status: &str| json!({"id": EDGE, "onlineStatus": status, "interfaces": []});
+    let line =
+        |status: &str, rest: &str| format!("{status} | {EDGE} | {EDGE}:{status}:look1{rest} | {began}");
+    check(None, EDGES, &edge("OFFLINE"), began, &[&line("FAILED", "")]);
+    check(None, EDGES, &edge("ONLINE"), began, &[&line("HEALTHY", "")]);
+    check(minute, EDGES, &edge("ONLINE"), began, &[&line("HEALTHY", &format!(":{}", began / 60_000))]);
+    check(None, EDGES, &json!({}), 0, &["entities[].id: missing"]);
 }
 
 #[test]
