@@ -341,7 +341,7 @@ impl Topology {
                 entry_ttl: true,
                 ..spec(
                     Bucket::Leases,
-                    "who owns which partition and who listens on channels; how far it had got",
+                    "who owns which partition, who listens on channels; how far it had got",
                 )
             },
             BucketSpec {

@@ -206,7 +206,11 @@ fn what_is_wrong_is_said_with_its_place() {
     let filter = "\"filterExpression\": \"status == 'FAILED'\", \"authType\"";
     check(s, "\"authType\"", filter, &[(Warning, 2, "keeps every healthy event away")]);
     let a = "actions/remediate.json";
-    refuse(a, "\"WEBHOOK\"", "\"GENESYS\"", 3, "not supported yet");
+    let native =
+        |kind: &str| format!("\"GENESYS\", \"kind\": \"{kind}\", \"parameters\": {{\"group\": \"g\"}}");
+    refuse(a, "\"WEBHOOK\"", "\"GENESYS\"", 3, "no `url`");
+    refuse(a, "\"WEBHOOK\"", &native("emergency_group.sett"), 3, "there is no kind");
+    refuse(a, "\"WEBHOOK\"", "\"GENESYSS\"", 3, "there is no actionType");
     refuse(
         a,
         "\"method\": \"POST\"",
