@@ -169,18 +169,17 @@ impl Limit {
             (self.since, self.count) = (Some(at), 0);
         }
         self.count += 1;
-        if let Some((after, calls)) = self.foreign
-            && self.count >= after
-        {
-            self.count += calls;
-            self.foreign = None;
-        }
+        let count = self.count;
         let left = self.since.unwrap() + self.period - at;
         let reset = left.as_millis().div_ceil(1_000).to_string();
-        let is_too_much = self.count > self.allowed;
+        let is_too_much = count > self.allowed;
+        // What somebody else does, the next answer tells.
+        if let Some((_, calls)) = self.foreign.take_if(|(after, _)| count >= *after) {
+            self.count += calls;
+        }
         let mut told = HeaderMap::new();
         told.insert("inin-ratelimit-allowed", self.allowed.into());
-        told.insert("inin-ratelimit-count", self.count.into());
+        told.insert("inin-ratelimit-count", count.into());
         told.insert("inin-ratelimit-reset", reset.parse().unwrap());
         if is_too_much {
             told.insert("retry-after", reset.parse().unwrap());
