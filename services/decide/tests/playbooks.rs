@@ -148,6 +148,56 @@ fn check(file: &str, from: &str, to: &str, expected: &[(Severity, usize, &str)])
     assert_eq!(set.is_none(), expected.iter().any(|(severity, ..)| *severity == Severity::Error));
 }
 
+/// The loop with a native remedy: its fields, `revert.do`, and settings; parts of every message that comes.
+fn check_native(action: &str, revert: &str, settings: &str, expected: &[&str]) {
+    let mut bundle = sample("loop");
+    let remedy = format!(r#"{{"name": "remediate", "actionType": "GENESYS", {action}}}"#);
+    bundle.files.insert("actions/remediate.json".into(), remedy);
+    bundle.files.get_mut("holdline.yaml").unwrap().push_str(settings);
+    let playbook = bundle.files.get_mut("loop.playbook.yaml").unwrap();
+    *playbook = playbook.replace("do: [revert]", &format!("do: {revert}"));
+    let (set, findings) = playbook::load(&bundle);
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+    let told: Vec<String> =
+        errors.map(|f| format!("{} {}", f.message, f.help.clone().unwrap_or_default())).collect();
+    assert_eq!(told.len(), expected.len(), "{action}: {told:#?}");
+    for part in expected {
+        assert!(told.iter().any(|told| told.contains(part)), "{action}: {part:?} is not in {told:#?}");
+    }
+    assert_eq!(set.is_none(), !expected.is_empty());
+}
+
+#[test]
+fn native_actions_are_checked_before_they_run() {
+    let one = "platform: {region: mypurecloud.ie, clients: {a: {id: env:A, secret: env:B}}}\n";
+    let two = "platform:\n  region: mypurecloud.ie\n  clients:\n    a: {id: env:A, secret: env:B}\n    b: {id: \
+               env:A, secret: env:B}\n";
+    let set = r#""kind": "emergency_group.set", "parameters": {"group": "{{data.gatewayId}}"}"#;
+    check_native(set, "undo", one, &[]);
+    check_native(set, "[revert]", one, &[]);
+    check_native(set, "undo", "", &["and there is none"]);
+    check_native(set, "undo", two, &["`client` must say which"]);
+    check_native(&format!(r#"{set}, "client": "c""#), "undo", two, &["no client c"]);
+    check_native(&format!(r#"{set}, "client": "b""#), "undo", two, &[]);
+    let literal = "platform: {region: mypurecloud.ie, clients: {a: {id: env:A, secret: geheim}}}\n";
+    check_native(set, "undo", literal, &["written in place", "there is no client"]);
+    let kind = |kind: &str, parameters: &str| format!(r#""kind": "{kind}", "parameters": {parameters}"#);
+    check_native(
+        &kind("emergency_group.sett", r#"{"group": "g"}"#),
+        "undo",
+        one,
+        &["emergency_group.set`?", "no action"],
+    );
+    check_native(
+        &kind("emergency_group.set", r#"{"grupp": "g"}"#),
+        "undo",
+        one,
+        &["lacks `group`", "no action"],
+    );
+    check_native(&kind("edge.reboot", r#"{"edge": "e"}"#), "undo", one, &["cannot undo remediate"]);
+    check_native(&kind("edge.reboot", r#"{"edge": "e"}"#), "[revert]", one, &[]);
+}
+
 #[test]
 fn what_is_wrong_is_said_with_its_place() {
     use Severity::{Error, Warning};
@@ -175,7 +225,7 @@ fn what_is_wrong_is_said_with_its_place() {
         check(p, from, &to, &[(Error, line, "not supported yet")]);
     }
     refuse(p, "failures: 3", "evidence: usual", 10, "not supported yet");
-    refuse(p, "do: [remediate]", "do: [remediate]\n    verify: {}", 15, "not supported yet");
+    refuse(p, "do: [remediate]", "do: [remediate]\n    verify: {}", 15, "lacks `worked`");
     let s = "subscriptions/telephony.json";
     refuse(s, "\"telephony.service.status\"", "\"all\"", 3, "every event of the organisation");
     refuse(s, "HMAC", "NOTHING", 5, "no authType");
@@ -206,10 +256,6 @@ fn what_is_wrong_is_said_with_its_place() {
     let filter = "\"filterExpression\": \"status == 'FAILED'\", \"authType\"";
     check(s, "\"authType\"", filter, &[(Warning, 2, "keeps every healthy event away")]);
     let a = "actions/remediate.json";
-    let native =
-        |kind: &str| format!("\"GENESYS\", \"kind\": \"{kind}\", \"parameters\": {{\"group\": \"g\"}}");
-    refuse(a, "\"WEBHOOK\"", "\"GENESYS\"", 3, "no `url`");
-    refuse(a, "\"WEBHOOK\"", &native("emergency_group.sett"), 3, "there is no kind");
     refuse(a, "\"WEBHOOK\"", "\"GENESYSS\"", 3, "there is no actionType");
     refuse(
         a,

@@ -254,6 +254,7 @@ fn check_client(
         let there: Vec<&str> = platform.clients.keys().map(String::as_str).collect();
         let message = match client {
             Some(name) => format!("there is no client {name} under `platform` in holdline.yaml"),
+            None if there.is_empty() => "there is no client under `platform` in holdline.yaml".into(),
             None => "there is more than one client, so `client` must say which".into(),
         };
         findings.error_with(source, at, message, format!("there are {}", there.join(", ")));
