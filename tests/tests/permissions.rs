@@ -38,7 +38,7 @@ fn subjects(topology: &Topology) -> Vec<String> {
         }
     }
     for spec in topology.buckets() {
-        for key in ["x", "classifier.lease.0", "debouncer.lease.0", "executor.x"] {
+        for key in ["x", "gateway.lease.0", "classifier.lease.0", "debouncer.lease.0", "executor.x"] {
             subjects.push(topology.entry(spec.bucket, key));
         }
     }

@@ -57,7 +57,7 @@ fn the_arrows_between_crates_hold() {
     assert_eq!(ours("holdline-decide"), ["holdline-proto"]);
     assert_eq!(ours("holdline-stage"), ["holdline-proto"]);
     for service in ["gateway", "classifier", "debouncer", "executor", "dlq-replayer"] {
-        let allowed = ["holdline-decide", "holdline-proto", "holdline-stage"];
+        let allowed = ["holdline-decide", "holdline-platform", "holdline-proto", "holdline-stage"];
         let to = ours(&format!("holdline-{service}"));
         assert!(to.iter().all(|to| allowed.contains(&to.as_str())), "{service} → {to:?}");
     }

@@ -77,6 +77,50 @@ fn g7_a_secret_written_in_place_never_reaches_a_stored_bundle() {
     assert!(subscription.filter.is_some());
 }
 
+/// The loop's subscription as a channel of the gateway's own, with this in the place of its proof.
+fn pulled(topic: &str, fields: &str, settings: &str) -> Vec<String> {
+    let mut bundle = sample("loop");
+    let text =
+        format!(r#"{{"name": "telephony", "topicName": "{topic}", "source": "notification", {fields}}}"#);
+    bundle.files.insert("subscriptions/telephony.json".into(), text);
+    bundle.files.get_mut("holdline.yaml").unwrap().push_str(settings);
+    let (set, findings) = playbook::load(&bundle);
+    assert_eq!(set.is_some(), findings.is_empty(), "{findings:?}");
+    findings.iter().map(|f| format!("{} {}", f.message, f.help.clone().unwrap_or_default())).collect()
+}
+
+#[test]
+fn g9_a_channel_of_the_gateways_own() {
+    let trunks = "v2.telephony.providers.edges.trunks.{id}";
+    let platform = "platform:\n  region: mypurecloud.ie\n  clients:\n    telephony:\n      id: env:ID\n      secret: env:S\n";
+    let check = |topic: &str, fields: &str, settings: &str, expected: &[&str]| {
+        let found = pulled(topic, fields, settings);
+        let all = expected.iter().zip(&found).all(|(part, text)| text.contains(part));
+        assert!(all && found.len() == expected.len(), "{topic} {fields}: {found:#?}");
+    };
+    let client = r#""client": "telephony""#;
+    let with = |more: &str| format!("{client}, {more}");
+    check(trunks, client, platform, &[]);
+    check("v2.telephony.providers.edges.{id}", &with(r#""poll": {"every": "60s"}"#), platform, &[]);
+    check(trunks, &with(r#""entities": ["a-1", "b"]"#), platform, &[]);
+    check(trunks, &with(r#""reports": "repeats", "poll": {"every": "60s"}"#), platform, &[]);
+    check(trunks, client, "", &["the platform, and there is none"]);
+    check(trunks, r#""client": "other""#, platform, &["no client other"]);
+    check(trunks, &with(r#""authType": "HMAC""#), platform, &["posted by nobody"]);
+    check(
+        trunks,
+        &with(r#""callbackUrl": "https://example.com/x""#),
+        platform,
+        &["`callbackUrl` and `client`"],
+    );
+    check(trunks, &with(r#""poll": {"every": "60s", "url": "https://example.com"}"#), platform, &["url"]);
+    check(trunks, &with(r#""poll": {"every": "10ms"}"#), platform, &["expected 1s to 1h"]);
+    check(trunks, &with(r#""reports": "repeats""#), platform, &["repeats nothing"]);
+    check(trunks, &with(r#""entities": ["a.b"]"#), platform, &["no id of an edge or a trunk"]);
+    check("v2.analytics.queues.{id}.observations", client, platform, &["no list of states"]);
+    check(trunks, r#""authType": "NONE""#, platform, &[]);
+}
+
 /// Changes one file of the loop and expects these findings (severity, line, part of the message), no more.
 fn check(file: &str, from: &str, to: &str, expected: &[(Severity, usize, &str)]) {
     let mut bundle = sample("loop");
@@ -148,6 +192,7 @@ fn what_is_wrong_is_said_with_its_place() {
     check(s, topic, &field(r#""source": "statuspage""#), &[(Warning, 3, "Statuspage signs nothing")]);
     check(s, topic, &field(r#""source": "alertmanager", "entityLabel": "trunk""#), &[]);
     refuse(s, "telephony.service.status", "telephony.{id}s.status", 3, "one whole part");
+    refuse_field(r#""entities": ["a"]"#, "name the OAuth client that listens");
     refuse(s, "env:HOLDLINE_TELEPHONY_SECRET", "vault:a#b", 6, "not supported yet");
     check(s, "env:HOLDLINE_TELEPHONY_SECRET", "hush", &[(Warning, 6, "written in place")]);
     let filter = "\"filterExpression\": \"status == 'FAILED'\", \"authType\"";

@@ -2,9 +2,11 @@
 //! the classifier's business.
 //!
 //! [`receive`] is the way of a request; [`frame`] the way of an event into the log, and [`spool`] where it
-//! waits while the broker is away; [`signature`] says who may, and [`poll`] asks where nobody can sign. Invariant (N1): 200 only after the write that
-//! holds the event is acknowledged, by the broker or by the disk.
+//! waits while the broker is away; [`signature`] says who may, [`poll`] asks where nobody can sign, and [`channel`]
+//! listens where nobody posts. Invariant (N1): 200 only after the write that holds the event is acknowledged, by the
+//! broker or by the disk.
 
+mod channel;
 mod envelope;
 mod frame;
 mod poll;
@@ -70,6 +72,8 @@ pub struct Settings {
     pub spool: Option<PathBuf>,
     /// Bytes that may wait there. Beyond: 503.
     pub spool_bytes_max: u64,
+    /// A notification channel that says nothing for longer than this is connected again.
+    pub notification_silence: Duration,
     /// How `env:` references to secrets are looked up.
     pub secrets: Lookup,
     /// Told the address once it is bound.
@@ -83,6 +87,7 @@ impl Default for Settings {
             name: None,
             spool: None,
             spool_bytes_max: 1024 * 1024 * 1024,
+            notification_silence: channel::SILENCE_MAX,
             secrets: environment(),
             bound: watch::Sender::new(None),
         }
@@ -90,10 +95,16 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads `gateway.listen`, `gateway.name`, `gateway.spool` and `gateway.spool_bytes_max`.
+    /// Reads `gateway.listen`, `gateway.name`, `gateway.spool`, `gateway.spool_bytes_max` and
+    /// `gateway.notification_silence_ms`.
     pub fn read(reader: &mut Reader) -> Settings {
         let default = Settings::default();
+        let silence_ms = reader.optional("gateway", "notification_silence_ms");
+        if silence_ms == Some(0) {
+            reader.problem("gateway.notification_silence_ms: expected at least 1".into());
+        }
         Settings {
+            notification_silence: silence_ms.map_or(default.notification_silence, Duration::from_millis),
             listen: reader.or("gateway", "listen", default.listen),
             name: reader.optional("gateway", "name"),
             spool: reader.optional("gateway", "spool"),
@@ -143,7 +154,10 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
         framers.spawn(Framer::new(exit.clone(), partition, spool, receiver).send());
     }
     if let Some(folder) = folder {
-        shell.health.cover("nats", "the spool");
+        // Whoever listened goes on listening.
+        for what in ["nats", "gateway leases", "gateway channels"] {
+            shell.health.cover(what, "the spool");
+        }
         keep_playbooks(&playbooks, bundle.map(|bundle| bundle.hash()), folder, &shell);
     }
     keep_secrets(&playbooks, &secrets, &shell);
@@ -158,6 +172,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
         pages: Pages::default(),
     });
     poll::keep(&entrance, &shell)?;
+    channel::keep(&entrance, &settings, &bus, &shell)?;
     tokio::select! {
         served = serve(listener, entrance, &settings, address, &shell) => served?,
         error = recognise(&bus, &shell, &installation, &recognised) => return Err(error),

@@ -20,7 +20,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::envelope;
-use crate::receive::{Entrance, store};
+use crate::receive::{Entrance, WhenFull, store};
 
 /// For a whole look at a page.
 const PAGE_TIME_MAX: Duration = Duration::from_secs(10);
@@ -151,7 +151,7 @@ impl Page {
         let events = statuspage::poll(&self.subscription, &summary, at_ms)
             .map_err(|error| anyhow::anyhow!("{}: {}", error.place, error.reason))?;
         let events = envelope::of_source(&self.subscription, events);
-        let stored = store(entrance, &self.subscription, events).await;
+        let stored = store(entrance, &self.subscription, events, WhenFull::Refuse).await;
         let ids = stored.map_err(|problem| anyhow::anyhow!("what it says: {}", problem.detail))?;
         Metric::EventsAccepted.add(ids.len() as u64, Role::Gateway.name(), None);
         Ok(())

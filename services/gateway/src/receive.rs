@@ -154,7 +154,8 @@ async fn receive(
             set.subscriptions.values().find(|s| s.callback_path.as_deref() == Some(path) && path != "/")
         }
     };
-    let subscription = subscription.ok_or_else(not_found)?;
+    // What the gateway listens to itself is posted by nobody.
+    let subscription = subscription.filter(|s| s.pull.is_none()).ok_or_else(not_found)?;
     check_type(headers)?;
     let body = read(headers, body).await?;
     let token = if let Wanted::Token(_, token) = wanted { Some(token) } else { None };
@@ -260,7 +261,16 @@ async fn accept(
             Some(("subscription", subscription.name.clone())),
         );
     }
-    store(entrance, subscription, events).await
+    store(entrance, subscription, events, WhenFull::Refuse).await
+}
+
+/// What to do where too many events of a partition wait already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhenFull {
+    /// Whoever sends can be told to come again.
+    Refuse,
+    /// Whoever reads can read on later.
+    Wait,
 }
 
 /// Hands every event to its partition and waits until all of them are durable. Events or none: the subscription
@@ -269,6 +279,7 @@ pub(crate) async fn store(
     entrance: &Entrance,
     subscription: &Subscription,
     events: Vec<Enveloped>,
+    when_full: WhenFull,
 ) -> Result<Vec<String>, Problem> {
     let partitions = u16::try_from(entrance.queues.len()).unwrap_or(1);
     let (accepted_ms, since) = (clock::wall_ms(), clock::now());
@@ -287,9 +298,22 @@ pub(crate) async fn store(
             origin: None,
         };
         let (stored, answer) = oneshot::channel();
-        let queue = entrance.queues.get(usize::from(partition));
-        let waiting = Waiting { event: accepted, since, stored };
-        if queue.is_none_or(|queue| queue.try_send(waiting).is_err()) {
+        let queued = match (entrance.queues.get(usize::from(partition)), when_full) {
+            (None, _) => false,
+            (Some(queue), WhenFull::Refuse) => {
+                queue.try_send(Waiting { event: accepted, since, stored }).is_ok()
+            }
+            // What waits for its place is accepted when it has it.
+            (Some(queue), WhenFull::Wait) => match queue.reserve().await {
+                Ok(place) => {
+                    let accepted = Accepted { accepted_ms: clock::wall_ms(), ..accepted };
+                    place.send(Waiting { event: accepted, since: clock::now(), stored });
+                    true
+                }
+                Err(_) => false,
+            },
+        };
+        if !queued {
             // Earlier events of the batch may be stored all the same; sent again they are duplicates.
             return Err(Problem::unavailable("full", "too many events wait to be stored"));
         }

@@ -43,8 +43,9 @@ struct Owned {
     ended: Arc<AtomicBool>,
 }
 
-/// Holds this replica's share of the partitions and runs `work` for each of them, until the service stops.
-pub(crate) async fn hold<W, F>(bus: &Bus, shell: &Shell, role: Role, partitions: u16, work: W)
+/// Holds this replica's share of what the replicas of a role share out among them, and runs `work` for each, until
+/// the service stops. `what` they are called in readiness: `partitions`.
+pub async fn hold<W, F>(bus: &Bus, shell: &Shell, role: Role, what: &str, partitions: u16, work: W)
 where
     W: Fn(u16, Tasks) -> F,
     F: Future<Output = ()> + Send + 'static,
@@ -61,25 +62,25 @@ where
         others: BTreeMap::new(),
         checked: None,
     };
-    let what = format!("{} leases", role.name());
+    let (leased, leasing) = (format!("{} {what}", role.name()), format!("{} leases", role.name()));
     let mut well = clock::now();
-    shell.health.awaiting(&format!("{} partitions", role.name()), "nobody was asked yet");
+    shell.health.awaiting(&leased, "nobody was asked yet");
     loop {
         match leases.look(&work).await {
             Ok(()) => {
                 well = clock::now();
-                shell.health.present(&what);
+                shell.health.present(&leasing);
             }
             // Work goes on, fenced by its records; but nobody would take over.
-            Err(error) if well.elapsed() >= TTL => shell.health.missing(&what, error.to_string()),
+            Err(error) if well.elapsed() >= TTL => shell.health.missing(&leasing, error.to_string()),
             Err(error) => tracing::debug!("leases: {error}"),
         }
         Metric::PartitionsOwned.set(leases.owned.len() as u64, role.name(), None);
         // A replica beyond the number of partitions stands by, which is ready.
         if leases.owned.is_empty() && !leases.all_taken {
-            shell.health.missing(&format!("{} partitions", role.name()), "some have no owner");
+            shell.health.missing(&leased, "some have no owner");
         } else {
-            shell.health.present(&format!("{} partitions", role.name()));
+            shell.health.present(&leased);
         }
         tokio::select! {
             () = clock::sleep(LOOK_EVERY) => {}

@@ -23,7 +23,7 @@ pub mod secret;
 
 pub mod pipe;
 
-mod lease;
+pub mod lease;
 
 mod effects;
 

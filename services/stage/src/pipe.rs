@@ -130,7 +130,7 @@ where
     Record<M::Body>: Wire,
     F: Fn(u16) -> M + Clone + Send + Sync + 'static,
 {
-    lease::hold(bus, shell, stage.role, partitions, |partition, tasks| {
+    lease::hold(bus, shell, stage.role, "partitions", partitions, |partition, tasks| {
         let pipe = Pipe { stage, bus: bus.apart(), shell: shell.clone(), partition, tasks };
         let make = make.clone();
         async move { pipe.own(make).await }

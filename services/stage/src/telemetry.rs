@@ -38,6 +38,14 @@ pub enum Metric {
     BodiesWithoutState,
     /// Looks at a status page, by `result`.
     Polls,
+    /// Messages heard on channels of the gateway's own, by `subscription`.
+    MessagesHeard,
+    /// Channels that are connected, by `subscription`.
+    ChannelsConnected,
+    /// Ends of channels' sockets, each followed by another connection, by `reason`.
+    Reconnects,
+    /// Looks at the state of all entities of a channel, by `result`.
+    Reconciles,
     /// Records committed.
     RecordsCommitted,
     /// Commits that were refused or not answered, each followed by a fresh start from the last record.
@@ -71,6 +79,10 @@ impl Metric {
             Metric::RequestsRefused => "holdline_requests_refused",
             Metric::BodiesWithoutState => "holdline_bodies_without_state",
             Metric::Polls => "holdline_polls",
+            Metric::MessagesHeard => "holdline_messages_heard",
+            Metric::ChannelsConnected => "holdline_channels_connected",
+            Metric::Reconnects => "holdline_reconnects",
+            Metric::Reconciles => "holdline_reconciles",
             Metric::RecordsCommitted => "holdline_records_committed",
             Metric::CommitsFailed => "holdline_commits_failed",
             Metric::InputsDecided => "holdline_inputs_decided",

@@ -188,29 +188,42 @@ fn check_urls(drafts: &Drafts<'_>, findings: &mut Findings) {
     }
 }
 
-/// Native actions need a platform to act on, and a client that acts.
+/// Native actions need a platform to act on, and a client that acts; channels one that listens.
 fn check_clients(drafts: &Drafts<'_>, findings: &mut Findings) {
     for filed in drafts.actions.values() {
         let Doing::Native(native) = &filed.value.what else { continue };
-        let Some(platform) = &drafts.settings.platform else {
-            if !drafts.broken.contains(&FileKind::Settings) {
-                findings.error_with(
-                    filed.source,
-                    &filed.at,
-                    format!("{} acts on the platform, and there is none", native.kind.name()),
-                    "name the region and an OAuth client under `platform` in holdline.yaml",
-                );
-            }
-            continue;
-        };
-        if platform.client(native.client.as_deref()).is_none() {
-            let there: Vec<&str> = platform.clients.keys().map(String::as_str).collect();
-            let message = match &native.client {
-                Some(name) => format!("there is no client {name} under `platform` in holdline.yaml"),
-                None => "there is more than one client, so `client` must say which".into(),
-            };
-            findings.error_with(filed.source, &filed.at, message, format!("there are {}", there.join(", ")));
+        let what = format!("{} acts on", native.kind.name());
+        check_client(drafts, native.client.as_deref(), &what, filed.source, &filed.at, findings);
+    }
+    for filed in drafts.subscriptions.values() {
+        let Some(pull) = &filed.value.pull else { continue };
+        let what = format!("subscription {} listens to", filed.value.name);
+        check_client(drafts, Some(&pull.client), &what, filed.source, &filed.at, findings);
+    }
+}
+
+fn check_client(
+    drafts: &Drafts<'_>,
+    client: Option<&str>,
+    what: &str,
+    source: Source<'_>,
+    at: &Range<usize>,
+    findings: &mut Findings,
+) {
+    let Some(platform) = &drafts.settings.platform else {
+        if !drafts.broken.contains(&FileKind::Settings) {
+            let help = "name the region and an OAuth client under `platform` in holdline.yaml";
+            findings.error_with(source, at, format!("{what} the platform, and there is none"), help);
         }
+        return;
+    };
+    if platform.client(client).is_none() {
+        let there: Vec<&str> = platform.clients.keys().map(String::as_str).collect();
+        let message = match client {
+            Some(name) => format!("there is no client {name} under `platform` in holdline.yaml"),
+            None => "there is more than one client, so `client` must say which".into(),
+        };
+        findings.error_with(source, at, message, format!("there are {}", there.join(", ")));
     }
 }
 

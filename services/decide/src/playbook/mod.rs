@@ -71,7 +71,8 @@ impl Set {
     }
 }
 
-/// Where events come from: the guide's JSON, and holdline's own fields `reports`, `source`, `entityLabel`, `poll`.
+/// Where events come from: the guide's JSON, and holdline's own fields `reports`, `source`, `entityLabel`,
+/// `poll`, `client`, `entities`.
 #[derive(Debug, Clone)]
 pub struct Subscription {
     pub name: String,
@@ -93,6 +94,19 @@ pub struct Subscription {
     pub entity_label: Option<String>,
     /// Statuspage only: where the page is asked, so that nobody's claim needs to be believed.
     pub poll: Option<Poll>,
+    /// Notification only: the gateway listens on channels of its own, and nobody may post.
+    pub pull: Option<Pull>,
+}
+
+/// Notification channels that the gateway opens by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pull {
+    /// The platform's OAuth client whose channels they are.
+    pub client: String,
+    /// Ids of the edges or trunks; empty: all that the platform lists.
+    pub entities: Vec<String>,
+    /// From one look at their state to the next; `None`: only after each connect. Milliseconds.
+    pub every_ms: Option<i64>,
 }
 
 /// A page that the gateway asks by itself.

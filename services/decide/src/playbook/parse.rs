@@ -8,12 +8,12 @@ use super::predicate::Predicate;
 use super::secret::{self, SecretRef, Written};
 use super::template::{Path, Place, Template};
 use super::{
-    Action, Auth, Client, ConnectTo, Doing, Method, Native, Platform, Poll, Reports, Subscription, Target,
-    Webhook,
+    Action, Auth, Client, ConnectTo, Doing, Method, Native, Platform, Poll, Pull, Reports, Subscription,
+    Target, Webhook,
 };
 use crate::debounce::{DEADLINE_MS, Flapping, REVERT_STABLE_FOR_MS, Revert, Rules, SILENCE_MS};
 use crate::native::{self, Given};
-use crate::source::{Kind as SourceKind, is_free_part};
+use crate::source::{Kind as SourceKind, channel, is_free_part};
 
 /// `confirm.failures` unless set: the guide's example.
 pub(super) const FAILURES: u32 = 5;
@@ -566,6 +566,8 @@ pub(super) fn subscription(
         "source",
         "entityLabel",
         "poll",
+        "client",
+        "entities",
     ];
     let mut fields = Fields::of(node, "a subscription", &known, &[], source, findings)?;
     let name = fields.needed_text("name");
@@ -589,22 +591,33 @@ pub(super) fn subscription(
     }
     let filter = fields.parsed("filterExpression", Predicate::parse).map(|filter| filter.value);
     let callback_path = fields.parsed("callbackUrl", callback_path).map(|path| path.value);
-    if fields.get("authType").is_none() {
+    let kind = fields.choice("source", &SourceKind::NAMES).unwrap_or_default();
+    let pulled = fields.get("client").is_some();
+    if !pulled && fields.get("authType").is_none() {
         fields.missing("authType");
     }
-    let auth = fields.choice("authType", &Auth::NAMES);
-    let kind = fields.choice("source", &SourceKind::NAMES).unwrap_or_default();
+    // What is pulled is posted by nobody, so that nobody has to prove anything.
+    let auth = fields.choice("authType", &Auth::NAMES).or(pulled.then_some(Auth::None));
+    let pull = read_pull(&mut fields, kind, topic.as_ref());
     let entity_label = fields.text("entityLabel").map(|label| label.value);
     if entity_label.is_some() && kind != SourceKind::Alertmanager {
         let at = fields.key_at("entityLabel");
         let help = "elsewhere a playbook's `on.entity` says where the entity stands";
         fields.findings.error_with(source, &at, "`entityLabel` is for the source alertmanager", help);
     }
-    let poll = fields.get("poll").and_then(|node| read_poll(source, node, fields.findings));
-    check_poll(&mut fields, kind, poll.is_some());
+    let poll = fields.get("poll").filter(|_| !pulled);
+    let poll = poll.and_then(|node| read_poll(source, node, fields.findings));
+    if !pulled {
+        check_poll(&mut fields, kind, poll.is_some());
+    }
     let reports = fields.choice("reports", &[("repeats", Reports::Repeats), ("changes", Reports::Changes)]);
     let by_source = |topic: &str| kind.reports(topic, poll.is_some());
     let reports = reports.or(topic.as_ref().map(|topic| by_source(&topic.value))).unwrap_or_default();
+    if reports == Reports::Repeats && pull.as_ref().is_some_and(|pull| pull.every_ms.is_none()) {
+        let at = fields.key_at("reports");
+        let help = "with `\"poll\": {\"every\": \"60s\"}` every look repeats the state";
+        fields.findings.error_with(source, &at, "a channel tells of changes only and repeats nothing", help);
+    }
     if fields.get("retryPolicy").is_some() {
         let at = fields.key_at("retryPolicy");
         fields.findings.warning(
@@ -617,7 +630,8 @@ pub(super) fn subscription(
     }
     let secret_name = name.as_ref().map_or("", |name| name.value.as_str());
     let secrets = read_secrets(&mut fields, secret_name);
-    if fields.get("secretToken").is_none() && auth.is_some_and(|auth| auth != Auth::None) {
+    let proven = auth.is_some_and(|auth| auth != Auth::None);
+    if !pulled && proven && fields.get("secretToken").is_none() {
         fields.missing("secretToken");
     }
     let name = name?;
@@ -633,6 +647,7 @@ pub(super) fn subscription(
         reports,
         entity_label,
         poll,
+        pull,
     };
     Some(At { value: subscription, at: name.at })
 }
@@ -643,11 +658,7 @@ fn read_poll(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option
     if fields.get("url").is_none() {
         fields.missing("url");
     }
-    let every_ms = fields.duration("every", POLL_EVERY_MS);
-    if !(POLL_EVERY_MS_MIN..=POLL_EVERY_MS_MAX).contains(&every_ms) {
-        let at = fields.get("every").map_or(node.at.clone(), |node| node.at.clone());
-        fields.findings.error(source, &at, "`every`: expected 1s to 1h");
-    }
+    let every_ms = read_every(&mut fields);
     let url = fields.parsed("url", |url| {
         let (scheme, host) = host_of(url).ok_or(format!("{url:?} is no URL"))?;
         match scheme {
@@ -657,6 +668,63 @@ fn read_poll(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option
         }
     })?;
     Some(Poll { url: url.value, every_ms })
+}
+
+fn read_every(fields: &mut Fields<'_, '_>) -> i64 {
+    let every_ms = fields.duration("every", POLL_EVERY_MS);
+    if !(POLL_EVERY_MS_MIN..=POLL_EVERY_MS_MAX).contains(&every_ms) {
+        let at = fields.get("every").map_or(fields.at.clone(), |node| node.at.clone());
+        fields.findings.error(fields.source, &at, "`every`: expected 1s to 1h");
+    }
+    every_ms
+}
+
+/// Channels of the gateway's own: `client`, `entities`, and `poll` without a URL. Whether there is such a client is
+/// the set's to say.
+fn read_pull(fields: &mut Fields<'_, '_>, kind: SourceKind, topic: Option<&At<String>>) -> Option<Pull> {
+    let source = fields.source;
+    let Some(client) = fields.text("client") else {
+        if fields.get("entities").is_some() {
+            let at = fields.key_at("entities");
+            let help = "name the OAuth client that listens: `client`";
+            fields.findings.error_with(source, &at, "`entities` is for a channel of the gateway's own", help);
+        }
+        return None;
+    };
+    if kind != SourceKind::Notification {
+        let at = fields.key_at("client");
+        fields.findings.error(source, &at, "`client` is for the source notification");
+    }
+    for key in ["authType", "secretToken", "callbackUrl"] {
+        if fields.get(key).is_some() {
+            let at = fields.key_at(key);
+            let message =
+                format!("`{key}` and `client`: what the gateway fetches itself is posted by nobody");
+            fields.findings.error_with(source, &at, message, format!("leave out `{key}`, or `client`"));
+        }
+    }
+    if let Some(topic) = topic.filter(|topic| channel::list(&topic.value).is_none()) {
+        let message = format!("{:?}: the platform has no list of states for this topic", topic.value);
+        let help = "a channel is for `v2.telephony.providers.edges.{id}` or `v2.telephony.providers.edges.trunks.{id}`";
+        fields.findings.error_with(source, &topic.at, message, help);
+    }
+    let entities = fields.names("entities");
+    if entities.len() > channel::ENTITIES_MAX {
+        let (found, most) = (entities.len(), channel::ENTITIES_MAX);
+        let at = fields.key_at("entities");
+        fields.findings.error(source, &at, format!("`entities`: at most {most}, found {found}"));
+    }
+    for entity in entities.iter().filter(|entity| !channel::is_entity(&entity.value)) {
+        let message = format!("`entities`: {:?} is no id of an edge or a trunk", entity.value);
+        fields.findings.error(source, &entity.at, message);
+    }
+    let poll = fields.get("poll");
+    let every_ms = poll.and_then(|node| {
+        let mut poll = Fields::of(node, "`poll`", &["every"], &[], source, fields.findings)?;
+        Some(read_every(&mut poll))
+    });
+    let entities = entities.into_iter().map(|entity| entity.value).collect();
+    Some(Pull { client: client.value, entities, every_ms })
 }
 
 /// Only Statuspage has a page to ask, and nobody signs its webhooks.

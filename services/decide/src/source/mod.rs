@@ -15,6 +15,7 @@ use crate::classify::parse_time_ms;
 use crate::playbook::{Reports, Subscription};
 
 mod alertmanager;
+pub mod channel;
 mod cloudevents;
 mod eventbridge;
 pub mod guide;
@@ -32,7 +33,7 @@ pub enum Kind {
     Guide,
     /// Amazon EventBridge's envelope around a message of the platform.
     EventBridge,
-    /// A bare message of the Notification API, posted by a bridge.
+    /// A bare message of the Notification API, posted by a bridge or heard on a channel of the gateway's own.
     Notification,
     /// Atlassian Statuspage: its webhook, and its summary where the subscription is polled.
     Statuspage,

@@ -15,8 +15,8 @@ use super::{
 use crate::classify::parse_time_ms;
 use crate::playbook::Subscription;
 
-const EDGE: &str = "v2.telephony.providers.edges.{id}";
-const TRUNK: &str = "v2.telephony.providers.edges.trunks.{id}";
+pub(super) const EDGE: &str = "v2.telephony.providers.edges.{id}";
+pub(super) const TRUNK: &str = "v2.telephony.providers.edges.trunks.{id}";
 
 /// What the platform says about the channel itself.
 const CONTROL: [&str; 2] = ["channel.", "v2.system."];

@@ -24,6 +24,7 @@ fn subscription(source: Kind, topic: &str) -> Subscription {
         reports: Reports::Repeats,
         entity_label: None,
         poll: None,
+        pull: None,
     }
 }
 
@@ -119,6 +120,46 @@ fn g9_messages_of_the_platform() {
     {
         check(EDGES, &sample(control), &[]);
     }
+}
+
+#[test]
+fn g9_a_look_at_the_list_says_what_a_message_would_have_said() {
+    let check = |reports, topic, entity: &Value, expected: &[&str]| {
+        let subscription = Subscription { reports, ..subscription(Kind::Notification, topic) };
+        let events = channel::look(&subscription, entity, "look1", 7_000);
+        for event in events.iter().flatten() {
+            assert_eq!(event["data"]["reconcile"], true, "{event}");
+            assert_eq!(event["data"]["original"]["eventBody"].get("interfaces"), None, "{event}");
+        }
+        assert_eq!(told(events), expected, "{reports:?} {topic} {entity}");
+    };
+    // A trunk's state has a time: the same event as the message.
+    let mut trunk = sample("trunk_status_down.ws")["eventBody"].clone();
+    trunk["name"] = json!("Primary");
+    let since = "2026-11-23T10:00:00.000Z";
+    check(
+        Reports::Changes,
+        TRUNKS,
+        &trunk,
+        &[&format!("FAILED | {TRUNK} | {TRUNK}:FAILED:{since} | {since}")],
+    );
+    check(Reports::Repeats, TRUNKS, &trunk, &[&format!("FAILED | {TRUNK} | {TRUNK}:FAILED:look1 | 7000")]);
+    check(Reports::Changes, TRUNKS, &json!({"id": TRUNK}), &[]);
+    // An edge's has none: an event of its own, as old as the look.
+    let edge = |status: &str| json!({"id": EDGE, "onlineStatus": status, "interfaces": []});
+    check(
+        Reports::Changes,
+        EDGES,
+        &edge("OFFLINE"),
+        &[&format!("FAILED | {EDGE} | {EDGE}:FAILED:look1 | 7000")],
+    );
+    check(
+        Reports::Changes,
+        EDGES,
+        &edge("ONLINE"),
+        &[&format!("HEALTHY | {EDGE} | {EDGE}:HEALTHY:look1 | 7000")],
+    );
+    check(Reports::Changes, EDGES, &json!({}), &["entities[].id: missing"]);
 }
 
 #[test]

@@ -1,0 +1,120 @@
+//! The REST side of a channel: opening it, subscribing, and listing entities with their state.
+
+use std::time::Duration;
+
+use holdline_decide::native::Call;
+use holdline_decide::playbook::Method;
+use holdline_decide::source::channel::{self, ENTITIES_MAX, Opened};
+use holdline_platform::{Failed, Response};
+use holdline_stage::clock;
+use serde_json::{Value, json};
+
+use super::Pulled;
+
+const CHANNELS: &str = "/api/v2/notifications/channels";
+
+/// Entities of one page of a list.
+const PAGE_SIZE: usize = 100;
+
+/// Why a call brought nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub(super) struct CallError {
+    pub reason: String,
+    /// What the call was about is not there.
+    pub gone: bool,
+    /// Not to be called before this has passed.
+    pub retry_after: Duration,
+}
+
+impl CallError {
+    fn unreadable(reason: String) -> CallError {
+        CallError { reason, gone: false, retry_after: Duration::ZERO }
+    }
+}
+
+impl Pulled {
+    /// Opens a channel.
+    pub(super) async fn open(&self) -> Result<Opened, CallError> {
+        let answer = self.call(Method::Post, CHANNELS.into(), None).await?;
+        channel::opened(&answer, clock::wall_ms()).map_err(|error| {
+            CallError::unreadable(format!("POST {CHANNELS}: {}: {}", error.place, error.reason))
+        })
+    }
+
+    /// Has a channel carry the topics of these entities and no others, and live on; gives those that it may not.
+    pub(super) async fn subscribe(
+        &self,
+        channel: &str,
+        entities: &[String],
+    ) -> Result<Vec<String>, CallError> {
+        let topic = |id: &String| json!({"id": channel::topic_of(&self.subscription.topic, id)});
+        let topics: Vec<Value> = entities.iter().map(topic).collect();
+        let path = format!("{CHANNELS}/{channel}/subscriptions");
+        let answer = self.call(Method::Put, path, Some(topics.into())).await?;
+        Ok(channel::rejected(&answer))
+    }
+
+    /// All entities of the subscription's kind, with their state.
+    pub(super) async fn list(&self) -> Result<Vec<Value>, CallError> {
+        let path = channel::list(&self.subscription.topic).unwrap_or_default();
+        let mut entities = vec![];
+        for number in 1usize.. {
+            let page = self
+                .call(Method::Get, format!("{path}?pageSize={PAGE_SIZE}&pageNumber={number}"), None)
+                .await?;
+            let Some(found) = page.get("entities").and_then(Value::as_array) else {
+                return Err(CallError::unreadable(format!("GET {path}: the answer has no entities")));
+            };
+            entities.extend(found.iter().cloned());
+            if entities.len() > ENTITIES_MAX {
+                let reason = format!(
+                    "GET {path}: there are more than {ENTITIES_MAX}; name those that count in `entities` of \
+                     subscription {}",
+                    self.subscription.name
+                );
+                return Err(CallError::unreadable(reason));
+            }
+            if found.len() < PAGE_SIZE {
+                break;
+            }
+        }
+        Ok(entities)
+    }
+
+    async fn call(&self, method: Method, path: String, body: Option<Value>) -> Result<Value, CallError> {
+        let call = Call { method, path, body };
+        let sent = self.owner.api.send(&self.platform, &self.pull.client, &call).await;
+        match sent {
+            Ok(Response { status: 200..300, body, .. }) => Ok(body),
+            Ok(response) => {
+                let said = response.body.get("message").and_then(Value::as_str).unwrap_or("no message");
+                let (status, correlation) = (response.status, response.correlation.as_deref());
+                // The path of a channel is its secret.
+                let path = call.path.strip_prefix(CHANNELS).map_or(call.path.as_str(), |_| CHANNELS);
+                let method = call.method.name();
+                tracing::debug!(correlation, "{method} {path} was answered {status}: {said}");
+                Err(CallError {
+                    reason: format!("{method} {path} was answered {status}: {said}"),
+                    gone: status == 404,
+                    retry_after: Duration::from_millis(response.retry_after_ms.unwrap_or(0)),
+                })
+            }
+            Err(Failed::Unsent { reason, retry_after_ms }) => Err(CallError {
+                reason,
+                gone: false,
+                retry_after: Duration::from_millis(retry_after_ms.unwrap_or(0)),
+            }),
+            Err(Failed::Lost { reason }) => Err(CallError::unreadable(reason)),
+        }
+    }
+}
+
+/// The ids of listed entities that can be subscribed to, in order.
+pub(super) fn ids(entities: &[Value]) -> Vec<String> {
+    let id = |entity: &Value| Some(entity.get("id")?.as_str()?.to_string());
+    let mut ids: Vec<String> = entities.iter().filter_map(id).filter(|id| channel::is_entity(id)).collect();
+    ids.sort();
+    ids.dedup();
+    ids
+}

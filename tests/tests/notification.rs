@@ -1,0 +1,255 @@
+//! G9: notification channels that the gateway opens itself, against the simulated platform: whatever happens to
+//! them, an outage is found, acted on and undone.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use holdline_simulator::organisation::*;
+use holdline_simulator::{Fault, Options, Simulator, SocketFault};
+use holdline_stage::clock;
+use holdline_tests::programs::{Installation, STAGES, scratch};
+use holdline_tests::target::Target;
+use serde_json::{Value, json};
+
+/// `gateway.notification_silence_ms` of the tests; the simulator beats more often.
+const SILENCE_MS: &str = "1500";
+const HEARTBEAT_EVERY: Duration = Duration::from_millis(300);
+
+/// Longer than anything takes that is waited for.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+async fn platform() -> Simulator {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let options = Options {
+        calls_per_window: None,
+        heartbeat_every: HEARTBEAT_EVERY,
+        closing_notice: Duration::from_secs(4),
+        ..Options::default()
+    };
+    Simulator::start(options).await.unwrap()
+}
+
+/// Two subscriptions, trunks and edges, each with a playbook that acts after a second.
+fn playbooks(folder: &Path, simulator: &Simulator, target: &Target) {
+    let write = |path: String, text: String| {
+        let path = folder.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    for (name, topic) in [
+        ("trunks", "v2.telephony.providers.edges.trunks.{id}"),
+        ("edges", "v2.telephony.providers.edges.{id}"),
+    ] {
+        let subscription =
+            json!({"name": name, "source": "notification", "topicName": topic, "client": "telephony"});
+        write(format!("subscriptions/{name}.json"), subscription.to_string());
+        for direction in ["remediate", "revert"] {
+            let action = json!({"name": format!("{name}_{direction}"), "actionType": "WEBHOOK", "method": "POST",
+                "url": format!("http://{}/{direction}/{{{{data.entity}}}}", target.address)});
+            write(format!("actions/{name}_{direction}.json"), action.to_string());
+        }
+        write(
+            format!("{name}.playbook.yaml"),
+            format!(
+                "playbook: {name}\nmode: live\non:\n  subscription: {name}\n  entity: data.entity\n  failed: status == \
+                 'FAILED'\n  healthy: status == 'HEALTHY'\nconfirm:\n  failures: 3\n  stable_for: 1s\nact:\n  \
+                 failed:\n    do: [{name}_remediate]\n    class: failover\nrevert:\n  stable_for: 1s\n  do: \
+                 [{name}_revert]\n"
+            ),
+        );
+    }
+    let settings = format!(
+        "platform:\n  region: mypurecloud.ie\n  connect_to: {}\n  clients:\n    telephony:\n      id: env:PLATFORM_ID\n      \
+         secret: env:PLATFORM_SECRET\n",
+        simulator.address()
+    );
+    write("holdline.yaml".into(), settings);
+}
+
+fn installed(name: &str, folder: &Path, gateways: usize) -> Installation {
+    let mut installation = Installation::broker(name, folder, "default");
+    installation.variable("PLATFORM_ID", TELEPHONY_CLIENT);
+    installation.variable("PLATFORM_SECRET", TELEPHONY_CLIENT_SECRET);
+    installation.variable("HOLDLINE_GATEWAY_NOTIFICATION_SILENCE_MS", SILENCE_MS);
+    for stage in STAGES {
+        for replica in 0..if stage == "gateway" { gateways } else { 1 } {
+            installation.spawn(stage, replica);
+        }
+    }
+    installation.wait_ready();
+    installation
+}
+
+struct World {
+    simulator: Simulator,
+    target: Target,
+    installation: Installation,
+}
+
+impl World {
+    async fn new(name: &str, gateways: usize) -> World {
+        let (simulator, target) = (platform().await, Target::start().await);
+        let folder: PathBuf = scratch(&format!("{name}-playbooks"));
+        playbooks(&folder, &simulator, &target);
+        let world = World { installation: installed(name, &folder, gateways), simulator, target };
+        world.connected().await;
+        world
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn() -> bool) {
+        let began = clock::now();
+        while !holds() {
+            assert!(began.elapsed() < PATIENCE, "{what}: did not come about\n{}", self.installation.logs());
+            clock::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn connected(&self) {
+        self.until("both channels are connected", || self.simulator.sockets() == 2).await;
+    }
+
+    fn set(&self, entity: &str, up: bool) {
+        if [EDGE_MAIN, EDGE_BRANCH].contains(&entity) {
+            self.simulator.set_edge(entity, up).unwrap();
+        } else {
+            self.simulator.set_trunk(entity, up, &[]).unwrap();
+        }
+    }
+
+    fn effects(&self, direction: &str, entity: &str) -> usize {
+        let path = format!("/{direction}/{entity}");
+        self.target.effects().iter().filter(|call| call.path == path).count()
+    }
+
+    async fn effect(&self, direction: &str, entity: &str, count: usize) {
+        let what = format!("{direction} of {entity}, {count} times");
+        self.until(&what, || self.effects(direction, entity) >= count).await;
+        assert_eq!(self.effects(direction, entity), count, "{what}");
+    }
+
+    /// Entities that are down come up again, and what was done is undone.
+    async fn recover(&self, entities: &[&str], count: usize) {
+        for entity in entities {
+            self.effect("remediate", entity, count).await;
+        }
+        self.connected().await;
+        for entity in entities {
+            self.set(entity, true);
+        }
+        for entity in entities {
+            self.effect("revert", entity, count).await;
+        }
+    }
+
+    /// How often sockets of a gateway have ended for this reason.
+    fn reconnects(&self, replica: usize, reason: &str) -> u64 {
+        let metrics = self.installation.admin("gateway", replica, "/metrics");
+        let label = format!("reason=\"{reason}\"");
+        let of = |line: &&str| line.starts_with("holdline_reconnects") && line.contains(&label);
+        let count = metrics.lines().find(of).and_then(|line| line.rsplit(' ').next()?.parse().ok());
+        count.unwrap_or(0)
+    }
+
+    fn called(&self, method: &str, path: &str) -> usize {
+        self.simulator.calls().iter().filter(|call| call.method == method && call.path == path).count()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g9_whatever_happens_to_a_channel_an_outage_is_found() {
+    let world = World::new("notification", 1).await;
+    // Told as it happens.
+    world.set(TRUNK_PRIMARY, false);
+    world.recover(&[TRUNK_PRIMARY], 1).await;
+
+    // Nothing is connected while it happens: no message ever tells of it.
+    world.simulator.fault(Fault::status("/api/v2/notifications", 503));
+    world.simulator.strike_sockets(SocketFault::Cut);
+    world.until("nothing is connected", || world.simulator.sockets() == 0).await;
+    world.set(TRUNK_BACKUP, false);
+    world.set(EDGE_MAIN, false);
+    clock::sleep(Duration::from_secs(2)).await;
+    assert_eq!(world.effects("remediate", TRUNK_BACKUP) + world.effects("remediate", EDGE_MAIN), 0);
+    world.simulator.clear_faults();
+    world.recover(&[TRUNK_BACKUP, EDGE_MAIN], 1).await;
+
+    // The connection stands and is dead.
+    assert_eq!(world.reconnects(0, "silent"), 0);
+    world.simulator.strike_sockets(SocketFault::Silence);
+    world.set(TRUNK_BRANCH, false);
+    world.set(EDGE_BRANCH, false);
+    world.recover(&[TRUNK_BRANCH, EDGE_BRANCH], 1).await;
+    assert_eq!(world.reconnects(0, "silent"), 2);
+
+    // The platform announces the end: the next socket is there before it.
+    let opened = world.called("POST", "/api/v2/notifications/channels");
+    world.simulator.strike_sockets(SocketFault::Closing);
+    let began = clock::now();
+    while began.elapsed() < Duration::from_secs(5) {
+        assert_eq!(world.simulator.sockets(), 2, "a socket was missing for a while");
+        clock::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(world.reconnects(0, "closing"), 2);
+    world.set(TRUNK_PRIMARY, false);
+    world.recover(&[TRUNK_PRIMARY], 2).await;
+    assert_eq!(world.called("POST", "/api/v2/notifications/channels"), opened, "the channels are the same");
+
+    // Other users of the client take its channels away.
+    evict(&world.simulator).await;
+    world.set(TRUNK_BACKUP, false);
+    world.recover(&[TRUNK_BACKUP], 2).await;
+    let ours = world.called("POST", "/api/v2/notifications/channels") - opened - 20;
+    assert_eq!(ours, 2, "one new channel for each that was taken");
+
+    // Its tokens are good no more.
+    world.simulator.revoke_tokens();
+    world.set(TRUNK_BRANCH, false);
+    world.recover(&[TRUNK_BRANCH], 2).await;
+
+    assert!(!world.installation.logs().contains(TELEPHONY_CLIENT_SECRET), "a secret was logged");
+    assert!(!world.installation.logs().contains("streaming-0-"), "an address of a channel was logged");
+    world.installation.conserved();
+}
+
+/// Twenty channels of somebody else's, as the same client.
+async fn evict(simulator: &Simulator) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let token = client
+        .post(format!("{}/oauth/token", simulator.url()))
+        .basic_auth(TELEPHONY_CLIENT, Some(TELEPHONY_CLIENT_SECRET))
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body("grant_type=client_credentials");
+    let token: Value = serde_json::from_slice(&token.send().await.unwrap().bytes().await.unwrap()).unwrap();
+    for _ in 0..20 {
+        let opened = client
+            .post(format!("{}/api/v2/notifications/channels", simulator.url()))
+            .bearer_auth(token["access_token"].as_str().unwrap());
+        assert_eq!(opened.send().await.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g9_one_gateway_listens_and_another_takes_over() {
+    let mut world = World::new("notification-owners", 2).await;
+    assert_eq!(world.called("POST", "/api/v2/notifications/channels"), 2, "two subscriptions, one gateway");
+    let listens = |world: &World, replica: usize| {
+        let metrics = world.installation.admin("gateway", replica, "/metrics");
+        metrics.lines().any(|line| line.starts_with("holdline_channels_connected") && line.ends_with(" 1"))
+    };
+    let owner = (0..2).find(|replica| listens(&world, *replica)).unwrap();
+    assert!(!listens(&world, 1 - owner));
+    world.installation.kill("gateway", owner);
+    world.until("nothing is connected", || world.simulator.sockets() == 0).await;
+    world.set(TRUNK_PRIMARY, false);
+    world.set(EDGE_MAIN, false);
+    world.recover(&[TRUNK_PRIMARY, EDGE_MAIN], 1).await;
+    assert!(listens(&world, 1 - owner));
+    // One that comes back stands by, and what is told once counts once.
+    world.installation.spawn("gateway", owner);
+    world.installation.wait_ready();
+    world.set(TRUNK_BACKUP, false);
+    world.recover(&[TRUNK_BACKUP], 1).await;
+    assert!(listens(&world, 1 - owner) && !listens(&world, owner));
+    world.installation.conserved();
+}
