@@ -337,7 +337,10 @@ impl Topology {
             BucketSpec { history: 16, ..spec(Bucket::Playbooks, "sets of playbooks, and which is current") },
             BucketSpec {
                 entry_ttl: true,
-                ..spec(Bucket::Leases, "who owns which partition and who listens on channels; how far it had got")
+                ..spec(
+                    Bucket::Leases,
+                    "who owns which partition and who listens on channels; how far it had got",
+                )
             },
             BucketSpec {
                 max_age_hours: 24 * 5,
@@ -472,7 +475,8 @@ impl Topology {
             }
         }
         for spec in self.buckets() {
-            let keys = ["x", "gateway.x", "classifier.x", "debouncer.x"].map(|key| self.entry(spec.bucket, key));
+            let keys =
+                ["x", "gateway.x", "classifier.x", "debouncer.x"].map(|key| self.entry(spec.bucket, key));
             let mut reads = Self::reads(&self.bucket_stream(spec.bucket));
             reads.push(format!("$JS.API.DIRECT.GET.{}.{}", self.bucket_stream(spec.bucket), keys.join("")));
             let (writers, readers) = (self.who_may(&keys), self.who_may(&reads));

@@ -3,7 +3,7 @@
 //!
 //! Follow an event: [`source`] reads what arrives in other shapes than the guide's, [`classify`] turns accepted events into signals, [`debounce`] turns signals into
 //! incidents and decides when to act and when to undo, [`execute`] turns a command into a request and a
-//! response into an outcome, and [`native`] what the platform shows into the one call that is needed; [`retry`] says what of the dead letters comes back. [`replay`] folds recorded inputs again. [`playbook`] is what they all go by.
+//! response into an outcome, and [`native`] what the platform shows into the one call that is needed; [`retry`] says what of the dead letters comes back, [`subscribe`] what the platform's subscriptions lack. [`replay`] folds recorded inputs again. [`playbook`] is what they all go by.
 
 pub mod playbook;
 
@@ -18,6 +18,8 @@ pub mod execute;
 pub mod native;
 
 pub mod retry;
+
+pub mod subscribe;
 
 pub mod replay;
 

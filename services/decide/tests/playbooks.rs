@@ -181,6 +181,25 @@ fn what_is_wrong_is_said_with_its_place() {
     refuse_field(r#""source": 7"#, "expected text");
     refuse_field(r#""reports": "change""#, "did you mean `changes`?");
     refuse_field(r#""entityLabel": "trunk""#, "for the source alertmanager");
+    let retry = |policy: &str| format!(r#""retryPolicy": {policy}"#);
+    for (policy, message) in [
+        ("5", "expected a map"),
+        (r#"{"maxAttempts": -1}"#, "`maxAttempts`: expected a whole number"),
+        (r#"{"maxRetries": 1.5}"#, "`maxRetries`: expected a whole number"),
+        (r#"{"intervalSeconds": 0}"#, "`intervalSeconds`: expected more than 0"),
+        (r#"{"backOffIntervals": [1, -2]}"#, "`backOffIntervals`: expected more than 0"),
+        (r#"{"backOffIntervals": []}"#, "`backOffIntervals`: expected more than 0"),
+    ] {
+        refuse_field(&retry(policy), message);
+    }
+    let good = retry(r#"{"maxAttempts": 0, "backOffIntervals": [1, 2.5], "strategy": "EXPONENTIAL"}"#);
+    check(s, topic, &field(&good), &[]);
+    check(
+        s,
+        topic,
+        &field(&format!(r#""source": "cloudevents", {good}"#)),
+        &[(Warning, 3, "changes nothing here")],
+    );
     refuse_field(r#""poll": {"url": "https://status.example.com"}"#, "for the source statuspage");
     let polled = |poll: &str| format!(r#""source": "statuspage", "poll": {poll}"#);
     refuse_field(&polled("{}"), "lacks `url`");
