@@ -217,7 +217,6 @@ fn what_is_wrong_is_said_with_its_place() {
     let filter = "\"filterExpression\": \"status == 'FAILED'\", \"authType\"";
     check(s, "\"authType\"", filter, &[(Warning, 2, "keeps every healthy event away")]);
     let a = "actions/remediate.json";
-    refuse(a, "\"WEBHOOK\"", "\"GENESYS\"", 3, "not supported yet");
     refuse(
         a,
         "\"method\": \"POST\"",

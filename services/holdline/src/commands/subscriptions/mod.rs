@@ -80,6 +80,8 @@ impl Subscriptions {
             "holdline.yaml names no platform: name the region and an OAuth client under `platform` there",
         )?;
         let client = which.client(platform)?;
+        // Two crypto providers are never compiled in, but reqwest wants to be told all the same.
+        rustls::crypto::ring::default_provider().install_default().ok();
         let caller = Caller { api: Api::new(lookup.clone())?, platform, client };
         let plan = subscribe::plan(&set, &caller.list().await?, rotate);
         let listening = listening::check(&caller, &set).await;
@@ -117,7 +119,7 @@ impl Which {
         Ok((set, lookup))
     }
 
-    fn client<'a>(&self, platform: &'a Platform) -> anyhow::Result<&'a str> {
+    fn client<'a>(&'a self, platform: &'a Platform) -> anyhow::Result<&'a str> {
         let there = || platform.clients.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         match (platform.client(self.client.as_deref()), &self.client) {
             (Some((name, _)), _) => Ok(name),
