@@ -12,6 +12,8 @@ use crate::wire::Wire;
 pub enum Direction {
     Remediate,
     Revert,
+    /// Tells people that an incident is held for them.
+    Page,
 }
 
 impl std::fmt::Display for Direction {
@@ -19,6 +21,7 @@ impl std::fmt::Display for Direction {
         f.write_str(match self {
             Direction::Remediate => "remediate",
             Direction::Revert => "revert",
+            Direction::Page => "page",
         })
     }
 }

@@ -22,6 +22,8 @@ pub mod outcome;
 
 pub mod dead_letter;
 
+pub mod rate;
+
 pub mod playbooks;
 
 pub mod secret;

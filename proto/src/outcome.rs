@@ -66,6 +66,13 @@ pub enum Done {
     },
     /// It is not known whether it happened and it must not be repeated: a person has to look.
     Held { reason: String },
+    /// What a look after the remedy has shown (E11). It comes after [`Done::Carried`], as an outcome of its own.
+    Verified {
+        /// `None`: it could not be told.
+        worked: Option<bool>,
+        /// What was seen, shortened; or why nothing was.
+        seen: String,
+    },
     /// The incident had moved on before a call left; the debouncer no longer waits for this issue.
     Withdrawn { reason: String },
 }

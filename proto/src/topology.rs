@@ -84,6 +84,7 @@ pub enum Bucket {
     Locks,
     Intents,
     Targets,
+    Rate,
 }
 
 /// How a stream is kept. Every field is what `provision` sets and `--diff` compares.
@@ -265,6 +266,7 @@ impl Topology {
             Bucket::Locks => "LOCKS",
             Bucket::Intents => "INTENTS",
             Bucket::Targets => "TARGETS",
+            Bucket::Rate => "RATE",
         })
     }
 
@@ -368,6 +370,11 @@ impl Topology {
                 unsynced: true,
                 ..spec(Bucket::Targets, "hosts that failed: replays to them wait")
             },
+            // Synced: what a broker's crash took away would be called for a second time within the second.
+            BucketSpec {
+                entry_ttl: true,
+                ..spec(Bucket::Rate, "the last second's calls to a host, and what it allows")
+            },
         ]
     }
 
@@ -414,6 +421,8 @@ impl Topology {
                 publish.extend(self.look_up_rights(Bucket::Intents));
                 publish.push(self.entry(Bucket::Targets, ">"));
                 publish.extend(self.look_up_rights(Bucket::Targets));
+                publish.push(self.entry(Bucket::Rate, ">"));
+                publish.extend(self.look_up_rights(Bucket::Rate));
                 // Whether a command is still its incident's latest decision.
                 publish.extend(self.look_up_rights(Bucket::Incidents));
                 // Its own outcomes, by subject, from the leader: a consumer of INPUTS it may not have.

@@ -22,6 +22,18 @@ pub struct Call {
     pub request_id: String,
     pub body: String,
     pub at: Instant,
+    /// What it was answered.
+    pub status: u16,
+}
+
+/// A limit as the platform has it: so many calls until the counter is reset.
+struct Limit {
+    allowed: u32,
+    period: Duration,
+    count: u32,
+    since: Option<Instant>,
+    /// Calls of somebody else, which are counted after so many of ours.
+    foreign: Option<(u32, u32)>,
 }
 
 #[derive(Default)]
@@ -35,6 +47,7 @@ struct Seen {
     delay_ms: AtomicU32,
     /// The same for calls whose path ends with this.
     failing: Mutex<Vec<(String, u32, u16)>>,
+    limit: Mutex<Option<Limit>>,
 }
 
 /// A running target on loopback.
@@ -66,6 +79,13 @@ impl Target {
         self.seen.failing.lock().unwrap().push((path.into(), times, status));
     }
 
+    /// Speaks `inin-ratelimit-*` and answers 429 beyond so many calls in a period. Once, after so many calls of
+    /// ours, so many of somebody else are counted.
+    pub fn limit(&self, allowed: u32, period: Duration, foreign: (u32, u32)) {
+        let limit = Limit { allowed, period, count: 0, since: None, foreign: Some(foreign) };
+        *self.seen.limit.lock().unwrap() = Some(limit);
+    }
+
     pub fn slow(&self, delay: Duration) {
         self.seen.delay_ms.store(delay.as_millis() as u32, Ordering::SeqCst);
     }
@@ -95,30 +115,76 @@ impl Target {
     }
 }
 
-async fn asked(State(seen): State<Arc<Seen>>, headers: HeaderMap, uri: Uri, body: String) -> StatusCode {
+async fn asked(
+    State(seen): State<Arc<Seen>>,
+    headers: HeaderMap,
+    uri: Uri,
+    body: String,
+) -> (StatusCode, HeaderMap) {
     let text = |name: &str| headers.get(name).map_or("", |value| value.to_str().unwrap()).to_string();
     let delay = seen.delay_ms.load(Ordering::SeqCst);
     if delay > 0 {
         clock::sleep(Duration::from_millis(delay.into())).await;
     }
-    let failing = seen.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-    seen.effects.lock().unwrap().entry(uri.path().into()).or_default().insert(text("x-request-id"));
+    let at = clock::now();
+    let (limited, told) =
+        seen.limit.lock().unwrap().as_mut().map(|limit| limit.count(at)).unwrap_or_default();
+    let status = if limited { StatusCode::TOO_MANY_REQUESTS } else { seen.status_of(uri.path()) };
+    if !limited {
+        seen.effects.lock().unwrap().entry(uri.path().into()).or_default().insert(text("x-request-id"));
+    }
     seen.calls.lock().unwrap().push(Call {
         path: uri.path().into(),
         host: text("host"),
         key: text("idempotency-key"),
         request_id: text("x-request-id"),
         body,
-        at: clock::now(),
+        at,
+        status: status.as_u16(),
     });
-    for (path, left, status) in seen.failing.lock().unwrap().iter_mut() {
-        if *left > 0 && uri.path().ends_with(path.as_str()) {
-            *left -= 1;
-            return StatusCode::from_u16(*status).unwrap();
+    (status, told)
+}
+
+impl Seen {
+    /// What a call is to be answered.
+    fn status_of(&self, path: &str) -> StatusCode {
+        let left = self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        for (end, left, status) in self.failing.lock().unwrap().iter_mut() {
+            if *left > 0 && path.ends_with(end.as_str()) {
+                *left -= 1;
+                return StatusCode::from_u16(*status).unwrap();
+            }
+        }
+        match left {
+            Ok(_) => StatusCode::from_u16(self.status.load(Ordering::SeqCst) as u16).unwrap(),
+            Err(_) => StatusCode::OK,
         }
     }
-    match failing {
-        Ok(_) => StatusCode::from_u16(seen.status.load(Ordering::SeqCst) as u16).unwrap(),
-        Err(_) => StatusCode::OK,
+}
+
+impl Limit {
+    /// Counts a call: whether it is too much, and what is told.
+    fn count(&mut self, at: Instant) -> (bool, HeaderMap) {
+        if self.since.is_none_or(|since| at.duration_since(since) >= self.period) {
+            (self.since, self.count) = (Some(at), 0);
+        }
+        self.count += 1;
+        if let Some((after, calls)) = self.foreign
+            && self.count >= after
+        {
+            self.count += calls;
+            self.foreign = None;
+        }
+        let left = self.since.unwrap() + self.period - at;
+        let reset = left.as_millis().div_ceil(1_000).to_string();
+        let is_too_much = self.count > self.allowed;
+        let mut told = HeaderMap::new();
+        told.insert("inin-ratelimit-allowed", self.allowed.into());
+        told.insert("inin-ratelimit-count", self.count.into());
+        told.insert("inin-ratelimit-reset", reset.parse().unwrap());
+        if is_too_much {
+            told.insert("retry-after", reset.parse().unwrap());
+        }
+        (is_too_much, told)
     }
 }

@@ -376,6 +376,12 @@ async fn n3_f12_poison_in_every_bucket_is_told_of_and_the_stages_go_on() {
         until(&path, SOON, async || calls(&path) == 1).await;
     }
 
+    // RATE: as if the whole second had been used, and then it is written anew.
+    store(Bucket::Rate).await.put(token(&[&address]), vec![0xff; 100].into()).await.unwrap();
+    report("gw-rate", "FAILED", 3).await;
+    until("the call in its turn", SOON, async || calls("/act/remediate/gw-rate") == 1).await;
+    assert!(installation.log_of("executor", 0).contains("an entry of RATE cannot be read"));
+
     // TARGETS: it says nothing, so the letter goes back.
     target.fail_at("gw-target", 5, 503);
     report("gw-target", "FAILED", 3).await;

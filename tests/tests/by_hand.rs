@@ -244,7 +244,7 @@ async fn f16_leases_locks_and_intents_that_were_deleted_or_written_by_hand_block
         let path = format!("/act/revert/{entity}");
         until(&path, SOON, async || world.calls(&path) == 1).await;
     }
-    for bucket in [Bucket::Locks, Bucket::Intents, Bucket::Targets] {
+    for bucket in [Bucket::Locks, Bucket::Intents, Bucket::Targets, Bucket::Rate] {
         world.delete_bucket(bucket).await;
     }
     world.report("gw-8", "FAILED", 3).await;

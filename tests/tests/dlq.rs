@@ -112,7 +112,7 @@ async fn r1_r2_what_fails_for_now_comes_back_and_what_the_incident_no_longer_nee
     until("the revert", Duration::from_secs(10), || calls(&target, "/act/revert/gw-back") == 1).await;
 
     // The trouble ends while the letter waits: no call may follow it.
-    target.fail(5, 429);
+    target.fail(5, 409);
     say(&sender, "gw-over", "FAILED", 3, 0).await;
     until("the letter", Duration::from_secs(20), || !letters(&installation).is_empty()).await;
     say(&sender, "gw-over", "HEALTHY", 2, 10).await;

@@ -10,6 +10,7 @@ use holdline_simulator::{Fault, Kind, Options, Outcome, Simulator, StaleVersion}
 use holdline_stage::clock;
 use holdline_tests::programs::{Installation, STAGES, scratch};
 use holdline_tests::sender::{Sender, event};
+use holdline_tests::target::Target;
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(40);
@@ -28,10 +29,12 @@ struct Action {
     parameters: Value,
     /// `revert.do`
     back: &'static str,
+    /// `verify.worked`
+    worked: Option<String>,
 }
 
 const fn action(name: &'static str, kind: &'static str, parameters: Value) -> Action {
-    Action { name, kind, client: "routing", parameters, back: "undo" }
+    Action { name, kind, client: "routing", parameters, back: "undo", worked: None }
 }
 
 fn group() -> Action {
@@ -40,8 +43,24 @@ fn group() -> Action {
 
 impl World {
     async fn start(name: &str, options: Options, actions: &[Action]) -> World {
+        World::start_with(name, options, actions, None).await
+    }
+
+    async fn start_with(name: &str, options: Options, actions: &[Action], pager: Option<&Target>) -> World {
         let simulator = Simulator::start(options).await.unwrap();
         let playbooks = playbooks(name, &simulator, actions);
+        if let Some(pager) = pager {
+            let body =
+                r#"{"what": "{{incident.entity}} of {{incident.playbook}}", "why": "{{incident.reason}}"}"#;
+            let page = json!({
+                "name": "page", "actionType": "WEBHOOK", "url": format!("http://{}/page", pager.address),
+                "method": "POST", "headers": {"Content-Type": "application/json"}, "bodyTemplate": body,
+            });
+            std::fs::write(playbooks.join("actions/page.json"), page.to_string()).unwrap();
+            let settings = playbooks.join("holdline.yaml");
+            let text = std::fs::read_to_string(&settings).unwrap() + "pager: page\n";
+            std::fs::write(settings, text).unwrap();
+        }
         let mut installation = Installation::broker(name, &playbooks, "always");
         for (variable, value) in [
             ("ROUTING_ID", CLIENT),
@@ -160,10 +179,13 @@ fn playbooks(name: &str, simulator: &Simulator, actions: &[Action]) -> PathBuf {
             "secretToken": "env:HOLDLINE_TELEPHONY_SECRET",
         });
         std::fs::write(folder.join(format!("subscriptions/{name}.json")), file.to_string()).unwrap();
+        let verify = action.worked.as_ref().map_or(String::new(), |worked| {
+            format!(", verify: {{after: 500ms, within: 2s, client: routing, worked: \"{worked}\"}}")
+        });
         let playbook = format!(
             "playbook: {name}\nmode: live\non:\n  subscription: {name}\n  entity: data.gatewayId\n  \
              failed: status == 'FAILED'\n  healthy: status == 'HEALTHY'\nconfirm: {{failures: 3, stable_for: 0s}}\n\
-             act:\n  failed: {{do: [{name}], class: failover, deadline: 60s}}\n\
+             act:\n  failed: {{do: [{name}], class: failover, deadline: 60s{verify}}}\n\
              revert: {{healthy: 2, stable_for: 0s, silence: 15m, do: {}}}\n",
             action.back
         );
@@ -389,5 +411,43 @@ async fn one_token_serves_everybody_who_waits() {
         clock::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(world.writes("/oauth/token").len(), 1);
+    world.ends_well();
+}
+
+/// E11: worked, failed and unknown are told apart by looking; the latter two are held, and people are told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e11_after_acting_it_is_looked_at_whether_it_worked() {
+    let pager = Target::start().await;
+    let looked_at = format!("get('/api/v2/architect/emergencygroups/{GROUP_EVACUATION}')");
+    let with = |name, worked| Action { name, worked: Some(worked), ..group() };
+    let actions = [
+        with("worked", format!("{looked_at}.enabled == true")),
+        with("failed", format!("{looked_at}.name == 'Backup'")),
+        with("unknown", "get('http://127.0.0.1:9/state').active == 'B'".into()),
+    ];
+    let world = World::start_with("native-verify", Options::default(), &actions, Some(&pager)).await;
+    world.fails("worked").await;
+    world.until_enabled(true).await;
+    let began = clock::now();
+    while !world.installation.log_of("executor", 0).contains("worked: Some(true)") {
+        assert!(began.elapsed() < SOON, "{}", world.installation.log_of("executor", 0));
+        clock::sleep(Duration::from_millis(50)).await;
+    }
+    world.recovers("worked").await;
+    world.until_enabled(false).await;
+    world.until_over().await;
+    assert_eq!(pager.calls().len(), 0);
+    for (n, (name, reason)) in
+        [("failed", "did not work"), ("unknown", "it is not known whether it worked")].into_iter().enumerate()
+    {
+        world.report(name, &format!("gw-{name}"), "FAILED", 3).await;
+        let pages = pager.wait_for(n + 1, SOON).await;
+        let page: Value = serde_json::from_str(&pages[n].body).unwrap();
+        assert_eq!(page["what"], format!("gw-{name} of {name}"));
+        assert!(page["why"].as_str().unwrap().contains(reason), "{page}");
+        assert!(world.incidents().to_string().contains(reason), "{:#}", world.incidents());
+    }
+    // Nothing is undone by that, and health ends it as always.
+    assert_eq!(world.group()["enabled"], true);
     world.ends_well();
 }

@@ -621,6 +621,7 @@ fn kind(what: &What) -> Option<&'static str> {
             (Direction::Remediate, 0) => "issued remediate 0",
             (Direction::Remediate, _) => "issued remediate 1",
             (Direction::Revert, _) => "issued revert 0",
+            (Direction::Page, _) => panic!("these playbooks have no pager: {command:?}"),
         },
         _ => return None,
     })
@@ -851,6 +852,7 @@ impl<'a> World<'a> {
                     Done::Failed { perhaps_done, .. } => Answer::Failed { perhaps_done },
                     Done::Expired { perhaps_done } => Answer::Expired { perhaps_done },
                     Done::Held { .. } | Done::Withdrawn { .. } => Answer::Held,
+                    Done::Verified { .. } => return Err("these playbooks look at nothing".into()),
                 };
                 self.reference.answer(now_ms, &track, action, answer);
             }

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use holdline_stage::clock;
-use holdline_tests::programs::{Installation, STAGES, scratch};
+use holdline_tests::programs::{Installation, STAGES, command, scratch};
 use holdline_tests::target::Target;
 use serde_json::{Value, json};
 use sha2::Sha256;
@@ -245,6 +245,18 @@ async fn g9_each_source_with_its_own_proof_is_detected_and_acts_not_by_itself() 
     let metrics = installation.admin("gateway", 0, "/metrics");
     let counted = metrics.lines().find(|line| line.starts_with("holdline_bodies_without_state"));
     assert!(counted.is_some_and(|line| line.contains("trunks") && line.ends_with(" 5")), "{counted:?}");
+    // `holdline send` proves itself in the same ways, with the first of the two secrets.
+    for (name, _, body, _) in &cases {
+        let file = folder.join("event.json");
+        std::fs::write(&file, body.to_string()).unwrap();
+        let mut send = command("holdline");
+        send.args(["send", file.to_str().unwrap(), "--playbooks", folder.to_str().unwrap()]);
+        send.args(["--subscription", name, "--gateway", &format!("http://{}", installation.gateways()[0])]);
+        send.env("TOKEN_BEFORE", OLD).env("KEY_BEFORE", OLD);
+        send.env("WHSEC_BEFORE", format!("whsec_{}", STANDARD.encode(OLD)));
+        let sent = send.output().unwrap();
+        assert!(sent.status.success(), "{name}: {sent:?}");
+    }
     // What is not as its source sends it is refused with its place.
     let (status, answer) = post(&installation, "cloud", Proof::Hub, KEY, &json!([cloudevent("2"), {}])).await;
     assert_eq!(status, 400);

@@ -2,6 +2,7 @@
 
 use crate::native::{Change, Given};
 use crate::playbook::{Method, Native, RenderError, Webhook};
+use crate::rate::Limits;
 use holdline_proto::command::{Command, Intent};
 use holdline_proto::incident::View;
 use holdline_proto::outcome::Done;
@@ -100,15 +101,13 @@ pub enum Answer {
     Status {
         status: u16,
         retry_after_ms: Option<u64>,
+        /// What its headers say about the target's limit.
+        limits: Limits,
     },
     /// No connection came about: nothing was sent.
-    Unsent {
-        reason: String,
-    },
+    Unsent { reason: String },
     /// It was sent, and what became of it is not known.
-    Lost {
-        reason: String,
-    },
+    Lost { reason: String },
 }
 
 /// The status that is reported when the platform was found to be as it should be, so that no call was needed:
@@ -125,6 +124,10 @@ pub enum Next {
         /// It may go through another time: the dlq-replayer brings it back by itself.
         transient: bool,
     },
+    /// The target has not looked at it: no attempt. It waits for its turn in the rate window, which has heard why.
+    Throttled {
+        after_ms: u64,
+    },
     /// Give it back to the broker for this long.
     Retry {
         after_ms: u64,
@@ -139,7 +142,10 @@ pub fn judge(answer: &Answer, attempts: u32, idempotent: bool, perhaps_done: boo
         Answer::Status { status, .. } if (200..300).contains(status) => {
             return Next::Report(Done::Carried { status: *status });
         }
-        Answer::Status { status, retry_after_ms } => {
+        Answer::Status { status: 429, retry_after_ms, .. } => {
+            return Next::Throttled { after_ms: retry_after_ms.unwrap_or(0).max(back_off_ms(1)) };
+        }
+        Answer::Status { status, retry_after_ms, .. } => {
             let reason = format!("the target answered {status}");
             if !is_transient(*status) {
                 return Next::GiveUp { done: Done::Failed { reason, perhaps_done }, transient: false };
@@ -162,9 +168,9 @@ pub fn judge(answer: &Answer, attempts: u32, idempotent: bool, perhaps_done: boo
     Next::Retry { after_ms: back_off_ms(attempts).max(retry_after_ms.unwrap_or(0)), reason }
 }
 
-/// Answers that may differ next time. Everything else in 3xx and 4xx is final (architecture.md 14).
+/// Answers that may differ next time, throttling apart. Everything else in 3xx and 4xx is final (architecture.md 14).
 fn is_transient(status: u16) -> bool {
-    matches!(status, 401 | 408 | 409 | 429) || status >= 500
+    matches!(status, 401 | 408 | 409) || status >= 500
 }
 
 /// The wait before the next attempt: 0.5, 1, 2, 4 seconds.
@@ -181,7 +187,7 @@ mod tests {
 
     #[test]
     fn answers_are_sorted_by_what_to_do_next() {
-        let status = |status| Answer::Status { status, retry_after_ms: None };
+        let status = |status| Answer::Status { status, retry_after_ms: None, limits: Limits::default() };
         let lost = Answer::Lost { reason: "timed out".into() };
         let unsent = Answer::Unsent { reason: "refused".into() };
         let check = |answer: &Answer, attempts, idempotent, expected: &str| {
@@ -192,6 +198,7 @@ mod tests {
                 }
                 Next::GiveUp { done: Done::Held { .. }, .. } => "held".into(),
                 Next::Retry { after_ms, .. } => format!("retry {after_ms}"),
+                Next::Throttled { after_ms } => format!("throttled {after_ms}"),
                 other => format!("{other:?}"),
             };
             assert_eq!(found, expected, "{answer:?} attempt {attempts} idempotent {idempotent}");
@@ -201,10 +208,11 @@ mod tests {
         check(&status(301), 1, true, "failed false");
         check(&status(400), 1, true, "failed false");
         check(&status(404), 5, true, "failed false");
-        check(&status(429), 1, true, "retry 500");
+        // E5: throttling is never a failed attempt.
+        check(&status(429), 1, true, "throttled 500");
+        check(&status(429), 5, false, "throttled 500");
         check(&status(409), 2, true, "retry 1000");
         check(&status(401), 4, true, "retry 4000");
-        check(&status(429), 5, true, "failed false, for now");
         check(&status(503), 3, true, "retry 2000");
         check(&status(503), 5, true, "failed true, for now");
         check(&status(503), 1, false, "held");
@@ -212,7 +220,9 @@ mod tests {
         check(&lost, 1, false, "held");
         check(&unsent, 1, false, "retry 500");
         check(&unsent, 5, false, "failed false, for now");
-        let told = Answer::Status { status: 429, retry_after_ms: Some(23_000) };
-        check(&told, 1, true, "retry 23000");
+        let told =
+            |status| Answer::Status { status, retry_after_ms: Some(23_000), limits: Limits::default() };
+        check(&told(503), 1, true, "retry 23000");
+        check(&told(429), 1, true, "throttled 23000");
     }
 }

@@ -1,9 +1,12 @@
 //! The decisions: values in, values out. No clock, no I/O, no async, no randomness; the same code runs
 //! live, in replay, in tests and under a model checker.
 //!
-//! Follow an event: [`source`] reads what arrives in other shapes than the guide's, [`classify`] turns accepted events into signals, [`debounce`] turns signals into
-//! incidents and decides when to act and when to undo, [`execute`] turns a command into a request and a
-//! response into an outcome, and [`native`] what the platform shows into the one call that is needed; [`retry`] says what of the dead letters comes back, [`subscribe`] what the platform's subscriptions lack. [`replay`] folds recorded inputs again. [`playbook`] is what they all go by.
+//! Follow an event: [`source`] reads what arrives in other shapes than the guide's, [`classify`] turns accepted
+//! events into signals, [`debounce`] turns signals into incidents and decides when to act and when to undo,
+//! [`execute`] turns a command into a request and a response into an outcome when [`rate`] lets it leave, and
+//! [`native`] what the platform shows into the one call that is needed; [`verify`] says whether it worked;
+//! [`retry`] says what of the dead letters comes back. [`replay`] folds recorded inputs again. [`subscribe`]
+//! compares the platform's subscriptions with a set's. [`playbook`] is what they all go by.
 
 pub mod playbook;
 
@@ -16,6 +19,10 @@ pub mod debounce;
 pub mod execute;
 
 pub mod native;
+
+pub mod rate;
+
+pub mod verify;
 
 pub mod retry;
 

@@ -85,7 +85,8 @@ fn pulled(topic: &str, fields: &str, settings: &str) -> Vec<String> {
     bundle.files.insert("subscriptions/telephony.json".into(), text);
     bundle.files.get_mut("holdline.yaml").unwrap().push_str(settings);
     let (set, findings) = playbook::load(&bundle);
-    assert_eq!(set.is_some(), findings.is_empty(), "{findings:?}");
+    let errors = findings.iter().any(|finding| finding.severity == Severity::Error);
+    assert_eq!(set.is_none(), errors, "{findings:?}");
     findings.iter().map(|f| format!("{} {}", f.message, f.help.clone().unwrap_or_default())).collect()
 }
 
@@ -98,14 +99,16 @@ fn g9_a_channel_of_the_gateways_own() {
         let all = expected.iter().zip(&found).all(|(part, text)| text.contains(part));
         assert!(all && found.len() == expected.len(), "{topic} {fields}: {found:#?}");
     };
-    let client = r#""client": "telephony""#;
+    let bare = r#""client": "telephony""#;
+    let client = r#""client": "telephony", "poll": {"every": "60s"}"#;
     let with = |more: &str| format!("{client}, {more}");
     check(trunks, client, platform, &[]);
-    check("v2.telephony.providers.edges.{id}", &with(r#""poll": {"every": "60s"}"#), platform, &[]);
+    check("v2.telephony.providers.edges.{id}", client, platform, &[]);
+    check(trunks, bare, platform, &["told twice"]);
     check(trunks, &with(r#""entities": ["a-1", "b"]"#), platform, &[]);
-    check(trunks, &with(r#""reports": "repeats", "poll": {"every": "60s"}"#), platform, &[]);
+    check(trunks, &with(r#""reports": "repeats""#), platform, &[]);
     check(trunks, client, "", &["the platform, and there is none"]);
-    check(trunks, r#""client": "other""#, platform, &["no client other"]);
+    check(trunks, r#""client": "other", "poll": {}"#, platform, &["no client other"]);
     check(trunks, &with(r#""authType": "HMAC""#), platform, &["posted by nobody"]);
     check(
         trunks,
@@ -113,9 +116,14 @@ fn g9_a_channel_of_the_gateways_own() {
         platform,
         &["`callbackUrl` and `client`"],
     );
-    check(trunks, &with(r#""poll": {"every": "60s", "url": "https://example.com"}"#), platform, &["url"]);
-    check(trunks, &with(r#""poll": {"every": "10ms"}"#), platform, &["expected 1s to 1h"]);
-    check(trunks, &with(r#""reports": "repeats""#), platform, &["repeats nothing"]);
+    check(trunks, r#""client": "telephony", "poll": {"url": "https://example.com"}"#, platform, &["url"]);
+    check(trunks, r#""client": "telephony", "poll": {"every": "10ms"}"#, platform, &["expected 1s to 1h"]);
+    check(
+        trunks,
+        r#""client": "telephony", "reports": "repeats""#,
+        platform,
+        &["told twice", "repeats nothing"],
+    );
     check(trunks, &with(r#""entities": ["a.b"]"#), platform, &["no id of an edge or a trunk"]);
     check("v2.analytics.queues.{id}.observations", client, platform, &["no list of states"]);
     check(trunks, r#""authType": "NONE""#, platform, &[]);
@@ -230,6 +238,22 @@ fn what_is_wrong_is_said_with_its_place() {
     refuse(a, "\\\"gatewayId\\\"", "gatewayId", 7, "not JSON");
     refuse("holdline.yaml", "calls_per_second: 5000", "connect_to: 10.0.0.1:80", 4, "loopback");
     refuse("holdline.yaml", "targets:", "business_hours: {}\ntargets:", 2, "not supported yet");
+}
+
+#[test]
+fn d2_the_subscriptions_of_a_playbook_repeat_alike() {
+    let mut bundle = sample("loop");
+    let text = bundle.files.get_mut("loop.playbook.yaml").unwrap();
+    *text = text.replace("subscription: telephony", "topic: telephony.service.status");
+    let first = &bundle.files["subscriptions/telephony.json"];
+    let second =
+        first.replace("\"name\": \"telephony\"", "\"name\": \"second\"").replace("/webhooks/telephony", "/2");
+    bundle.files.insert("subscriptions/second.json".into(), second.clone());
+    assert_eq!(playbook::load(&bundle).1, []);
+    let changes = second.replace("\"authType\"", "\"reports\": \"changes\", \"authType\"");
+    bundle.files.insert("subscriptions/second.json".into(), changes);
+    let found = playbook::load(&bundle).1;
+    assert!(found.len() == 1 && found[0].message.contains("one tells of changes"), "{found:?}");
 }
 
 #[test]

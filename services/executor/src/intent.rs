@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use holdline_decide::execute;
-use holdline_proto::command::{Command, Intent};
-use holdline_proto::topology::{Bucket, track_token};
+use holdline_proto::command::{Command, Direction, Intent};
+use holdline_proto::topology::{Bucket, token, track_token};
 use holdline_proto::wire;
 use holdline_stage::bus::{Bus, Put, StoreError};
 
@@ -21,12 +21,20 @@ pub(crate) struct Earlier {
     pub revision: u64,
 }
 
+/// One entry per track; a page is part of no track.
+fn key(command: &Command) -> String {
+    match command.direction {
+        Direction::Page => token(&["page", &command.action_key()]),
+        Direction::Remediate | Direction::Revert => track_token(&command.key),
+    }
+}
+
 /// Looks for earlier calls of a command.
 ///
 /// # Errors
 /// When the broker does not answer.
 pub(crate) async fn earlier(bus: &Bus, command: &Command) -> Result<Earlier, StoreError> {
-    let place = bus.place(Bucket::Intents, &track_token(&command.key)).await?;
+    let place = bus.place(Bucket::Intents, &key(command)).await?;
     let fresh = Earlier { revision: place.revision, ..Earlier::default() };
     let Some(value) = place.value else { return Ok(fresh) };
     let intent: Intent = match wire::decode(&value) {
@@ -53,5 +61,5 @@ pub(crate) async fn write(
     expect: u64,
 ) -> Result<u64, StoreError> {
     let put = Put { expect: Some(expect), ttl: Some(KEPT), ..Put::default() };
-    bus.put(Bucket::Intents, &track_token(&command.key), wire::encode(intent).into(), put).await
+    bus.put(Bucket::Intents, &key(command), wire::encode(intent).into(), put).await
 }

@@ -17,6 +17,8 @@ const KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);
 pub(crate) struct Entry {
     pub kept: Option<Kept>,
     pub revision: u64,
+    /// Why what is kept cannot be read.
+    pub unreadable: Option<String>,
 }
 
 /// The remedy that a command is about: itself, or the one that it undoes.
@@ -31,14 +33,10 @@ fn key(command: &Command) -> String {
 /// When the broker does not answer.
 pub(crate) async fn of(bus: &Bus, command: &Command) -> Result<Entry, StoreError> {
     let place = bus.place(Bucket::Intents, &key(command)).await?;
-    let kept = match place.value.map(|value| wire::decode(&value)).transpose() {
-        Ok(kept) => kept,
-        Err(error) => {
-            tracing::error!(incident = command.incident, "a pre-image cannot be read: {error}");
-            None
-        }
-    };
-    Ok(Entry { kept, revision: place.revision })
+    Ok(match place.value.map(|value| wire::decode(&value)).transpose() {
+        Ok(kept) => Entry { kept, revision: place.revision, unreadable: None },
+        Err(error) => Entry { kept: None, revision: place.revision, unreadable: Some(error.to_string()) },
+    })
 }
 
 /// Keeps a pre-image, if it says anything new.
@@ -56,5 +54,5 @@ pub(crate) async fn write(
     }
     let put = Put { expect: Some(entry.revision), ttl: Some(KEPT), ..Put::default() };
     let revision = bus.put(Bucket::Intents, &key(command), wire::encode(&kept).into(), put).await?;
-    Ok(Entry { kept: Some(kept), revision })
+    Ok(Entry { kept: Some(kept), revision, unreadable: None })
 }

@@ -1,10 +1,11 @@
 //! Takes commands, calls targets, reports outcomes.
 //!
 //! [`protocol`] is the way of one command, readable from top to bottom: at most one executor acts on an
-//! entity at a time ([`lock`]), what is about to be called is written down before it is called ([`intent`]),
+//! entity at a time ([`lock`]), no call leaves before its turn ([`rate`]), what is about to be called is written
+//! down before it is called ([`intent`]),
 //! and an outcome goes out on `hl.internal.outcome.<p>` only, from where it can never begin an incident.
 //! [`native`] is the way of an action on the platform
-//! itself, which keeps what was there before ([`kept`]). Which targets fail is noted for the dlq-replayer ([`target`]). What an answer means stands in `decide::execute`.
+//! itself, [`verify`] of what is looked at afterwards; the former keeps what was there before ([`kept`]). Which targets fail is noted for the dlq-replayer ([`target`]). What an answer means stands in `decide::execute`.
 
 mod call;
 mod intent;
@@ -14,6 +15,7 @@ mod native;
 mod protocol;
 mod rate;
 mod target;
+mod verify;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,15 +71,16 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
     let bus = Bus::connect(Role::Executor, &shell.common.nats, &shell.tasks, &shell.health).await?;
     let playbooks = Playbooks::follow(&bus, &shell, playbook::compile);
     keep_credentials(&playbooks, settings.secrets.clone(), &shell);
+    let time = BrokerTime::follow(&bus, &shell).await?;
     let executor = Arc::new(protocol::Executor {
         bus: bus.clone(),
         playbooks,
         replica: shell.common.replica.clone(),
-        time: BrokerTime::follow(&bus, &shell).await?,
+        time: time.clone(),
         caller: call::Caller::new()?,
         api: Api::new(settings.secrets.clone())?,
         locks: lock::Locks::default(),
-        rates: rate::Rates::default(),
+        rates: rate::Rates::new(time),
         targets: target::Targets::default(),
     });
     queue::run(&bus, &shell, Stream::Commands, EXECUTOR_CONSUMER, settings.at_once, move |work| {

@@ -99,6 +99,11 @@ impl Lock {
         Ok(())
     }
 
+    /// When it has to be renewed.
+    pub(crate) fn renews_in(&self) -> Duration {
+        RENEW_EVERY.saturating_sub(self.renewed.elapsed())
+    }
+
     /// Whether it can be relied on for a call that begins now.
     pub(crate) fn is_sure(&self) -> bool {
         self.renewed.elapsed() < TTL - RENEW_EVERY

@@ -1,10 +1,12 @@
 //! The way of a native action, between the lock and the outcome: look → plan → pre-image → intent → call →
 //! what the answer says of our write. What is to be done stands in `decide::native`.
 
+use std::time::Duration;
+
 use holdline_decide::execute::{self, Answer as Answered, Next, UNCHANGED};
 use holdline_decide::native::{self, Call, Change, Kept, Plan};
 use holdline_decide::playbook::{Method, Native, Platform, Set};
-use holdline_platform::{Api, Failed, Response};
+use holdline_platform::{Failed, Response};
 use holdline_proto::command::{Command, Intent};
 use holdline_proto::outcome::Done;
 use holdline_stage::bus::StoreError;
@@ -15,8 +17,8 @@ use sha2::{Digest, Sha256};
 use crate::intent::Earlier;
 use crate::kept;
 use crate::lock::Lock;
-use crate::protocol::Executor;
-use crate::rate::CALLS_PER_SECOND;
+use crate::protocol::{Asking, Executor};
+use crate::rate::Pace;
 
 /// Entries of one page.
 const PAGE_SIZE: usize = 100;
@@ -28,7 +30,16 @@ const PAGES_MAX: usize = 20;
 struct Caller<'a> {
     platform: &'a Platform,
     client: &'a str,
-    host: String,
+    pace: Pace,
+}
+
+/// What came of a look.
+enum Looked {
+    Shown(Value),
+    /// There is no turn in the rate window for this long.
+    Wait(Duration),
+    /// The platform did not show it.
+    Refused(Answered),
 }
 
 impl Executor {
@@ -40,11 +51,11 @@ impl Executor {
         set: &Set,
         native: &Native,
         earlier: Earlier,
-        lock: Lock,
+        mut lock: Lock,
     ) -> Result<Answer, StoreError> {
         let found = set.platform.as_ref().and_then(|platform| {
             let (client, _) = platform.client(native.client.as_deref())?;
-            Some(Caller { platform, client, host: Api::host(platform) })
+            Some(Caller { platform, client, pace: Pace::of(platform, client) })
         });
         let Some(caller) = found else {
             let reason = format!("the set {} has no client for {}", command.playbooks, command.action);
@@ -55,13 +66,19 @@ impl Executor {
             Err(reason) => return self.cannot(work, command, reason).await,
         };
         let entry = kept::of(&self.bus, command).await?;
+        if let Some(error) = &entry.unreadable {
+            let reason = format!("what was there before cannot be read: {error}");
+            let next = Next::GiveUp { done: Done::Held { reason }, transient: false };
+            return self.give_up(work, command, next, earlier, lock, &caller.pace.host).await;
+        }
         if command.undo.is_some() && entry.kept.is_none() {
             // No call of the remedy ever left.
             return self.report(command, Done::Carried { status: UNCHANGED }, earlier.attempts, lock).await;
         }
-        let shown = match self.look(&caller, &change).await {
-            Ok(shown) => shown,
-            Err(answer) => {
+        let shown = match self.look(&caller, command, &change, &mut lock).await? {
+            Looked::Shown(shown) => shown,
+            Looked::Wait(wait) => return Ok(self.throttled(command, wait, lock).await),
+            Looked::Refused(answer) => {
                 let attempts = earlier.attempts.saturating_add(1);
                 let next = match execute::judge(&answer, attempts, true, earlier.perhaps_done) {
                     // A look changes nothing: whatever it answers, nothing more has perhaps been done.
@@ -76,7 +93,7 @@ impl Executor {
                     ..self.intent(command, &lock, Earlier { attempts, ..earlier }, String::new())
                 };
                 return self
-                    .conclude(work, command, next, intent, earlier.revision, lock, &caller.host)
+                    .conclude(work, command, next, intent, earlier.revision, lock, &caller.pace.host)
                     .await;
             }
         };
@@ -95,16 +112,18 @@ impl Executor {
             Plan::Refused(reason) => {
                 let done = Done::Failed { reason, perhaps_done: earlier.perhaps_done };
                 let next = Next::GiveUp { done, transient: false };
-                return self.give_up(work, command, next, earlier, lock, &caller.host).await;
+                return self.give_up(work, command, next, earlier, lock, &caller.pace.host).await;
             }
             Plan::Intervened(reason) => {
                 let next = Next::GiveUp { done: Done::Held { reason }, transient: false };
-                return self.give_up(work, command, next, earlier, lock, &caller.host).await;
+                return self.give_up(work, command, next, earlier, lock, &caller.pace.host).await;
             }
         };
-        self.rates.turn(&caller.host, calls_per_second(caller.platform)).await;
+        let turn = match self.turn(command, &caller.pace, &mut lock).await? {
+            Ok(turn) => turn,
+            Err(wait) => return Ok(self.throttled(command, wait, lock).await),
+        };
         let mut response = None;
-        let repeatable = change.look().is_some();
         let called = {
             let (response, caller) = (&mut response, &caller);
             let calling = async {
@@ -112,13 +131,19 @@ impl Executor {
                 *response = said;
                 answer
             };
-            self.call(command, repeatable, fingerprint(&call), calling, earlier, lock).await?
+            let asking = Asking {
+                pace: &caller.pace,
+                may_be_repeated: change.look().is_some(),
+                request: fingerprint(&call),
+                calling,
+            };
+            self.call(command, asking, earlier, lock, turn).await?
         };
         let Some((next, intent, revision, lock)) = called else { return Ok(self.locked()) };
         if let (Next::Report(_), Some(said)) = (&next, response) {
             kept::write(&self.bus, command, &entry, noted(&change, command, keep, &said)).await?;
         }
-        self.conclude(work, command, next, intent, revision, lock, &caller.host).await
+        self.conclude(work, command, next, intent, revision, lock, &caller.pace.host).await
     }
 
     async fn give_up(
@@ -135,14 +160,24 @@ impl Executor {
     }
 
     /// What the platform shows of what is to be changed.
-    async fn look(&self, caller: &Caller<'_>, change: &Change) -> Result<Value, Answered> {
-        let Some((path, paged)) = change.look() else { return Ok(Value::Null) };
+    async fn look(
+        &self,
+        caller: &Caller<'_>,
+        command: &Command,
+        change: &Change,
+        lock: &mut Lock,
+    ) -> Result<Looked, StoreError> {
+        let Some((path, paged)) = change.look() else { return Ok(Looked::Shown(Value::Null)) };
         if !paged {
-            return self.get(caller, path).await;
+            return self.get(caller, command, path, lock).await;
         }
         let mut entities = vec![];
         for number in 1..=PAGES_MAX {
-            let page = self.get(caller, format!("{path}?pageSize={PAGE_SIZE}&pageNumber={number}")).await?;
+            let path = format!("{path}?pageSize={PAGE_SIZE}&pageNumber={number}");
+            let page = match self.get(caller, command, path, lock).await? {
+                Looked::Shown(page) => page,
+                other => return Ok(other),
+            };
             let found = page.get("entities").and_then(Value::as_array).cloned().unwrap_or_default();
             let last = found.len() < PAGE_SIZE;
             entities.extend(found);
@@ -150,16 +185,34 @@ impl Executor {
                 break;
             }
         }
-        Ok(json!({"entities": entities}))
+        Ok(Looked::Shown(json!({"entities": entities})))
     }
 
-    async fn get(&self, caller: &Caller<'_>, path: String) -> Result<Value, Answered> {
-        self.rates.turn(&caller.host, calls_per_second(caller.platform)).await;
-        let (answer, body) = self.ask(caller, &Call { method: Method::Get, path, body: None }).await;
-        match (&answer, body) {
-            (Answered::Status { status: 200..300, .. }, Some(body)) => Ok(body),
-            _ => Err(answer),
+    async fn get(
+        &self,
+        caller: &Caller<'_>,
+        command: &Command,
+        path: String,
+        lock: &mut Lock,
+    ) -> Result<Looked, StoreError> {
+        loop {
+            let mut turn = match self.turn(command, &caller.pace, lock).await? {
+                Ok(turn) => turn,
+                Err(wait) => return Ok(Looked::Wait(wait)),
+            };
+            turn.come().await;
+            if turn.leaves() {
+                break;
+            }
         }
+        let (answer, body) = self.ask(caller, &Call { method: Method::Get, path, body: None }).await;
+        if let Answered::Status { limits, .. } = &answer {
+            self.rates.learn(&self.bus, &caller.pace, limits).await;
+        }
+        Ok(match (&answer, body) {
+            (Answered::Status { status: 200..300, .. }, Some(body)) => Looked::Shown(body),
+            _ => Looked::Refused(answer),
+        })
     }
 
     async fn ask(&self, caller: &Caller<'_>, call: &Call) -> (Answered, Option<Value>) {
@@ -174,6 +227,7 @@ impl Executor {
                 let answer = Answered::Status {
                     status: if is_stale(&response) { 409 } else { response.status },
                     retry_after_ms: response.retry_after_ms,
+                    limits: response.limits,
                 };
                 (answer, Some(response.body))
             }
@@ -186,10 +240,6 @@ impl Executor {
 /// What is known once the answer is here. An undone remedy has nothing left to restore.
 fn noted(change: &Change, command: &Command, keep: Kept, said: &Value) -> Kept {
     if command.undo.is_some() { keep } else { native::noted(change, &keep, said) }
-}
-
-fn calls_per_second(platform: &Platform) -> u32 {
-    platform.calls_per_second.unwrap_or(CALLS_PER_SECOND)
 }
 
 fn message(response: &Response) -> &str {

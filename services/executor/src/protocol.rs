@@ -7,11 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use holdline_decide::execute::{self, Answer as Answered, Next, Request, Standing, may_have_happened};
-use holdline_decide::playbook::{Doing, Set, Webhook};
+use holdline_decide::playbook::{Doing, Platform, Set, Webhook};
+use holdline_decide::rate::Purpose;
 use holdline_platform::Api;
-use holdline_proto::command::{Command, Intent};
+use holdline_proto::command::{Command, Direction, Intent};
 use holdline_proto::dead_letter::DeadLetter;
 use holdline_proto::incident::View;
 use holdline_proto::outcome::{Done, Outcome};
@@ -30,8 +31,9 @@ use sha2::{Digest, Sha256};
 use crate::call::{Caller, Destination};
 use crate::intent::{self, Earlier};
 use crate::lock::{self, Lock, Locks};
-use crate::rate::Rates;
+use crate::rate::{Granted, Pace, Rates, Turn};
 use crate::target::Targets;
+use crate::verify;
 
 /// A command whose entity is locked is looked at again after this.
 const LOCKED_WAIT: Duration = Duration::from_millis(250);
@@ -55,6 +57,17 @@ pub(crate) struct Executor {
     pub targets: Targets,
 }
 
+/// A call that is about to be made.
+pub(crate) struct Asking<'a, C> {
+    pub pace: &'a Pace,
+    /// Having it made twice does no harm.
+    pub may_be_repeated: bool,
+    /// SHA-256 of the request, hex.
+    pub request: String,
+    /// The call itself.
+    pub calling: C,
+}
+
 impl Executor {
     /// Works on one delivery.
     pub(crate) async fn take(&self, work: Work) -> Answer {
@@ -76,15 +89,15 @@ impl Executor {
                 return Ok(Answer::Done);
             }
         };
-        if self.outcome_stands(&command).await? {
-            return Ok(Answer::Done);
+        if let Some(outcome) = self.outcome_of(&command).await? {
+            return self.follow_up(&command, &outcome).await;
         }
         let set = match self.playbooks.by_hash(&command.playbooks).await {
             Ok(set) => set,
             Err(SetError::Unreachable(error)) => return Err(error),
             Err(error) => return self.cannot(work, &command, error.to_string()).await,
         };
-        let Some(lock) = self.locks.take(&self.bus, &command.key.entity, &self.replica).await? else {
+        let Some(lock) = self.locks.take(&self.bus, &acts_on(&command), &self.replica).await? else {
             return Ok(Answer::Later(LOCKED_WAIT));
         };
         crash::point(Point::AfterLock);
@@ -101,6 +114,8 @@ impl Executor {
     ) -> Result<Answer, StoreError> {
         match self.standing(command).await? {
             Standing::Current => {}
+            // People are told of what is held, whatever was decided since.
+            _ if command.direction == Direction::Page => {}
             // Its deadline frees a command whose view does not come back.
             Standing::Behind if !self.is_late(command) => {
                 lock.release(&self.bus).await;
@@ -114,9 +129,9 @@ impl Executor {
         }
         let earlier = intent::earlier(&self.bus, command).await?;
         // Whoever had the lock while this process stood still may have carried it out, and reported.
-        if earlier.perhaps_done && self.outcome_stands(command).await? {
+        if earlier.perhaps_done && self.outcome_of(command).await?.is_some() {
             lock.release(&self.bus).await;
-            return Ok(Answer::Done);
+            return Ok(self.locked());
         }
         if self.is_late(command) {
             let done = Done::Expired { perhaps_done: earlier.perhaps_done };
@@ -147,7 +162,7 @@ impl Executor {
         set: &Set,
         webhook: &Webhook,
         earlier: Earlier,
-        lock: Lock,
+        mut lock: Lock,
     ) -> Result<Answer, StoreError> {
         let prepared = execute::request(webhook, command).map_err(|error| error.to_string());
         let prepared = prepared
@@ -156,12 +171,19 @@ impl Executor {
             Ok(prepared) => prepared,
             Err(reason) => return self.cannot(work, command, reason).await,
         };
-        self.rates.turn(&destination.host, destination.calls_per_second).await;
-        let calling = self.caller.call(&destination, &request);
-        let called =
-            self.call(command, webhook.idempotent, fingerprint(&request), calling, earlier, lock).await?;
+        let turn = match self.turn(command, &destination.pace, &mut lock).await? {
+            Ok(turn) => turn,
+            Err(wait) => return Ok(self.throttled(command, wait, lock).await),
+        };
+        let asking = Asking {
+            pace: &destination.pace,
+            may_be_repeated: webhook.idempotent,
+            request: fingerprint(&request),
+            calling: self.caller.call(&destination, &request),
+        };
+        let called = self.call(command, asking, earlier, lock, turn).await?;
         let Some((next, intent, revision, lock)) = called else { return Ok(self.locked()) };
-        self.conclude(work, command, next, intent, revision, lock, &destination.host).await
+        self.conclude(work, command, next, intent, revision, lock, &destination.pace.host).await
     }
 
     /// What comes of a judgement: an outcome, one more dead letter, or another try.
@@ -200,6 +222,11 @@ impl Executor {
                 self.park(work, letter).await?;
                 self.report(command, done, intent.attempts, lock).await
             }
+            Next::Throttled { after_ms } => {
+                let attempts = intent.attempts.saturating_sub(1);
+                intent::write(&self.bus, command, &Intent { attempts, ..intent }, revision).await?;
+                Ok(self.throttled(command, Duration::from_millis(after_ms), lock).await)
+            }
             Next::Retry { after_ms, reason } => {
                 tracing::warn!(
                     action = command.action,
@@ -213,6 +240,67 @@ impl Executor {
                 lock.release(&self.bus).await;
                 crash::point(Point::BeforeRetry);
                 Ok(Answer::Later(Duration::from_millis(after_ms)))
+            }
+        }
+    }
+
+    /// A turn for a call that only looks, and is part of nothing.
+    pub(crate) async fn probe_turn(&self, platform: &Platform, client: &str) -> Result<(), String> {
+        let pace = Pace::of(platform, client);
+        loop {
+            let granted = self.rates.turn(&self.bus, &pace, Purpose::Other).await;
+            match granted.map_err(|error| error.to_string())? {
+                Granted::Later(wait) => {
+                    return Err(format!("there is no turn in the rate window for {wait:?}"));
+                }
+                Granted::Turn(mut turn) => {
+                    turn.come().await;
+                    if turn.leaves() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// A turn in the rate window, or how long there is none. Nothing has left then, and no attempt is spent.
+    pub(crate) async fn turn(
+        &self,
+        command: &Command,
+        pace: &Pace,
+        lock: &mut Lock,
+    ) -> Result<Result<Turn, Duration>, StoreError> {
+        let taking = self.rates.turn(&self.bus, pace, Purpose::Remediation);
+        let turn = match self.holding(lock, command, taking).await? {
+            Granted::Turn(turn) => turn,
+            Granted::Later(wait) => return Ok(Err(wait)),
+        };
+        if turn.was_long() && matches!(self.standing(command).await?, Standing::Replaced { .. }) {
+            // The next delivery says so.
+            return Ok(Err(Duration::ZERO));
+        }
+        Ok(Ok(turn))
+    }
+
+    /// Gives a command back until there may be a turn, but not beyond its deadline.
+    pub(crate) async fn throttled(&self, command: &Command, wait: Duration, lock: Lock) -> Answer {
+        lock.release(&self.bus).await;
+        Answer::Later(self.before_deadline(command, wait))
+    }
+
+    /// Renews the lock for as long as something takes.
+    async fn holding<T>(&self, lock: &mut Lock, command: &Command, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        let mut wait = lock.renews_in();
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = clock::sleep(wait) => {
+                    wait = lock::RENEW_EVERY;
+                    if let Err(error) = lock.renew(&self.bus).await {
+                        tracing::warn!(entity = command.key.entity, "the lock is not renewed: {error}");
+                    }
+                }
             }
         }
     }
@@ -238,21 +326,32 @@ impl Executor {
     pub(crate) async fn call(
         &self,
         command: &Command,
-        idempotent: bool,
-        request: String,
-        calling: impl Future<Output = Answered>,
+        asking: Asking<'_, impl Future<Output = Answered>>,
         earlier: Earlier,
         mut lock: Lock,
+        mut turn: Turn,
     ) -> Result<Option<(Next, Intent, u64, Lock)>, StoreError> {
         let mut intent = Intent {
             attempts: earlier.attempts.saturating_add(1),
             answered: false,
-            ..self.intent(command, &lock, earlier, request)
+            ..self.intent(command, &lock, earlier, asking.request)
         };
         crash::point(Point::BeforeIntent);
         let revision = intent::write(&self.bus, command, &intent, earlier.revision).await?;
         crash::point(Point::AfterIntent);
-        if !lock.is_sure() || self.is_late(command) {
+        let leaves = loop {
+            turn.come().await;
+            if turn.leaves() {
+                break true;
+            }
+            // The intent took long. It stands now, so the next turn is used as soon as it has come.
+            Metric::Throttled.add(1, Role::Executor.name(), Some(("what", "old".into())));
+            match self.turn(command, asking.pace, &mut lock).await {
+                Ok(Ok(next)) => turn = next,
+                Ok(Err(_)) | Err(_) => break false,
+            }
+        };
+        if !leaves || !lock.is_sure() || self.is_late(command) {
             // Nothing left, and the next delivery must know that.
             intent.answered = true;
             intent.attempts = earlier.attempts;
@@ -260,23 +359,17 @@ impl Executor {
             lock.release(&self.bus).await;
             return Ok(None);
         }
-        tokio::pin!(calling);
-        let answer = loop {
-            tokio::select! {
-                answer = &mut calling => break answer,
-                () = clock::sleep(lock::RENEW_EVERY) => {
-                    if let Err(error) = lock.renew(&self.bus).await {
-                        tracing::warn!(entity = command.key.entity, "the lock is not renewed: {error}");
-                    }
-                }
-            }
-        };
+        let answer = self.holding(&mut lock, command, asking.calling).await;
         crash::point(Point::AfterCall);
-        let next = execute::judge(&answer, intent.attempts, idempotent, intent.perhaps_done);
+        if let Answered::Status { limits, .. } = &answer {
+            self.rates.learn(&self.bus, asking.pace, limits).await;
+        }
+        let next = execute::judge(&answer, intent.attempts, asking.may_be_repeated, intent.perhaps_done);
         let result = match &next {
             Next::Report(_) => "carried",
             Next::GiveUp { .. } => "given_up",
             Next::Retry { .. } => "retried",
+            Next::Throttled { .. } => "throttled",
         };
         Metric::Calls.add(1, Role::Executor.name(), Some(("result", result.into())));
         intent.answered = true;
@@ -292,13 +385,22 @@ impl Executor {
         attempts: u32,
         lock: Lock,
     ) -> Result<Answer, StoreError> {
-        let (reported, ()) = tokio::join!(self.tell(command, result, attempts), lock.release(&self.bus));
-        reported?;
+        // In this order: whoever waits for the lock finds the outcome.
+        let told = self.tell(command, result, attempts).await;
+        lock.release(&self.bus).await;
+        let carried = told?;
         crash::point(Point::BeforeAck);
-        Ok(Answer::Done)
+        // What it led to is looked at by and by.
+        let set = self.playbooks.by_hash(&command.playbooks).await.ok();
+        let verify = set.as_ref().and_then(|set| verify::of(set, command)).filter(|_| carried);
+        Ok(match verify {
+            Some(verify) => Answer::Later(Duration::from_millis(u64::try_from(verify.after_ms).unwrap_or(0))),
+            None => Answer::Done,
+        })
     }
 
-    async fn tell(&self, command: &Command, result: Done, attempts: u32) -> Result<(), StoreError> {
+    /// Says whether the command was carried out.
+    async fn tell(&self, command: &Command, result: Done, attempts: u32) -> Result<bool, StoreError> {
         let carried = matches!(result, Done::Carried { .. });
         let since = self.time.now_ms().saturating_sub(command.decided_ms).max(0);
         let outcome = Outcome::of(command, result, attempts, if carried { since } else { 0 });
@@ -316,13 +418,13 @@ impl Executor {
             command.key.entity,
             outcome.result
         );
-        Ok(())
+        Ok(carried)
     }
 
     /// From the leader: a replica that lags would have a call made twice, or held without need.
-    async fn outcome_stands(&self, command: &Command) -> Result<bool, StoreError> {
+    async fn outcome_of(&self, command: &Command) -> Result<Option<StreamMessage>, StoreError> {
         let subject = self.bus.topology().outcome(command.partition, &command.issue_key());
-        Ok(self.bus.last(Stream::Inputs, &subject).await?.is_some())
+        self.bus.last(Stream::Inputs, &subject).await
     }
 
     /// Whether the command is still its incident's latest decision (O2). The view follows the record that the
@@ -380,9 +482,23 @@ impl Executor {
         dead_letter::park(&self.bus, Role::Executor, &letter).await
     }
 
+    /// A wait, cut short so that the command comes back when it is late at the latest.
+    fn before_deadline(&self, command: &Command, wait: Duration) -> Duration {
+        let left_ms = command.deadline_ms.saturating_sub(self.time.now_ms()).saturating_add(1);
+        wait.min(Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)))
+    }
+
     /// The broker's clock made the deadline, so it is the broker's that is compared with it.
     fn is_late(&self, command: &Command) -> bool {
         self.time.now_ms() > command.deadline_ms
+    }
+}
+
+/// What nobody else may act on meanwhile: an entity. A page acts on none.
+fn acts_on(command: &Command) -> String {
+    match command.direction {
+        Direction::Page => command.action_key(),
+        Direction::Remediate | Direction::Revert => command.key.entity.clone(),
     }
 }
 

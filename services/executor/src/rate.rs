@@ -1,61 +1,436 @@
-//! The pace of calls to one host: at most so many in any second, by this process. (Over all replicas
-//! together the window will be leased from the broker; until then each replica keeps it for itself.)
+//! The pace of calls to a host, over all executors (E5): a call takes a turn before it leaves.
+//!
+//! Turns are instants of the broker's time, given by compare-and-set on the host's entry in RATE; when the next
+//! ones are, stands in `decide::rate`. An executor takes some at once for the calls that wait in it, and the local
+//! monotonic clock says when each is due and when it is too old. What is not used is given back with the next
+//! asking; whoever dies forfeits what he holds. Without the broker there are no turns, so there are no calls.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use holdline_decide::playbook::Platform;
+use holdline_decide::rate::{HORIZON_US, Limit, Limits, Purpose, WINDOW_US, give_back, learn, take};
+use holdline_platform::Api;
+use holdline_proto::rate::Window;
+use holdline_proto::topology::{Bucket, Role, token};
+use holdline_proto::wire;
+use holdline_stage::broker_time::BrokerTime;
+use holdline_stage::bus::{Bus, Put, StoreError};
 use holdline_stage::clock::{self, Instant};
+use holdline_stage::telemetry::Metric;
 
 /// Calls in any second to a host for which the settings name no other figure (E5).
 pub(crate) const CALLS_PER_SECOND: u32 = 100;
 
-/// A second, and a margin for jitter on the way.
-const WINDOW: Duration = Duration::from_millis(1_100);
+/// A turn is too old for a call this long after it came: most of the rest of the window's margin (100 ms) is for
+/// the way.
+const FRESH_FOR: Duration = Duration::from_millis(25);
 
-/// Hosts that are followed at once; beyond, those idle for a second are forgotten.
-const HOSTS_MAX: usize = 1_000;
+/// A turn is told this long before it comes: time to write the intent.
+const AHEAD: Duration = Duration::from_millis(50);
 
-/// Sliding windows by host.
-#[derive(Debug, Default)]
+/// A call whose turn is further away goes back to the broker, so that it keeps no other from being worked on.
+/// Shorter than the consumer's `ack_wait`, which runs for the messages that wait behind it.
+const WAIT_MAX: Duration = Duration::from_secs(4);
+
+/// Then it comes back after this at the earliest.
+const BACK_AFTER: Duration = Duration::from_secs(1);
+
+/// A call that waited longer counts as throttled.
+const LONG_WAIT: Duration = Duration::from_secs(1);
+
+/// Throttling of one host is logged this often.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// Turns are asked for this long before the next one comes, so that several are there to take.
+const ASK_AHEAD: Duration = Duration::from_millis(75);
+
+/// Tries to write before others, who write too, are let pass for a moment.
+const TRIES_MAX: u32 = 4;
+const CONTENDED_WAIT: Duration = Duration::from_millis(5);
+
+/// An entry that nobody has written to for this long is forgotten: longer than any quiet that is obeyed.
+const KEPT: Duration = Duration::from_secs(3_600);
+
+/// Hosts and clients that are followed at once; beyond, those idle longest are looked up again.
+const HOSTS_MAX: u64 = 1_000;
+
+/// What limits a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// With its port.
+    pub host: String,
+    /// The platform's client as whom it is made, which has a limit of its own.
+    pub client: Option<String>,
+    pub calls_per_second: u32,
+}
+
+impl Pace {
+    /// Of the platform's API, for one of its OAuth clients.
+    pub(crate) fn of(platform: &Platform, client: &str) -> Pace {
+        Pace {
+            host: Api::host(platform),
+            client: Some(client.into()),
+            calls_per_second: platform.calls_per_second.unwrap_or(CALLS_PER_SECOND),
+        }
+    }
+}
+
+/// What came of asking for a turn.
+pub(crate) enum Granted {
+    Turn(Turn),
+    /// None soon; ask again after this.
+    Later(Duration),
+}
+
+/// A call may leave. Dropped without that, it is given back.
+pub(crate) struct Turn {
+    slot: Slot,
+    asked: Instant,
+    lane: Option<Arc<Lane>>,
+}
+
+/// When a call may leave, by the local clock.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    due: Instant,
+    /// The instant in the entry, if it is for this call alone.
+    alone_us: Option<i64>,
+}
+
+impl Turn {
+    /// Waits until it has come.
+    pub(crate) async fn come(&self) {
+        clock::sleep(self.slot.due.saturating_duration_since(clock::now())).await;
+    }
+
+    /// Uses it for a call that begins now; false when it is too old, and given back.
+    pub(crate) fn leaves(&mut self) -> bool {
+        let is_fresh = self.slot.due.elapsed() < FRESH_FOR;
+        if is_fresh {
+            self.lane = None;
+        }
+        self.give_back();
+        is_fresh
+    }
+
+    fn give_back(&mut self) {
+        if let Some(lane) = self.lane.take() {
+            lane.known().unused.extend(self.slot.alone_us);
+            lane.freed.notify_one();
+        }
+    }
+
+    /// Whether so long has passed since it was asked for that what was known then may have changed.
+    pub(crate) fn was_long(&self) -> bool {
+        self.asked.elapsed() >= LONG_WAIT
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+/// Gives turns.
 pub(crate) struct Rates {
-    hosts: Mutex<HashMap<String, Arc<Mutex<VecDeque<Instant>>>>>,
+    time: BrokerTime,
+    lanes: moka::sync::Cache<(String, Purpose), Arc<Lane>>,
+    /// Hosts whose throttling was logged a moment ago.
+    told: moka::sync::Cache<String, ()>,
+}
+
+/// Calls of this process that wait for the same window.
+struct Lane {
+    key: String,
+    purpose: Purpose,
+    /// In order of arrival; the first asks for all.
+    queue: tokio::sync::Mutex<()>,
+    waiting: AtomicU32,
+    /// A turn is there to be given back, so another may be had earlier.
+    freed: tokio::sync::Notify,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// The entry as read or written last, and its revision.
+    entry: Option<(Window, u64)>,
+    /// Turns that are taken and not used: when, and how many.
+    held: VecDeque<(Slot, u32)>,
+    /// Turns that no call has left in, to be given back; a second's at most, because more are never taken.
+    unused: Vec<i64>,
+    /// How long the last write took.
+    wrote_in: Duration,
 }
 
 impl Rates {
-    /// Waits until a call to the host may leave.
-    pub(crate) async fn turn(&self, host: &str, calls_per_second: u32) {
-        let window = self.window(host);
+    pub(crate) fn new(time: BrokerTime) -> Rates {
+        let lanes = moka::sync::Cache::builder().max_capacity(HOSTS_MAX).build();
+        let told = moka::sync::Cache::builder().max_capacity(HOSTS_MAX).time_to_live(TOLD_EVERY).build();
+        Rates { time, lanes, told }
+    }
+
+    /// Waits until a call's turn is about to come, for a few seconds at most.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub(crate) async fn turn(&self, bus: &Bus, pace: &Pace, purpose: Purpose) -> Result<Granted, StoreError> {
+        let asked = clock::now();
+        let until = asked + WAIT_MAX;
+        // A client's own limit first: turns of the host are soon too old.
+        if let Some(client) = &pace.client {
+            let lane = self.lane(token(&[&pace.host, client]), purpose);
+            if let Err(wait) = lane.take(bus, &self.time, Limit::Client, until).await? {
+                return Ok(self.later(pace, wait));
+            }
+        }
+        let lane = self.lane(token(&[&pace.host]), purpose);
+        match lane.take(bus, &self.time, Limit::PerSecond(pace.calls_per_second), until).await? {
+            Ok(slot) => {
+                let turn = Turn { slot, asked, lane: Some(lane) };
+                clock::sleep(slot.due.saturating_duration_since(clock::now() + AHEAD)).await;
+                if asked.elapsed() >= LONG_WAIT {
+                    self.waits(pace);
+                }
+                Ok(Granted::Turn(turn))
+            }
+            Err(wait) => Ok(self.later(pace, wait)),
+        }
+    }
+
+    /// Shares what an answer says about limits with all executors. Not told, it costs another 429.
+    pub(crate) async fn learn(&self, bus: &Bus, pace: &Pace, limits: &Limits) {
+        if limits.throttled {
+            Metric::Throttled.add(1, Role::Executor.name(), Some(("what", "answer".into())));
+        }
+        let key = match &pace.client {
+            Some(client) => token(&[&pace.host, client]),
+            None => token(&[&pace.host]),
+        };
+        let quiet = match self.lane(key, Purpose::Remediation).learn(bus, &self.time, limits).await {
+            Ok(quiet) => quiet,
+            Err(error) => return tracing::warn!(host = pace.host, "what it allows is not shared: {error}"),
+        };
+        if let Some(quiet) = quiet {
+            let (host, quiet_ms) = (&pace.host, quiet.as_millis());
+            tracing::warn!(host, quiet_ms, "{host} is throttling: no calls to it for {quiet_ms} ms");
+        }
+    }
+
+    fn lane(&self, key: String, purpose: Purpose) -> Arc<Lane> {
+        self.lanes.get_with((key.clone(), purpose), || {
+            Arc::new(Lane {
+                key,
+                purpose,
+                queue: tokio::sync::Mutex::default(),
+                waiting: AtomicU32::new(0),
+                freed: tokio::sync::Notify::new(),
+                known: Mutex::default(),
+            })
+        })
+    }
+
+    fn later(&self, pace: &Pace, wait: Duration) -> Granted {
+        self.waits(pace);
+        // Not all at the same instant.
+        Granted::Later(wait.max(BACK_AFTER) + BACK_AFTER.mul_f64(chance()))
+    }
+
+    /// Throttling is told apart from failures.
+    fn waits(&self, pace: &Pace) {
+        Metric::Throttled.add(1, Role::Executor.name(), Some(("what", "turn".into())));
+        if self.told.get(&pace.host).is_none() {
+            self.told.insert(pace.host.clone(), ());
+            let host = &pace.host;
+            tracing::info!(host, "calls to {host} wait for their turn for longer than a second");
+        }
+    }
+}
+
+impl Lane {
+    /// A turn, or how long there will be none.
+    async fn take(
+        &self,
+        bus: &Bus,
+        time: &BrokerTime,
+        limit: Limit,
+        until: Instant,
+    ) -> Result<Result<Slot, Duration>, StoreError> {
+        let _one = Waiting::begin(&self.waiting);
+        let _first = tokio::select! {
+            first = self.queue.lock() => first,
+            () = clock::sleep(until.saturating_duration_since(clock::now())) => return Ok(Err(BACK_AFTER)),
+        };
         loop {
-            let wait = take(&mut window.lock().unwrap_or_else(PoisonError::into_inner), calls_per_second);
-            match wait {
-                None => return,
-                Some(wait) => clock::sleep(wait).await,
+            if let Some(slot) = self.held() {
+                return Ok(Ok(slot));
+            }
+            let next = self.ask(bus, time, limit).await?;
+            if let Some(slot) = self.held() {
+                return Ok(Ok(slot));
+            }
+            let now = clock::now();
+            if next > until || now > until {
+                return Ok(Err(next.saturating_duration_since(now)));
+            }
+            tokio::select! {
+                () = clock::sleep(next.saturating_duration_since(now + ASK_AHEAD)) => {}
+                () = self.freed.notified() => {}
             }
         }
     }
 
-    fn window(&self, host: &str) -> Arc<Mutex<VecDeque<Instant>>> {
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        if hosts.len() >= HOSTS_MAX {
-            hosts.retain(|_, window| {
-                let window = window.lock().unwrap_or_else(PoisonError::into_inner);
-                window.back().is_some_and(|last| last.elapsed() < WINDOW)
-            });
+    /// One of the turns that were taken before.
+    fn held(&self) -> Option<Slot> {
+        let mut known = self.known();
+        while let Some((slot, calls)) = known.held.pop_front() {
+            if slot.due.elapsed() >= FRESH_FOR / 2 {
+                known.unused.extend(slot.alone_us);
+                continue;
+            }
+            if calls > 1 {
+                known.held.push_front((slot, calls - 1));
+            }
+            return Some(slot);
         }
-        hosts.entry(host.into()).or_default().clone()
+        None
+    }
+
+    /// Takes turns for all that wait here; gives the instant of the next that can be had.
+    async fn ask(&self, bus: &Bus, time: &BrokerTime, limit: Limit) -> Result<Instant, StoreError> {
+        for _ in 0..TRIES_MAX {
+            let (mut window, revision, is_read) = self.entry(bus, time).await?;
+            let (now_us, now) = (time.now_us(), clock::now());
+            let at = |at_us: i64| now + Duration::from_micros(u64::try_from(at_us - now_us).unwrap_or(0));
+            // A turn must not be old before two writes are done: this one, and the intent.
+            let from_us = now_us.saturating_add(2 * micros(self.known().wrote_in));
+            let unused = std::mem::take(&mut self.known().unused);
+            for at_us in &unused {
+                give_back(&mut window, *at_us);
+            }
+            let wanted = self.waiting.load(Ordering::Relaxed).max(1);
+            let taken = take(&mut window, limit, self.purpose, wanted, from_us);
+            let next = at(taken.next_us);
+            if taken.lots.is_empty() {
+                self.known().unused.extend(unused);
+                // What is known may be old; nobody waits for long because of that.
+                if is_read || next < now + LONG_WAIT {
+                    return Ok(next);
+                }
+                self.known().entry = None;
+                continue;
+            }
+            let is_written = self.write(bus, window, revision).await?;
+            let mut known = self.known();
+            if is_written {
+                known.wrote_in = now.elapsed().min(Duration::from_micros(HORIZON_US.unsigned_abs()));
+                known.held.extend(taken.lots.iter().map(|lot| {
+                    (Slot { due: at(lot.at_us), alone_us: (lot.calls == 1).then_some(lot.at_us) }, lot.calls)
+                }));
+                return Ok(next);
+            }
+            known.unused.extend(unused);
+        }
+        let wait = CONTENDED_WAIT.mul_f64(chance());
+        clock::sleep(wait).await;
+        Ok(clock::now())
+    }
+
+    /// Adds what an answer says; gives the quiet that it leads to.
+    async fn learn(
+        &self,
+        bus: &Bus,
+        time: &BrokerTime,
+        limits: &Limits,
+    ) -> Result<Option<Duration>, StoreError> {
+        for _ in 0..TRIES_MAX {
+            let (mut window, revision, _) = self.entry(bus, time).await?;
+            let now_us = time.now_us();
+            let closed_us = window.closed_until_us;
+            let dice = RandomState::new().hash_one(now_us);
+            if !learn(&mut window, limits, now_us, dice) {
+                return Ok(None);
+            }
+            let quiet_us = window.closed_until_us.saturating_sub(now_us);
+            let is_closed = window.closed_until_us > closed_us;
+            if self.write(bus, window, revision).await? {
+                if is_closed {
+                    self.known().held.clear();
+                }
+                return Ok(is_closed.then(|| Duration::from_micros(u64::try_from(quiet_us).unwrap_or(0))));
+            }
+        }
+        // Others write, who were answered too.
+        Ok(None)
+    }
+
+    /// The entry as it is known, or read; and whether it was read.
+    async fn entry(&self, bus: &Bus, time: &BrokerTime) -> Result<(Window, u64, bool), StoreError> {
+        let known = self.known().entry.clone();
+        if let Some((window, revision)) = known {
+            return Ok((window, revision, false));
+        }
+        let place = bus.place(Bucket::Rate, &self.key).await?;
+        let window = match place.value.map(|value| wire::decode::<Window>(&value)) {
+            None => Window::default(),
+            Some(Ok(window)) => window,
+            Some(Err(error)) => {
+                tracing::error!("an entry of RATE cannot be read, so nothing leaves for a second: {error}");
+                Window { closed_until_us: time.now_us().saturating_add(WINDOW_US), ..Window::default() }
+            }
+        };
+        self.known().entry = Some((window.clone(), place.revision));
+        Ok((window, place.revision, true))
+    }
+
+    /// Writes the entry; false when somebody else wrote first.
+    async fn write(&self, bus: &Bus, window: Window, revision: u64) -> Result<bool, StoreError> {
+        let put = Put { expect: Some(revision), ttl: Some(KEPT), ..Put::default() };
+        let written = bus.put(Bucket::Rate, &self.key, wire::encode(&window).into(), put).await;
+        let mut known = self.known();
+        known.entry = None;
+        match written {
+            Ok(revision) => {
+                known.entry = Some((window, revision));
+                Ok(true)
+            }
+            Err(StoreError::Fenced) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Takes a place in the window, or says how long until there is one.
-fn take(window: &mut VecDeque<Instant>, calls_per_second: u32) -> Option<Duration> {
-    while window.front().is_some_and(|oldest| oldest.elapsed() >= WINDOW) {
-        window.pop_front();
+/// Counts one that waits for as long as it does.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl Waiting<'_> {
+    fn begin(count: &AtomicU32) -> Waiting<'_> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Waiting(count)
     }
-    if window.len() < calls_per_second as usize {
-        window.push_back(clock::now());
-        return None;
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
-    let oldest = window.front()?;
-    Some(WINDOW.saturating_sub(oldest.elapsed()).max(Duration::from_millis(1)))
+}
+
+/// Between 0 and 1.
+fn chance() -> f64 {
+    let dice = RandomState::new().hash_one(());
+    f64::from(u32::try_from(dice % 1_000).unwrap_or(0)) / 1_000.0
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }

@@ -870,6 +870,7 @@ mod tests {
                 actions: BTreeMap::new(),
                 playbooks: BTreeMap::new(),
                 targets: vec![],
+                platform: None,
             };
             let ms = |at: Instant| i64::try_from(at.duration_since(began).as_millis()).unwrap();
             let mut held: BTreeSet<usize> = (0..accepted.len()).collect();

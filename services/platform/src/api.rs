@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use holdline_decide::execute::RETRY_AFTER_MS_MAX;
 use holdline_decide::native::Call;
 use holdline_decide::playbook::Platform;
+use holdline_decide::rate::Limits;
 use holdline_stage::secret::Lookup;
-use reqwest::header::HeaderMap;
 use reqwest::{Method, Url};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
+use crate::limits::limits;
 use crate::oauth::{TokenError, Tokens};
 use crate::route::{Routes, is_unsent, reason};
 
@@ -22,6 +22,8 @@ const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub struct Response {
     pub status: u16,
     pub retry_after_ms: Option<u64>,
+    /// What the headers say about the client's limit.
+    pub limits: Limits,
     /// The body, as far as it is JSON.
     pub body: Value,
     /// `ININ-Correlation-Id`, which the platform's support asks for.
@@ -103,7 +105,7 @@ impl Api {
         };
         let mut answer = request.send().await.map_err(lost)?;
         let status = answer.status().as_u16();
-        let retry_after_ms = retry_after_ms(answer.headers());
+        let (retry_after_ms, limits) = limits(status, answer.headers());
         let correlation =
             answer.headers().get("inin-correlation-id").and_then(|id| Some(id.to_str().ok()?.to_string()));
         let mut bytes = vec![];
@@ -115,17 +117,12 @@ impl Api {
             }
         }
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        Ok(Response { status, retry_after_ms, body, correlation })
+        Ok(Response { status, retry_after_ms, limits, body, correlation })
     }
 }
 
-/// `Retry-After`, in whole seconds as the platform sends it.
-fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
-    let seconds: u64 = headers.get(reqwest::header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(seconds.saturating_mul(1_000).min(RETRY_AFTER_MS_MAX))
-}
-
 fn unsent(error: TokenError) -> Failed {
-    let retry_after = error.retry_after.map(|wait: Duration| wait.as_millis() as u64);
+    let retry_after =
+        error.retry_after.map(|wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
     Failed::Unsent { reason: error.reason, retry_after_ms: retry_after }
 }

@@ -5,7 +5,9 @@
 //! the caller's business.
 
 mod api;
+mod limits;
 pub mod oauth;
 pub mod route;
 
 pub use api::{Api, Failed, Response};
+pub use limits::limits;

@@ -119,7 +119,8 @@ impl Channels {
         }
     }
 
-    /// Tells sockets that the tokens of their clients are good no more, and closes their channels.
+    /// Tells sockets that the tokens of their clients are good no more, and closes their channels. (That the
+    /// channels end with the tokens is a guess: the message is known, what follows it is not.)
     pub(crate) fn revoke_all(&mut self, ids: &mut Ids) {
         for mut channel in std::mem::take(&mut self.open) {
             let topic = format!("v2.system.token_revoked.{}", channel.client);

@@ -161,7 +161,7 @@ impl Simulator {
         self.shared.with(|state, _| state.channels.sockets())
     }
 
-    /// Makes every token bad: callers get 401, sockets are told and closed.
+    /// Makes every token bad: callers get 401, sockets are told and closed, their channels are gone.
     pub fn revoke_tokens(&self) {
         self.shared.revoke_tokens();
     }

@@ -10,6 +10,7 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::api;
 use crate::control::Unknown;
 use crate::faults::{Fault, SocketFault};
 use crate::serve::Shared;
@@ -30,6 +31,7 @@ pub(crate) fn router() -> Router<Arc<Shared>> {
         .route("/faults", get(faults).post(fault).delete(clear_faults))
         .route("/sockets", get(sockets).post(strike))
         .route("/tokens", delete(revoke))
+        .route("/routes", get(routes))
         .route("/calls", get(calls).delete(forget))
 }
 
@@ -149,6 +151,13 @@ async fn strike(State(shared): Platform, Json(strike): Json<Strike>) -> Json<Val
 async fn revoke(State(shared): Platform) -> Json<Value> {
     shared.revoke_tokens();
     Json(Value::Null)
+}
+
+/// Every endpoint of the platform, so that a test can say which it has not tried.
+async fn routes() -> Json<Value> {
+    let all = api::ROUTES.iter().copied().flatten();
+    let route = |route: &api::Route| json!({ "method": route.method.as_str(), "path": route.path, "permissions": route.any_of });
+    Json(all.map(route).collect())
 }
 
 async fn calls(State(shared): Platform) -> Json<Value> {

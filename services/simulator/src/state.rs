@@ -68,8 +68,8 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn new(options: Options, now: Now) -> State {
-        // The seconds of the start keep tokens and ids of two runs apart.
-        let run = u32::try_from((now.wall_ms / 1_000) & 0xffff_ffff).unwrap_or_default();
+        // The milliseconds of the start keep tokens and ids of two runs apart: a token outlasts no restart.
+        let run = u32::try_from(now.wall_ms & 0xffff_ffff).unwrap_or_default();
         State {
             options,
             world: World::new(now),

@@ -78,6 +78,18 @@ async fn tokens_expire() {
 }
 
 #[tokio::test]
+async fn a_stopped_platform_is_off_the_network_and_forgets_its_tokens() {
+    let simulator = Simulator::start(options()).await.unwrap();
+    let listen = simulator.address();
+    let caller = Caller::of(&simulator, CLIENT, CLIENT_SECRET).await;
+    simulator.stop().await;
+    assert!(caller.send("GET", &group(GROUP_SALES), &Value::Null).await.is_err());
+    let simulator = Simulator::start(Options { listen, ..options() }).await.unwrap();
+    Caller::of(&simulator, CLIENT, CLIENT_SECRET).await;
+    assert_eq!(caller.call("GET", &group(GROUP_SALES), &Value::Null).await.0, 401);
+}
+
+#[tokio::test]
 async fn a_client_has_so_many_calls_a_window() {
     let options = Options { calls_per_window: Some(2), ..options() };
     let simulator = Simulator::start(options).await.unwrap();

@@ -126,9 +126,10 @@ where
     runtime.block_on(async {
         let shell = Shell { common, tasks: Tasks::default(), health: Health::default() };
         let stop = shell.tasks.clone();
+        let signalled = signalled();
         shell.tasks.spawn(async move {
             tokio::select! {
-                () = signalled() => stop.stop(),
+                () = signalled => stop.stop(),
                 () = stop.stopping() => {}
             }
         });
@@ -149,15 +150,16 @@ where
     })
 }
 
-/// Completes on SIGTERM or Ctrl-C.
-pub async fn signalled() {
+/// Completes on SIGTERM or Ctrl-C; both are listened for from this call on.
+pub fn signalled() -> impl Future<Output = ()> + Send {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+    let listening = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+    async move {
+        let [Ok(mut terminate), Ok(mut interrupt)] = listening else { return std::future::pending().await };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     }
 }
 

@@ -58,6 +58,9 @@ pub enum Metric {
     PartitionsOwned,
     /// Calls made to targets, by `result`.
     Calls,
+    /// Throttling, by `what`: `answer` (the target answered 429), `turn` (a call waited for its turn for longer
+    /// than a second), `old` (its turn was too old once it could leave, and it took another).
+    Throttled,
     /// Messages parked in the dead letters.
     Parked,
     /// Dead letters that went back or were discarded, by `what`.
@@ -89,6 +92,7 @@ impl Metric {
             Metric::Lag => "holdline_lag",
             Metric::PartitionsOwned => "holdline_partitions_owned",
             Metric::Calls => "holdline_calls",
+            Metric::Throttled => "holdline_throttled",
             Metric::Parked => "holdline_parked",
             Metric::LettersResolved => "holdline_letters_resolved",
             Metric::SpoolBytes => "holdline_spool_bytes",

@@ -31,6 +31,8 @@ pub struct Rules {
     pub act: Vec<String>,
     /// From the deciding event to the call. Milliseconds.
     pub deadline_ms: i64,
+    /// The action that tells people of an incident that is held for them, if the settings name one.
+    pub pager: Option<String>,
     /// How it ends. A failover always has one; scaling need not undo anything.
     pub revert: Revert,
 }
@@ -77,6 +79,9 @@ pub const SILENCE_MS: i64 = 15 * 60_000;
 /// `act.….deadline` unless set: long enough for a restart of any part, short enough that no one is surprised
 /// by a late failover. Milliseconds.
 pub const DEADLINE_MS: i64 = 60_000;
+
+/// A page that could not be sent for this long comes too late to be one. Milliseconds.
+pub const PAGE_DEADLINE_MS: i64 = 60 * 60_000;
 
 /// A failover this soon after the last revert is a relapse (D3). Milliseconds.
 pub const RELAPSE_WITHIN_MS: i64 = 60 * 60_000;

@@ -11,7 +11,7 @@ use holdline_proto::signal::{Health, Signal};
 use holdline_proto::topology::token;
 
 use super::confirm::{self, span_ms};
-use super::{Rules, flap, recover};
+use super::{PAGE_DEADLINE_MS, Rules, flap, recover};
 use crate::playbook::Reports;
 
 /// What an event says to a lane.
@@ -300,6 +300,8 @@ impl Machine<'_> {
         match direction {
             Direction::Remediate => &self.rules.act,
             Direction::Revert => &self.rules.revert.act,
+            // Never lined up: nothing waits for a page, and it waits for nothing.
+            Direction::Page => &[],
         }
     }
 
@@ -340,7 +342,7 @@ impl Machine<'_> {
         let partition = self.track.partition;
         // Undone in the opposite order.
         let undoes = next.direction == Direction::Revert && self.rules.revert.undo;
-        let last = (self.rules.act.len() as u32).saturating_sub(1);
+        let last = u32::try_from(self.rules.act.len()).unwrap_or(u32::MAX).saturating_sub(1);
         let undo = undoes.then(|| last.saturating_sub(next.step));
         let Some(incident) = self.incident_mut(&next.incident) else { return self.advance(waited) };
         incident.decision = incident.decision.saturating_add(1);
@@ -366,6 +368,9 @@ impl Machine<'_> {
 
     /// The executor reported.
     pub(super) fn outcome(&mut self, outcome: &Outcome) {
+        if let Done::Verified { worked, seen } = &outcome.result {
+            return self.verified(outcome, *worked, seen);
+        }
         let expected = self.track.outstanding.as_ref().is_some_and(|command| {
             command.incident == outcome.incident
                 && command.direction == outcome.direction
@@ -383,10 +388,27 @@ impl Machine<'_> {
             Done::Held { reason } => self.gave_up(&command, reason, true),
             Done::Expired { perhaps_done } => self.decide_anew(command, *perhaps_done),
             Done::Withdrawn { .. } => self.decide_anew(command, false),
+            Done::Verified { .. } => {}
         }
         self.settle(&id);
         self.advance(true);
         self.arm();
+    }
+
+    /// A remedy that did not work, or of which that is not known, is a person's business; what was done stays.
+    fn verified(&mut self, outcome: &Outcome, worked: Option<bool>, seen: &str) {
+        let id = &outcome.incident;
+        if self.incident_mut(id).is_none() {
+            return;
+        }
+        self.decide_for(id, What::Reported(Box::new(outcome.clone())));
+        let action = &outcome.action;
+        let reason = match worked {
+            Some(true) => return,
+            Some(false) => format!("{action} was carried out and did not work: {seen}"),
+            None => format!("{action} was carried out and it is not known whether it worked: {seen}"),
+        };
+        self.hold(id, Hold { reason, until_heard: false });
     }
 
     fn carried(&mut self, id: &str, direction: Direction) {
@@ -471,6 +493,9 @@ impl Machine<'_> {
 
     /// Why a command that comes back is no longer what its incident needs.
     fn moved_on(&self, command: &Command) -> Option<&'static str> {
+        if command.direction == Direction::Page {
+            return Some("a page is not repeated");
+        }
         let mut incidents = self.track.open.iter().chain(&self.track.closing);
         let Some(incident) = incidents.find(|incident| incident.id == command.incident) else {
             return Some("the incident is over");
@@ -612,7 +637,43 @@ impl Machine<'_> {
         {
             incident.held = Some(hold);
         }
+        self.page(id, &reason);
         self.decide_for(id, What::Held { reason });
+    }
+
+    /// Has people told. It is no part of what is done about the incident: nothing waits for it, and what comes of it
+    /// changes nothing.
+    fn page(&mut self, id: &str, reason: &str) {
+        let Some(pager) = self.rules.pager.clone() else { return };
+        let (key, partition, input) = (self.track.key.clone(), self.track.partition, self.input);
+        let deadline_ms = self.now_ms.saturating_add(PAGE_DEADLINE_MS);
+        let Some(incident) = self.incident_mut(id) else { return };
+        let mut values = incident.values.clone();
+        for (name, text) in [
+            ("incident.id", id),
+            ("incident.entity", &key.entity),
+            ("incident.playbook", &key.playbook),
+            ("incident.reason", reason),
+        ] {
+            values.insert(name.into(), text.into());
+        }
+        let command = Command {
+            incident: id.into(),
+            partition,
+            key,
+            playbooks: incident.playbooks.clone(),
+            direction: Direction::Page,
+            // Tells the pages of one incident apart.
+            step: u32::try_from(input & u64::from(u32::MAX)).unwrap_or_default(),
+            action: pager,
+            undo: None,
+            decision: incident.decision,
+            decided_ms: incident.counted_ms,
+            deadline_ms,
+            values,
+            replays: 0,
+        };
+        self.effects.push(Effect::Command(command));
     }
 
     /// Ends the open incident without having acted.

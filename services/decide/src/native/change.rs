@@ -8,6 +8,9 @@ use serde_json::{Map, Value, json};
 
 use crate::playbook::Method;
 
+/// Fields of an object, by name.
+pub type Fields = Map<String, Value>;
+
 /// What an action wants.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
@@ -26,7 +29,7 @@ pub struct Object {
     pub path: String,
     /// Added to the path when it is read.
     pub query: &'static str,
-    pub set: Map<String, Value>,
+    pub set: Fields,
     /// PUT: the whole object goes back. PATCH: the fields alone.
     pub method: Method,
     pub stamp: Stamp,
@@ -109,9 +112,9 @@ pub struct Call {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Kept {
     /// The fields that the change sets, as they were. An absent field was absent.
-    pub before: Map<String, Value>,
+    pub before: Fields,
     /// The fields as the change sets them.
-    pub wrote: Map<String, Value>,
+    pub wrote: Fields,
     /// The stamp before the change.
     #[serde(default)]
     pub stamp_before: Option<Value>,
@@ -180,7 +183,7 @@ pub fn undo(change: &Change, kept: &Kept, shown: &Value) -> Plan {
         Err(reason) => return Plan::Refused(reason),
     };
     if let Change::Switch(switch) = change {
-        let state = |fields: &Map<String, Value>, of: &[&str]| {
+        let state = |fields: &Fields, of: &[&str]| {
             fields.get(switch.field).and_then(Value::as_str).is_some_and(|state| of.contains(&state))
         };
         return if state(&kept.before, switch.from) && state(&now, switch.to) {
@@ -247,7 +250,7 @@ fn follows(kept: &Kept, stamp: Option<&Value>) -> bool {
 }
 
 /// The fields that a change is about: as they are shown, and as they are wanted.
-fn fields(change: &Change, shown: &Value) -> Result<(Map<String, Value>, Map<String, Value>), String> {
+fn fields(change: &Change, shown: &Value) -> Result<(Fields, Fields), String> {
     match change {
         Change::Object(object) => {
             let Some(shown) = shown.as_object() else {
@@ -306,17 +309,17 @@ fn same(wrote: &Value, shown: &Value) -> bool {
 }
 
 impl Object {
-    fn write(&self, shown: &Value, fields: &Map<String, Value>) -> Option<Call> {
+    fn write(&self, shown: &Value, fields: &Fields) -> Option<Call> {
         Some(self.call(shown, fields.clone(), &[]))
     }
 
     /// Fields as they were before; those that were absent go.
-    fn restore(&self, shown: &Value, before: &Map<String, Value>) -> Plan {
+    fn restore(&self, shown: &Value, before: &Fields) -> Plan {
         let gone: Vec<&String> = self.set.keys().filter(|field| !before.contains_key(*field)).collect();
         Plan::Send(self.call(shown, before.clone(), &gone))
     }
 
-    fn call(&self, shown: &Value, fields: Map<String, Value>, gone: &[&String]) -> Call {
+    fn call(&self, shown: &Value, fields: Fields, gone: &[&String]) -> Call {
         let mut body = match self.method {
             Method::Patch => Map::new(),
             _ => shown.as_object().cloned().unwrap_or_default(),
@@ -334,7 +337,7 @@ impl Object {
 
 impl Members {
     /// One call for every member that is not as wanted.
-    fn patch(&self, now: &Map<String, Value>, wanted: &Map<String, Value>) -> Call {
+    fn patch(&self, now: &Fields, wanted: &Fields) -> Call {
         let differ = wanted.iter().filter(|(id, joined)| now.get(*id) != Some(joined));
         let body: Vec<Value> = differ.map(|(id, joined)| json!({"id": id, "joined": joined})).collect();
         Call { method: Method::Patch, path: self.path.clone(), body: Some(body.into()) }

@@ -20,7 +20,7 @@ mod outbound_route;
 mod queue;
 mod row;
 
-pub use change::{Call, Change, Kept, Members, Object, Plan, Stamp, Switch, noted, plan, undo};
+pub use change::{Call, Change, Fields, Kept, Members, Object, Plan, Stamp, Switch, noted, plan, undo};
 
 /// A kind of native action.
 pub trait Kind: std::fmt::Debug + Send + Sync {

@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 
 use super::finding::{Finding, Findings, Source};
 use super::parse::{self, At, Draft, FileKind};
-use super::{Action, Doing, Facts, On, Path, Playbook, Predicate, Set, Subscription};
+use super::{Action, Doing, Facts, Lane, On, Path, Playbook, Predicate, Set, Subscription};
 use crate::debounce::Rules;
 use crate::explain::duration;
+use crate::verify::Look;
 
 /// A thing and the file that it came from.
 struct Filed<'a, T> {
@@ -27,6 +28,7 @@ struct Drafts<'a> {
     subscriptions: BTreeMap<String, Filed<'a, Subscription>>,
     actions: BTreeMap<String, Filed<'a, Action>>,
     settings: parse::Settings,
+    pager: Option<(Source<'a>, At<String>)>,
     /// Kinds of which a file could not be read: what is missing may be in there.
     broken: Vec<FileKind>,
 }
@@ -46,6 +48,7 @@ pub(super) fn load(bundle: &Bundle) -> (Option<Set>, Vec<Finding>) {
     check_subscriptions(&drafts, &mut findings);
     check_urls(&drafts, &mut findings);
     check_clients(&drafts, &mut findings);
+    check_pager(&drafts, &mut findings);
     let playbooks = join(&mut drafts, &mut findings);
     // While something cannot be read, what uses what cannot be said.
     if !findings.has_errors() {
@@ -115,7 +118,10 @@ fn read<'a>(bundle: &'a Bundle, findings: &mut Findings) -> Drafts<'a> {
                     drafts.broken.push(kind);
                 }
             }
-            FileKind::Settings => drafts.settings = parse::settings(source, &node, findings),
+            FileKind::Settings => {
+                drafts.settings = parse::settings(source, &node, findings);
+                drafts.pager = drafts.settings.pager.clone().map(|pager| (source, pager));
+            }
         }
     }
     drafts
@@ -184,6 +190,33 @@ fn check_urls(drafts: &Drafts<'_>, findings: &mut Findings) {
             );
         } else if scheme != "http" && scheme != "https" {
             findings.error(filed.source, &filed.at, format!("{scheme:?} cannot be called; https can"));
+        }
+    }
+}
+
+/// The pager is an action of the set, and no remedy.
+fn check_pager(drafts: &Drafts<'_>, findings: &mut Findings) {
+    let Some((source, pager)) = &drafts.pager else { return };
+    match drafts.actions.get(&pager.value) {
+        Some(action) if matches!(action.value.what, Doing::Webhook(_)) => {}
+        Some(_) => findings.error(*source, &pager.at, "`pager`: people are told by a webhook"),
+        None if drafts.broken.contains(&FileKind::Action) => {}
+        None => findings.error(*source, &pager.at, format!("`pager`: there is no action {}", pager.value)),
+    }
+}
+
+/// Whoever looks at the platform after a remedy needs a client, too.
+fn check_looks(source: Source<'_>, draft: &Draft, drafts: &Drafts<'_>, findings: &mut Findings) {
+    for verify in draft.verify.values() {
+        let Look::Platform { client, .. } = &verify.look else { continue };
+        let platform = drafts.settings.platform.as_ref();
+        if platform.is_none_or(|platform| platform.client(client.as_deref()).is_none()) {
+            findings.error_with(
+                source,
+                &draft.name.at,
+                format!("`verify` looks at the platform as a client that there is not: {}", verify.text),
+                "name one under `platform` in holdline.yaml, and say which with `client` where there are several",
+            );
         }
     }
 }
@@ -259,7 +292,9 @@ fn join(drafts: &mut Drafts<'_>, findings: &mut Findings) -> BTreeMap<String, Pl
             }
         }
         check_undo(source, &draft, drafts, findings);
+        check_looks(source, &draft, drafts, findings);
         agree(source, &draft, &subscriptions, drafts, findings);
+        agree_on_reports(source, &draft, &subscriptions, drafts, findings);
         try_predicates(source, &draft, &subscriptions, drafts, findings);
         playbooks.insert(name.clone(), finish(name, draft, subscriptions, drafts));
     }
@@ -318,6 +353,30 @@ fn agree(
             );
             findings.error(source, &draft.entity.at, message);
         }
+    }
+}
+
+/// A playbook has one rule for when it believes what it hears.
+fn agree_on_reports(
+    source: Source<'_>,
+    draft: &Draft,
+    subscriptions: &[String],
+    drafts: &Drafts<'_>,
+    findings: &mut Findings,
+) {
+    let mut reports =
+        subscriptions.iter().filter_map(|name| Some((name, drafts.subscriptions.get(name)?.value.reports)));
+    let Some((first, expected)) = reports.next() else { return };
+    if let (Some((other, _)), Some(topic)) = (reports.find(|(_, reports)| *reports != expected), &draft.topic)
+    {
+        findings.error_with(
+            source,
+            &topic.at,
+            format!(
+                "of its subscriptions {first} and {other} one repeats its state and one tells of changes"
+            ),
+            "set `reports` of both alike, or give each a playbook of its own",
+        );
     }
 }
 
@@ -384,11 +443,15 @@ fn trial_event(predicate: &Predicate) -> Value {
 fn finish(name: String, draft: Draft, subscriptions: Vec<String>, drafts: &Drafts<'_>) -> Playbook {
     let reports = subscriptions.first().and_then(|name| drafts.subscriptions.get(name));
     let reports = reports.map(|filed| filed.value.reports).unwrap_or_default();
-    let lane = |rules: Option<Rules>| rules.map(|rules| Rules { reports, ..rules });
+    let pager = drafts.settings.pager.as_ref().map(|pager| pager.value.clone());
+    let lane = |rules: Option<Rules>| rules.map(|rules| Rules { reports, pager: pager.clone(), ..rules });
     let mut paths: Vec<Path> = vec![];
     for action in draft.actions.iter().filter_map(|action| drafts.actions.get(&action.value)) {
         paths.extend(action.value.paths().into_iter().cloned());
     }
+    let pager = pager.as_ref().and_then(|pager| drafts.actions.get(pager));
+    paths.extend(pager.into_iter().flat_map(|pager| pager.value.paths().into_iter().cloned()));
+    paths.extend(draft.verify.values().flat_map(|verify| verify.look.paths().cloned()));
     paths.sort();
     paths.dedup();
     Playbook {
@@ -405,16 +468,16 @@ fn finish(name: String, draft: Draft, subscriptions: Vec<String>, drafts: &Draft
         },
         failover: lane(draft.failover),
         scaling: lane(draft.scaling),
+        verify: draft.verify,
         paths,
     }
 }
 
 fn check_use(drafts: &Drafts<'_>, playbooks: &BTreeMap<String, Playbook>, findings: &mut Findings) {
     let used = |name: &String| {
-        playbooks
-            .values()
-            .flat_map(|p| p.failover.iter().chain(&p.scaling))
-            .any(|rules| rules.act.contains(name) || rules.revert.act.contains(name))
+        playbooks.values().flat_map(|p| p.failover.iter().chain(&p.scaling)).any(|rules| {
+            rules.act.contains(name) || rules.revert.act.contains(name) || rules.pager.as_ref() == Some(name)
+        })
     };
     for (name, filed) in &drafts.actions {
         if !used(name) {
@@ -466,6 +529,20 @@ pub fn explain(set: &Set) -> String {
                 }
             )
             .ok();
+            let lane = if kind == "failed" { Lane::Failover } else { Lane::Scaling };
+            if let Some(verify) = playbook.verify.get(&lane) {
+                writeln!(
+                    text,
+                    "    looked at {} after it was carried out, for at most {}: {}; else held for a person",
+                    duration(verify.after_ms),
+                    duration(verify.within_ms),
+                    verify.text
+                )
+                .ok();
+            }
+            if let Some(pager) = &rules.pager {
+                writeln!(text, "    what is held is told by {pager}").ok();
+            }
             match &rules.flapping {
                 None => writeln!(text, "    flapping: not looked for").ok(),
                 Some(flapping) => writeln!(

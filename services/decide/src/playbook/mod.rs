@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+pub use holdline_proto::incident::Lane;
 use holdline_proto::playbooks::Bundle;
 
 use crate::{debounce, native, source};
@@ -261,6 +262,8 @@ pub struct Playbook {
     pub failover: Option<debounce::Rules>,
     /// What DEGRADED leads to.
     pub scaling: Option<debounce::Rules>,
+    /// How it is seen whether the remedies of a lane worked.
+    pub verify: BTreeMap<Lane, crate::verify::Verify>,
     /// Every path that a template of its actions refers to.
     pub paths: Vec<Path>,
 }

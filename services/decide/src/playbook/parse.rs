@@ -1,5 +1,6 @@
 //! From files to what they say: each kind of file, field by field, every mistake noted where it stands.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::finding::{Findings, Source};
@@ -13,7 +14,15 @@ use super::{
 };
 use crate::debounce::{DEADLINE_MS, Flapping, REVERT_STABLE_FOR_MS, Revert, Rules, SILENCE_MS};
 use crate::native::{self, Given};
+use crate::playbook;
 use crate::source::{Kind as SourceKind, channel, is_free_part};
+use crate::verify::{self, Verify};
+
+/// `verify.after` unless set: long enough for the platform's asynchronous changes. Milliseconds.
+pub(super) const VERIFY_AFTER_MS: i64 = 5_000;
+
+/// `verify.within` unless set. Milliseconds.
+pub(super) const VERIFY_WITHIN_MS: i64 = 60_000;
 
 /// `confirm.failures` unless set: the guide's example.
 pub(super) const FAILURES: u32 = 5;
@@ -75,6 +84,7 @@ pub(super) struct Draft {
     pub healthy: Option<At<Predicate>>,
     pub failover: Option<Rules>,
     pub scaling: Option<Rules>,
+    pub verify: BTreeMap<playbook::Lane, Verify>,
     /// Every action that is named, where it is.
     pub actions: Vec<At<String>>,
 }
@@ -343,6 +353,14 @@ pub(super) fn playbook(source: Source<'_>, node: &Node, findings: &mut Findings)
         Some(act) => read_act(source, act, &confirm, &revert, &mut actions, findings),
         None => (None, None),
     };
+    let mut verify = BTreeMap::new();
+    let mut judged = |lane, judged: Option<Judged>| {
+        let (rules, found) = judged?;
+        verify.extend(found.map(|found| (lane, found)));
+        Some(rules)
+    };
+    let failover = judged(playbook::Lane::Failover, failover);
+    let scaling = judged(playbook::Lane::Scaling, scaling);
     if failover.is_some() && revert.act.is_empty() && !revert.undo {
         let message = "a failover without a way back: `revert.do` names the action that undoes it, or `undo`";
         findings.error(source, &revert_at, message);
@@ -364,6 +382,7 @@ pub(super) fn playbook(source: Source<'_>, node: &Node, findings: &mut Findings)
         healthy: on.healthy,
         failover,
         scaling,
+        verify,
         actions,
     })
 }
@@ -477,6 +496,9 @@ fn read_revert(source: Source<'_>, node: &Node, findings: &mut Findings) -> (Rev
     (revert, actions)
 }
 
+/// A lane's rules, and how it is seen whether its remedies worked.
+type Judged = (Rules, Option<Verify>);
+
 fn read_act(
     source: Source<'_>,
     node: &Node,
@@ -484,7 +506,7 @@ fn read_act(
     revert: &Revert,
     actions: &mut Vec<At<String>>,
     findings: &mut Findings,
-) -> (Option<Rules>, Option<Rules>) {
+) -> (Option<Judged>, Option<Judged>) {
     let Some(mut fields) = Fields::of(node, "`act`", &["failed", "degraded"], &[], source, findings) else {
         return (None, None);
     };
@@ -493,24 +515,33 @@ fn read_act(
     }
     let (failed, degraded) = (fields.get("failed"), fields.get("degraded"));
     let mut lane = |node: &Node, what, class: &str, revert: Revert| {
-        let (act, deadline_ms) = read_lane(source, node, what, class, findings)?;
+        let Lane { act, deadline_ms, verify } = read_lane(source, node, what, class, findings)?;
         actions.extend(act.iter().cloned());
         let undone = act.iter().rev().map(|action| action.value.clone());
         let revert = if revert.undo { Revert { act: undone.collect(), ..revert } } else { revert };
-        Some(Rules {
+        let rules = Rules {
             threshold: confirm.failures,
             stable_for_ms: confirm.stable_for_ms,
             flapping: confirm.flapping.clone(),
             reports: Reports::Repeats,
             act: act.into_iter().map(|action| action.value).collect(),
             deadline_ms,
+            pager: None,
             revert,
-        })
+        };
+        Some((rules, verify))
     };
     let failover = failed.and_then(|node| lane(node, "`act.failed`", "failover", revert.clone()));
     let no_undo = Revert { act: vec![], ..revert.clone() };
     let scaling = degraded.and_then(|node| lane(node, "`act.degraded`", "scaling", no_undo));
     (failover, scaling)
+}
+
+/// What a lane does.
+struct Lane {
+    act: Vec<At<String>>,
+    deadline_ms: i64,
+    verify: Option<Verify>,
 }
 
 fn read_lane(
@@ -519,8 +550,9 @@ fn read_lane(
     what: &'static str,
     expected: &str,
     findings: &mut Findings,
-) -> Option<(Vec<At<String>>, i64)> {
-    let mut fields = Fields::of(node, what, &["do", "class", "deadline"], &["verify"], source, findings)?;
+) -> Option<Lane> {
+    let known = ["do", "class", "deadline", "verify"];
+    let mut fields = Fields::of(node, what, &known, &[], source, findings)?;
     match fields.needed_text("class") {
         Some(class) if class.value == expected => {}
         Some(class) if class.value == "notice" => {
@@ -545,7 +577,23 @@ fn read_lane(
         let at = fields.key_at("do");
         fields.findings.error(source, &at, format!("{what} does nothing: `do` names no action"));
     }
-    Some((actions, fields.duration("deadline", DEADLINE_MS)))
+    let deadline_ms = fields.duration("deadline", DEADLINE_MS);
+    let verify = fields.get("verify").and_then(|node| read_verify(source, node, fields.findings));
+    Some(Lane { act: actions, deadline_ms, verify })
+}
+
+fn read_verify(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<Verify> {
+    let known = ["after", "within", "worked", "client"];
+    let mut fields = Fields::of(node, "`verify`", &known, &[], source, findings)?;
+    let after_ms = fields.duration("after", VERIFY_AFTER_MS);
+    let within_ms = fields.duration("within", VERIFY_WITHIN_MS);
+    let client = fields.text("client").map(|client| client.value);
+    if fields.get("worked").is_none() {
+        fields.missing("worked");
+    }
+    let text = fields.text("worked")?.value;
+    let (look, worked) = fields.parsed("worked", |text| verify::parse(text, client))?.value;
+    Some(Verify { after_ms, within_ms, look, worked, text })
 }
 
 /// Reads a subscription; its partition key is the set's to say.
@@ -760,6 +808,16 @@ fn read_pull(fields: &mut Fields<'_, '_>, kind: SourceKind, topic: Option<&At<St
         let mut poll = Fields::of(node, "`poll`", &["every"], &[], source, fields.findings)?;
         Some(read_every(&mut poll))
     });
+    if poll.is_none() {
+        let at = fields.key_at("client");
+        fields.findings.warning(
+            "no-repeats",
+            source,
+            &at,
+            "a channel tells health once, and only health that is told twice undoes anything by itself",
+            "let the state be looked at: `\"poll\": {\"every\": \"60s\"}`",
+        );
+    }
     let entities = entities.into_iter().map(|entity| entity.value).collect();
     Some(Pull { client: client.value, entities, every_ms })
 }
@@ -995,23 +1053,26 @@ fn read_headers(source: Source<'_>, node: &Node, findings: &mut Findings) -> Vec
 pub(super) struct Settings {
     pub targets: Vec<Target>,
     pub platform: Option<Platform>,
+    /// Name of the action that tells people of held incidents, and where it stands.
+    pub pager: Option<At<String>>,
 }
 
 /// Reads the installation's settings.
 pub(super) fn settings(source: Source<'_>, node: &Node, findings: &mut Findings) -> Settings {
     let planned = ["business_hours", "people", "groups", "vault"];
-    let known = ["targets", "platform"];
-    let Some(fields) = Fields::of(node, "holdline.yaml", &known, &planned, source, findings) else {
+    let known = ["targets", "platform", "pager"];
+    let Some(mut fields) = Fields::of(node, "holdline.yaml", &known, &planned, source, findings) else {
         return Settings::default();
     };
     let platform = fields.get("platform").and_then(|node| platform(source, node, fields.findings));
-    let Some(list) = fields.get("targets") else { return Settings { targets: vec![], platform } };
+    let pager = fields.text("pager");
+    let Some(list) = fields.get("targets") else { return Settings { targets: vec![], platform, pager } };
     let Kind::List(items) = &list.kind else {
         fields.findings.error(source, &list.at, format!("`targets`: expected a list, found {}", list.what()));
-        return Settings { targets: vec![], platform };
+        return Settings { targets: vec![], platform, pager };
     };
     let targets = items.iter().filter_map(|item| target(source, item, fields.findings)).collect();
-    Settings { targets, platform }
+    Settings { targets, platform, pager }
 }
 
 fn platform(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<Platform> {
@@ -1039,7 +1100,7 @@ fn platform(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<
         fields.wrong("clients", list, "a map from names to `id` and `secret`");
         return None;
     };
-    let mut clients = std::collections::BTreeMap::new();
+    let mut clients = BTreeMap::new();
     for entry in entries {
         let known = ["id", "secret"];
         let mut client = Fields::of(&entry.value, "a client", &known, &[], source, fields.findings)?;

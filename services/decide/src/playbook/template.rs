@@ -18,6 +18,8 @@ pub struct Path {
 enum Root {
     Event,
     Data,
+    /// Of a page: `incident.id`, `.entity`, `.playbook`, `.reason`. No event has it.
+    Incident,
 }
 
 /// Steps of a path.
@@ -34,6 +36,7 @@ impl Path {
         let root = match words.next() {
             Some("event") => Root::Event,
             Some("data") => Root::Data,
+            Some("incident") => Root::Incident,
             _ => return Err(format!("{text:?} is no path: it begins with `event.` or `data.`")),
         };
         let steps: Vec<String> = words.map(str::to_string).collect();
@@ -53,6 +56,7 @@ impl Path {
         let mut at = match self.root {
             Root::Event => event,
             Root::Data => data_of(event)?,
+            Root::Incident => return None,
         };
         for step in &self.steps {
             at = match at {
@@ -180,6 +184,14 @@ impl Template {
             }
             Place::Header | Place::Text => Ok(()),
         }
+    }
+
+    /// Reads a URL.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of_url(text: &str) -> Result<Template, String> {
+        Template::parse(text, Place::Url)
     }
 
     /// Every path that it refers to.

@@ -3,8 +3,8 @@
 //!
 //! A channel tells changes and forgets what happens while nobody listens, so the state of every entity is looked at
 //! after each (re)connect. [`look`] makes of it what a message would have said, by the same reader. Identity: a
-//! trunk's state has a time, so that a look that finds what a message has told is its duplicate. An edge's has
-//! none; there every look is an event of its own, because a repeat of a state does no harm and a swallowed change
+//! trunk's state has a time, so that a look that finds what a message has told is its duplicate (with `poll`, one per
+//! interval). An edge's has none; there every look is an event of its own, because a repeat of a state does no harm and a swallowed change
 //! would. For the same reason no message is dropped as a repeat: between two alike the opposite may be lost.
 
 use holdline_proto::limits::NAME_BYTES_MAX;
@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::notification::{EDGE, TRUNK};
 use super::{Unreadable, identity, name, notification};
 use crate::classify::parse_time_ms;
-use crate::playbook::{Reports, Subscription};
+use crate::playbook::Subscription;
 
 /// Topics of one channel: the platform takes no more.
 pub const TOPICS_MAX: usize = 1_000;
@@ -29,6 +29,10 @@ const BACK_OFF_MS: i64 = 500;
 
 /// The longest such wait. Milliseconds.
 pub const BACK_OFF_MS_MAX: i64 = 60_000;
+
+/// How far the platform's clock may be behind the gateway's before a change that follows a look at once could be
+/// taken for older than the look; the next look would tell it. Milliseconds.
+const CLOCKS_DIFFER_MS: i64 = 2_000;
 
 /// Where the platform lists the entities of a topic; `None` where it is no topic that can be pulled.
 pub fn list(topic: &str) -> Option<&'static str> {
@@ -126,20 +130,31 @@ pub fn look(
     let message = json!({"topicName": topic, "eventBody": body, "timestamp": at_ms});
     let mut events = notification::read(subscription, &message, Some(look))?;
     for event in &mut events {
-        let data = event.get_mut("data").and_then(Value::as_object_mut);
-        let status = data.and_then(|data| {
+        if let Some(data) = event.get_mut("data").and_then(Value::as_object_mut) {
             data.insert("reconcile".into(), true.into());
-            data.get("status")?.as_str().map(str::to_string)
-        });
-        // Where repeats count, every look is one, and of its own time.
-        if subscription.reports == Reports::Repeats
-            && let Some(event) = event.as_object_mut()
-        {
-            event.insert("id".into(), identity(&[id, &status.unwrap_or_default(), look]).into());
-            event.insert("timestamp".into(), at_ms.into());
         }
     }
+    if let Some(every_ms) = subscription.pull.as_ref().and_then(|pull| pull.every_ms) {
+        events.iter_mut().for_each(|event| repeat(event, at_ms, every_ms));
+    }
     Ok(events)
+}
+
+/// Where the state is polled, a state that lasts is told anew in every interval, and of its time: D3 wants health
+/// twice. A state with a time of its own keeps it in the id, so that no change is swallowed, and is never younger
+/// by our clock than what the platform may say next by its own.
+fn repeat(event: &mut Value, at_ms: i64, every_ms: i64) {
+    let (Some(id), Some(since_ms)) =
+        (event.get("id").and_then(Value::as_str), event.get("timestamp").and_then(parse_time_ms))
+    else {
+        return;
+    };
+    let id = identity(&[id, &at_ms.div_euclid(every_ms.max(1)).to_string()]);
+    let timestamp = since_ms.max(at_ms.saturating_sub(CLOCKS_DIFFER_MS));
+    if let Some(event) = event.as_object_mut() {
+        event.insert("id".into(), id.into());
+        event.insert("timestamp".into(), timestamp.into());
+    }
 }
 
 #[cfg(test)]

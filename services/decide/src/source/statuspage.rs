@@ -5,12 +5,15 @@
 //! seen, so that a state that lasts counts once an interval, however many gateways look at once and however
 //! often a hint makes them. Identity of what a webhook says: the update and the component.
 
-use holdline_proto::limits::{BATCH_EVENTS_MAX, EVENTS_BYTES_MAX};
+use holdline_proto::limits::BATCH_EVENTS_MAX;
 use holdline_proto::signal::Health;
 use serde_json::{Value, json};
 
 use super::{Event, Unreadable, check_copies, first_time, identity, name, status};
 use crate::playbook::Subscription;
+
+/// Bytes of the incidents that the event of one component carries. The rest is left out.
+const INCIDENTS_BYTES_MAX: usize = 16 * 1024;
 
 /// Reads a webhook: an incident, or the update of a component. Where the page is polled it gives no event.
 pub(super) fn read(subscription: &Subscription, body: &Value) -> Result<Vec<Value>, Unreadable> {
@@ -38,13 +41,9 @@ pub fn poll(subscription: &Subscription, summary: &Value, at_ms: i64) -> Result<
     let components = components(summary, "components")?;
     check_copies(page, components.len())?;
     let mut events = vec![];
-    let mut incidents_bytes = 0;
     for (index, component) in components.iter().enumerate() {
         let id = name(component, "id", &format!("components[{index}].id"))?;
         let Some(health) = health(component) else { continue };
-        // The texts can be looked up; with them a page would be too large just when everything is down.
-        let concerning = if incidents_bytes < EVENTS_BYTES_MAX { concerning(incidents, id) } else { vec![] };
-        incidents_bytes += concerning.iter().map(|incident| incident.to_string().len()).sum::<usize>();
         events.push(
             Event {
                 id: identity(&[id, status(health), &interval]),
@@ -52,7 +51,7 @@ pub fn poll(subscription: &Subscription, summary: &Value, at_ms: i64) -> Result<
                 timestamp: Some(at_ms.into()),
                 health: Some(health),
                 entity: Some(id.into()),
-                original: json!({"page": page, "component": component, "incidents": concerning}),
+                original: json!({"page": page, "component": component, "incidents": concerning(incidents, id)}),
             }
             .shape(),
         );
@@ -138,7 +137,8 @@ fn health(component: &Value) -> Option<Health> {
     }
 }
 
-/// The incidents that name a component, without the texts of their updates.
+/// The incidents that name a component, newest first, as far as there is room. The texts of their updates can be
+/// looked up; with them a page would be too large just when everything is down.
 fn concerning(incidents: &[Value], component: &str) -> Vec<Value> {
     let names = |incident: &&Value| {
         let components = incident.get("components").and_then(Value::as_array);
@@ -149,5 +149,10 @@ fn concerning(incidents: &[Value], component: &str) -> Vec<Value> {
         let fields = ["id", "name", "status", "impact", "shortlink", "created_at", "updated_at"];
         fields.iter().filter_map(|f| Some(((*f).to_string(), incident.get(f)?.clone()))).collect()
     };
-    incidents.iter().filter(names).map(brief).collect()
+    let mut bytes = 0;
+    let fits = |incident: &Value| {
+        bytes += incident.to_string().len();
+        bytes <= INCIDENTS_BYTES_MAX
+    };
+    incidents.iter().filter(names).map(brief).take_while(fits).collect()
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::playbook::{Auth, Poll};
+use crate::playbook::{Auth, Poll, Pull};
 
 const EDGES: &str = "v2.telephony.providers.edges.{id}";
 const TRUNKS: &str = "v2.telephony.providers.edges.trunks.{id}";
@@ -126,42 +126,41 @@ fn g9_messages_of_the_platform() {
 
 #[test]
 fn g9_a_look_at_the_list_says_what_a_message_would_have_said() {
-    let check = |reports, topic, entity: &Value, expected: &[&str]| {
-        let subscription = Subscription { reports, ..subscription(Kind::Notification, topic) };
-        let events = channel::look(&subscription, entity, "look1", 7_000);
+    let at_ms = |time: &str| parse_time_ms(&json!(time)).unwrap();
+    let check = |every_ms, topic, entity: &Value, at_ms, expected: &[&str]| {
+        let pull = Some(Pull { client: "c".into(), entities: vec![], every_ms });
+        let subscription = Subscription { pull, ..subscription(Kind::Notification, topic) };
+        let events = channel::look(&subscription, entity, "look1", at_ms);
         for event in events.iter().flatten() {
             assert_eq!(event["data"]["reconcile"], true, "{event}");
             assert_eq!(event["data"]["original"]["eventBody"].get("interfaces"), None, "{event}");
         }
-        assert_eq!(told(events), expected, "{reports:?} {topic} {entity}");
+        assert_eq!(told(events), expected, "{every_ms:?} {topic} {entity}");
     };
     // A trunk's state has a time: the same event as the message.
     let mut trunk = sample("trunk_status_down.ws")["eventBody"].clone();
     trunk["name"] = json!("Primary");
-    let since = "2026-11-23T10:00:00.000Z";
-    check(
-        Reports::Changes,
-        TRUNKS,
-        &trunk,
-        &[&format!("FAILED | {TRUNK} | {TRUNK}:FAILED:{since} | {since}")],
-    );
-    check(Reports::Repeats, TRUNKS, &trunk, &[&format!("FAILED | {TRUNK} | {TRUNK}:FAILED:look1 | 7000")]);
-    check(Reports::Changes, TRUNKS, &json!({"id": TRUNK}), &[]);
+    let (since, minute) = ("2026-11-23T10:00:00.000Z", Some(60_000));
+    let id = format!("{TRUNK}:FAILED:{since}");
+    check(None, TRUNKS, &trunk, 7_000, &[&format!("FAILED | {TRUNK} | {id} | {since}")]);
+    // Polled, it is told once in every interval; its time is never before that of the state.
+    let began = at_ms(since);
+    let told_at = |at_ms: i64, time_ms: i64| {
+        let interval = at_ms / 60_000;
+        check(minute, TRUNKS, &trunk, at_ms, &[&format!("FAILED | {TRUNK} | {id}:{interval} | {time_ms}")]);
+    };
+    told_at(began + 1_000, began);
+    told_at(began + 59_000, began + 57_000);
+    told_at(began + 60_000, began + 58_000);
+    check(None, TRUNKS, &json!({"id": TRUNK}), 0, &[]);
     // An edge's has none: an event of its own, as old as the look.
     let edge = |status: &str| json!({"id": EDGE, "onlineStatus": status, "interfaces": []});
-    check(
-        Reports::Changes,
-        EDGES,
-        &edge("OFFLINE"),
-        &[&format!("FAILED | {EDGE} | {EDGE}:FAILED:look1 | 7000")],
-    );
-    check(
-        Reports::Changes,
-        EDGES,
-        &edge("ONLINE"),
-        &[&format!("HEALTHY | {EDGE} | {EDGE}:HEALTHY:look1 | 7000")],
-    );
-    check(Reports::Changes, EDGES, &json!({}), &["entities[].id: missing"]);
+    let line =
+        |status: &str, rest: &str| format!("{status} | {EDGE} | {EDGE}:{status}:look1{rest} | {began}");
+    check(None, EDGES, &edge("OFFLINE"), began, &[&line("FAILED", "")]);
+    check(None, EDGES, &edge("ONLINE"), began, &[&line("HEALTHY", "")]);
+    check(minute, EDGES, &edge("ONLINE"), began, &[&line("HEALTHY", &format!(":{}", began / 60_000))]);
+    check(None, EDGES, &json!({}), 0, &["entities[].id: missing"]);
 }
 
 #[test]
@@ -238,6 +237,10 @@ fn g9_statuspage() {
     let affected = json!([{"id": "i1", "incident_updates": ["long"], "components": [{"id": "c0mp0n3nt001"}]}, {"id": "i2"}]);
     let event = &statuspage::poll(&polled, &with(summary, &[("/incidents", affected)]), 0).unwrap()[0];
     assert_eq!(event["data"]["original"]["incidents"], json!([{"id": "i1"}]));
+    let long = json!({"id": "x".repeat(10_000), "components": [{"id": "c0mp0n3nt001"}]});
+    let many = with(sample("statuspage_summary.poll"), &[("/incidents", json!(vec![long; 9]))]);
+    let event = &statuspage::poll(&polled, &many, 0).unwrap()[0];
+    assert_eq!(event["data"]["original"]["incidents"].as_array().unwrap().len(), 1);
     assert!(statuspage::poll(&polled, &json!({}), 0).is_err());
 }
 

@@ -13,6 +13,8 @@ use holdline_decide::debounce::{self, Input, Partition};
 use holdline_decide::execute::{
     Answer, IDEMPOTENCY_HEADER, Next, Standing, judge, may_have_happened, request, standing, weigh,
 };
+use holdline_decide::playbook::Doing;
+use holdline_decide::rate::Limits;
 use holdline_proto::command::{Command, Direction, Intent};
 use holdline_proto::event::Origin;
 use holdline_proto::incident::View;
@@ -199,7 +201,7 @@ pub(crate) enum Action {
 
 impl Executing {
     pub(crate) fn new(idempotent: bool, faults: u8, gone: Option<Guard>) -> Executing {
-        let status = |status| Answer::Status { status, retry_after_ms: None };
+        let status = |status| Answer::Status { status, retry_after_ms: None, limits: Limits::default() };
         let lost = || Answer::Lost { reason: "no answer".into() };
         Executing {
             faults,
@@ -449,6 +451,8 @@ impl Executing {
                         state.parked.push(work.message.0);
                         work.line = report(What::Answer(answer));
                     }
+                    // A 429 spends no attempt; without an end to them there would be none to the search.
+                    Next::Throttled { .. } => unreachable!("no target of the model throttles"),
                     Next::Retry { .. } => {
                         work.perhaps_done |= may_have_happened(said);
                         if self.write(state, executor, &mut work, true) {
@@ -470,7 +474,9 @@ impl Executing {
                         let said = &self.answers[answer].0;
                         match judge(said, work.attempts, self.idempotent, work.perhaps_done) {
                             Next::Report(done) | Next::GiveUp { done, .. } => done,
-                            Next::Retry { .. } => unreachable!("a retry is not reported"),
+                            Next::Retry { .. } | Next::Throttled { .. } => {
+                                unreachable!("what is tried again is not reported")
+                            }
                         }
                     }
                 };
@@ -566,7 +572,10 @@ impl Model for Executing {
             Action::Call { executor, answer } => {
                 let work = state.work[executor].as_mut()?;
                 let command = &state.debouncer.issued[work.message.0];
-                let request = request(&self.book.0.actions[&command.action], command).unwrap();
+                let Doing::Webhook(webhook) = &self.book.0.actions[&command.action].what else {
+                    panic!("the model's actions are webhooks")
+                };
+                let request = request(webhook, command).unwrap();
                 let (_, key) = request.headers.into_iter().find(|(name, _)| name == IDEMPOTENCY_HEADER)?;
                 if self.answers[answer].1 {
                     let seen =

@@ -21,9 +21,6 @@ use super::{Pulled, platform};
 use crate::envelope::{self, Enveloped};
 use crate::receive::{WhenFull, store};
 
-/// A socket that lasted as long as this was well: the waits begin anew.
-const STEADY_AFTER: Duration = Duration::from_secs(60);
-
 /// What an ending socket has ready is still read; no longer than this after the next one is open.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -69,8 +66,9 @@ pub(super) struct Line {
     /// All of the subscription's, and who is told when the platform lists others.
     all: Arc<[String]>,
     changed: Arc<Notify>,
-    /// Failures in a row.
+    /// Sockets in a row that came not about or did not last, and those that the platform announced to close.
     failures: u32,
+    closings: u32,
     connected: Option<Instant>,
     look_at: Option<Instant>,
     looks_failed: u32,
@@ -95,6 +93,7 @@ impl Line {
             all,
             changed,
             failures: 0,
+            closings: 0,
             connected: None,
             look_at: None,
             looks_failed: 0,
@@ -115,7 +114,7 @@ impl Line {
 
     async fn connect_again_and_again(&mut self) {
         loop {
-            let end = self.session().await;
+            let end = Box::pin(self.session()).await;
             self.show(false);
             let wait = self.next_wait().max(end.retry_after);
             let (title, reason, why) = (&self.title, end.reason, &end.why);
@@ -147,7 +146,10 @@ impl Line {
     /// Opens the next socket before the one that is about to be closed ends, and reads what that has said.
     async fn replace(&mut self, mut old: Socket) -> Result<Socket, End> {
         Metric::Reconnects.add(1, Role::Gateway.name(), Some(("reason", "closing".into())));
-        let wait = self.next_wait();
+        self.settle();
+        // The old socket has a minute or so left; only if the next ones are closed as well, they come more rarely.
+        let wait = self.pulled.owner.back_off(&self.key, self.closings);
+        self.closings = self.closings.saturating_add(1);
         tracing::info!("{}: the platform is about to close the socket; the next one in {wait:?}", self.title);
         clock::sleep(wait).await;
         let next = self.connect().await?;
@@ -164,15 +166,24 @@ impl Line {
     async fn connect(&mut self) -> Result<Socket, End> {
         let owner = self.pulled.owner.clone();
         let known = owner.channels().get(&self.key).cloned();
-        let channel = match known {
+        let kept = match known {
+            Some(channel) => match self.subscribe(&channel).await {
+                Ok(()) => Some(channel),
+                // Its life is over, or others have taken its place: a new one.
+                Err(_) if !owner.channels().contains_key(&self.key) => None,
+                Err(end) => return Err(end),
+            },
+            None => None,
+        };
+        let channel = match kept {
             Some(channel) => channel,
             None => {
                 let channel = self.pulled.open().await.map_err(unreachable)?;
                 owner.remember(&self.key, &channel);
+                self.subscribe(&channel).await?;
                 channel
             }
         };
-        self.subscribe(&channel).await?;
         let opened = Socket::open(&channel.connect_uri, &self.pulled.platform).await;
         let socket = opened.map_err(|NotOpened { reason, gone }| {
             if gone {
@@ -353,12 +364,19 @@ impl Line {
 
     /// The wait before the next connect.
     fn next_wait(&mut self) -> Duration {
-        if self.connected.take().is_some_and(|at| at.elapsed() >= STEADY_AFTER) {
-            self.failures = 0;
-        }
+        self.settle();
         let wait = self.pulled.owner.back_off(&self.key, self.failures);
         self.failures = self.failures.saturating_add(1);
         wait
+    }
+
+    /// The socket has ended or is about to. One that has outlived the longest silence was alive: the waits begin
+    /// anew.
+    fn settle(&mut self) {
+        let silence = self.pulled.owner.silence;
+        if self.connected.take().is_some_and(|at| at.elapsed() > silence) {
+            (self.failures, self.closings) = (0, 0);
+        }
     }
 
     fn topic_health(&self) -> String {

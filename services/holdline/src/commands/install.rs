@@ -35,15 +35,23 @@ impl Broker {
         let data = DataDir(self.data);
         data.prepare()?;
         let _lock = data.lock()?;
+        let stop = signalled();
+        tokio::pin!(stop);
         let embedded = Embedded::start(&data, self.listen, self.sync)?;
         let installation = Installation { data: data.0.clone(), nats: None, keys: None };
-        let bus = installation.bus(Role::Provisioner).await?;
         let layout = Layout { partitions: self.partitions, replicas: None };
-        retrying(|| provision(&bus, layout, false)).await?;
+        let provisioning = async {
+            let bus = installation.bus(Role::Provisioner).await?;
+            retrying(|| provision(&bus, layout, false)).await
+        };
+        tokio::select! {
+            provisioned = provisioning => drop(provisioned?),
+            () = &mut stop => return Ok(()),
+        }
         line(format!("nats-server is up on {}", embedded.url));
         line(format!("  seeds of its users are in {}", data.keys().display()));
         line("  Ctrl-C stops it");
-        signalled().await;
+        stop.await;
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Emergency groups, IVRs, rows of data tables, and starting a flow.
 
-use axum::routing::MethodFilter;
+use axum::http::Method;
 use serde_json::{Value, json};
 
 use super::{Asked, Route, list, ok, page, replace, route, show};
@@ -23,24 +23,24 @@ const EDIT_ROWS: &[&str] = &["architect:datatable:edit", "architect:datatableRow
 const LAUNCH: &[&str] = &["architect:flow:launch"];
 
 pub(super) const ROUTES: &[Route] = &[
-    route(MethodFilter::GET, GROUPS, SEE_GROUPS, |state, asked| {
+    route(Method::GET, GROUPS, SEE_GROUPS, |state, asked| {
         list(state, Kind::EmergencyGroup, "", GROUPS, asked)
     }),
-    route(MethodFilter::GET, GROUP, SEE_GROUPS, |state, asked| show(state, Kind::EmergencyGroup, asked)),
-    route(MethodFilter::PUT, GROUP, EDIT_GROUPS, |state, asked| replace(state, Kind::EmergencyGroup, asked)),
-    route(MethodFilter::GET, IVRS, SEE_IVRS, |state, asked| list(state, Kind::Ivr, "", IVRS, asked)),
-    route(MethodFilter::GET, IVR, SEE_IVRS, |state, asked| show(state, Kind::Ivr, asked)),
-    route(MethodFilter::PUT, IVR, EDIT_IVRS, |state, asked| replace(state, Kind::Ivr, asked)),
-    route(MethodFilter::GET, ROWS, SEE_ROWS, |state, asked| {
+    route(Method::GET, GROUP, SEE_GROUPS, |state, asked| show(state, Kind::EmergencyGroup, asked)),
+    route(Method::PUT, GROUP, EDIT_GROUPS, |state, asked| replace(state, Kind::EmergencyGroup, asked)),
+    route(Method::GET, IVRS, SEE_IVRS, |state, asked| list(state, Kind::Ivr, "", IVRS, asked)),
+    route(Method::GET, IVR, SEE_IVRS, |state, asked| show(state, Kind::Ivr, asked)),
+    route(Method::PUT, IVR, EDIT_IVRS, |state, asked| replace(state, Kind::Ivr, asked)),
+    route(Method::GET, ROWS, SEE_ROWS, |state, asked| {
         let table = asked.first();
         let below = format!("{table}/");
         let rows = state.world.below(Kind::DataTableRow, &below).map(|(_, row)| brief(row, asked));
         ok(page(rows, &ROWS.replace("{table}", table), asked)?)
     }),
-    route(MethodFilter::GET, ROW, SEE_ROWS, |state, asked| {
+    route(Method::GET, ROW, SEE_ROWS, |state, asked| {
         ok(brief(state.world.find(Kind::DataTableRow, &asked.key())?, asked))
     }),
-    route(MethodFilter::PUT, ROW, EDIT_ROWS, |state, asked| {
+    route(Method::PUT, ROW, EDIT_ROWS, |state, asked| {
         let key = asked.key();
         state.world.find(Kind::DataTableRow, &key)?;
         if asked.body.get("key").and_then(Value::as_str) != asked.parameters.last().map(String::as_str) {
@@ -49,7 +49,7 @@ pub(super) const ROUTES: &[Route] = &[
         state.world.put(Kind::DataTableRow, &key, asked.body.clone())?;
         ok(asked.body.clone())
     }),
-    route(MethodFilter::POST, "/api/v2/flows/executions", LAUNCH, |state, asked| {
+    route(Method::POST, "/api/v2/flows/executions", LAUNCH, |state, asked| {
         let flow = asked.body.get("flowId").and_then(Value::as_str).unwrap_or_default().to_string();
         state.world.find(Kind::Flow, &flow)?;
         let id = state.ids.next();
@@ -65,7 +65,8 @@ pub(super) const ROUTES: &[Route] = &[
 /// A row's key alone, unless the caller asks for the whole: the platform's default, and a trap.
 fn brief(row: &Value, asked: &Asked) -> Value {
     match asked.query("showbrief") {
-        Some("false") => row.clone(),
+        // The SDKs write booleans each in their own way.
+        Some(brief) if brief.eq_ignore_ascii_case("false") => row.clone(),
         _ => json!({ "key": row.get("key") }),
     }
 }

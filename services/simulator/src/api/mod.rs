@@ -10,7 +10,7 @@ pub(crate) mod subscriptions;
 pub(crate) mod telephony;
 pub(crate) mod usage;
 
-use axum::routing::MethodFilter;
+use axum::http::Method;
 use serde_json::{Map, Value, json};
 
 use crate::oauth::Client;
@@ -38,7 +38,7 @@ pub(crate) const ROUTES: &[&[Route]] = &[
 
 /// A method and a path, who may, and what happens.
 pub(crate) struct Route {
-    pub(crate) method: MethodFilter,
+    pub(crate) method: Method,
     pub(crate) path: &'static str,
     /// Any of these permissions will do; none are needed where there are none.
     pub(crate) any_of: &'static [&'static str],
@@ -46,7 +46,7 @@ pub(crate) struct Route {
 }
 
 const fn route(
-    method: MethodFilter,
+    method: Method,
     path: &'static str,
     any_of: &'static [&'static str],
     carry_out: fn(&mut State, &Asked) -> Answer,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use axum::routing::MethodFilter;
+use axum::http::Method;
 use serde_json::{Value, json};
 
 use super::{Answer, Asked, Route, no_content, ok, route};
@@ -27,7 +27,7 @@ const TOPICS: [(&str, &str); 7] = [
 ];
 
 pub(super) const ROUTES: &[Route] = &[
-    route(MethodFilter::GET, "/api/v2/notifications/availabletopics", &[], |_, _| {
+    route(Method::GET, "/api/v2/notifications/availabletopics", &[], |_, _| {
         let topic = |(id, permission): &(&str, &str)| {
             json!({
                 "id": id,
@@ -40,24 +40,24 @@ pub(super) const ROUTES: &[Route] = &[
         };
         ok(json!({ "entities": TOPICS.iter().map(topic).collect::<Vec<_>>() }))
     }),
-    route(MethodFilter::GET, CHANNELS, &[], |state, asked| {
+    route(Method::GET, CHANNELS, &[], |state, asked| {
         let channels = state.channels.of(&asked.client.id).map(|channel| shown(state, channel));
         ok(json!({ "entities": channels.collect::<Vec<_>>() }))
     }),
-    route(MethodFilter::POST, CHANNELS, &[], |state, asked| {
+    route(Method::POST, CHANNELS, &[], |state, asked| {
         let life = state.options.channel_life;
         let id = state.channels.create(&asked.client.id, life, asked.now, &mut state.ids);
         let created = state.channels.of(&asked.client.id).find(|channel| channel.id == id);
         ok(shown(state, created.ok_or_else(Refusal::not_found)?))
     }),
-    route(MethodFilter::GET, SUBSCRIPTIONS, &[], |state, asked| {
+    route(Method::GET, SUBSCRIPTIONS, &[], |state, asked| {
         let channel = find(state, asked)?;
         let topics = channel.topics.iter().map(|id| permitted(id)).collect::<Vec<_>>();
         ok(json!({ "entities": topics }))
     }),
-    route(MethodFilter::PUT, SUBSCRIPTIONS, &[], |state, asked| subscribe(state, asked, true)),
-    route(MethodFilter::POST, SUBSCRIPTIONS, &[], |state, asked| subscribe(state, asked, false)),
-    route(MethodFilter::DELETE, SUBSCRIPTIONS, &[], |state, asked| {
+    route(Method::PUT, SUBSCRIPTIONS, &[], |state, asked| subscribe(state, asked, true)),
+    route(Method::POST, SUBSCRIPTIONS, &[], |state, asked| subscribe(state, asked, false)),
+    route(Method::DELETE, SUBSCRIPTIONS, &[], |state, asked| {
         find(state, asked)?.topics.clear();
         no_content()
     }),

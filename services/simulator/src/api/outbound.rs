@@ -1,6 +1,6 @@
 //! Campaigns: their status changes by and by.
 
-use axum::routing::MethodFilter;
+use axum::http::Method;
 use serde_json::{Map, Value, json};
 
 use super::{Answer, Asked, Route, list, no_content, route, show};
@@ -18,11 +18,9 @@ const THROTTLE: [&str; 5] =
     ["outboundLineCount", "abandonRate", "maxCallsPerAgent", "dynamicLineBalancingSettings", "queue"];
 
 pub(super) const ROUTES: &[Route] = &[
-    route(MethodFilter::GET, CAMPAIGNS, SEE, |state, asked| {
-        list(state, Kind::Campaign, "", CAMPAIGNS, asked)
-    }),
-    route(MethodFilter::GET, CAMPAIGN, SEE, |state, asked| show(state, Kind::Campaign, asked)),
-    route(MethodFilter::PATCH, CAMPAIGN, &["outbound:campaign:edit"], |state, asked| {
+    route(Method::GET, CAMPAIGNS, SEE, |state, asked| list(state, Kind::Campaign, "", CAMPAIGNS, asked)),
+    route(Method::GET, CAMPAIGN, SEE, |state, asked| show(state, Kind::Campaign, asked)),
+    route(Method::PATCH, CAMPAIGN, &["outbound:campaign:edit"], |state, asked| {
         let body =
             asked.body.as_object().ok_or_else(|| Refusal::bad_request("the body is no JSON object"))?;
         let fields: Map<String, Value> = body
@@ -33,8 +31,8 @@ pub(super) const ROUTES: &[Route] = &[
         state.world.edit(Kind::Campaign, &asked.key(), &Value::Object(fields), &asked.author(), asked.now)?;
         no_content()
     }),
-    route(MethodFilter::POST, "/api/v2/outbound/campaigns/{id}/stop", &["outbound:campaign:stop"], stop),
-    route(MethodFilter::POST, "/api/v2/outbound/campaigns/{id}/start", &["outbound:campaign:start"], start),
+    route(Method::POST, "/api/v2/outbound/campaigns/{id}/stop", &["outbound:campaign:stop"], stop),
+    route(Method::POST, "/api/v2/outbound/campaigns/{id}/start", &["outbound:campaign:start"], start),
 ];
 
 fn status(state: &State, asked: &Asked) -> Result<String, Refusal> {

@@ -1,6 +1,6 @@
 //! Queues and their members.
 
-use axum::routing::MethodFilter;
+use axum::http::Method;
 use serde_json::{Value, json};
 
 use super::{Answer, Asked, Reply, Route, list, ok, page, replace, route, show};
@@ -20,20 +20,18 @@ const EDIT_MEMBERS: &[&str] = &["routing:queue:edit", "routing:queueMember:manag
 const PATCHED_MEMBERS_MAX: usize = 100;
 
 pub(super) const ROUTES: &[Route] = &[
-    route(MethodFilter::GET, QUEUES, SEE, |state, asked| list(state, Kind::Queue, "", QUEUES, asked)),
-    route(MethodFilter::GET, QUEUE, SEE, |state, asked| show(state, Kind::Queue, asked)),
+    route(Method::GET, QUEUES, SEE, |state, asked| list(state, Kind::Queue, "", QUEUES, asked)),
+    route(Method::GET, QUEUE, SEE, |state, asked| show(state, Kind::Queue, asked)),
     // No version: the last one wins.
-    route(MethodFilter::PUT, QUEUE, &["routing:queue:edit"], |state, asked| {
-        replace(state, Kind::Queue, asked)
-    }),
-    route(MethodFilter::GET, MEMBERS, SEE_MEMBERS, |state, asked| ok(members(state, asked)?)),
-    route(MethodFilter::PATCH, MEMBERS, EDIT_MEMBERS, join),
+    route(Method::PUT, QUEUE, &["routing:queue:edit"], |state, asked| replace(state, Kind::Queue, asked)),
+    route(Method::GET, MEMBERS, SEE_MEMBERS, |state, asked| ok(members(state, asked)?)),
+    route(Method::PATCH, MEMBERS, EDIT_MEMBERS, join),
 ];
 
 fn members(state: &State, asked: &Asked) -> Result<Value, Refusal> {
     let queue = asked.first();
     state.world.find(Kind::Queue, queue)?;
-    let joined = asked.query("joined").and_then(|text| text.parse::<bool>().ok());
+    let joined = asked.query("joined").and_then(|text| text.to_ascii_lowercase().parse::<bool>().ok());
     let below = format!("{queue}/");
     let members = state
         .world

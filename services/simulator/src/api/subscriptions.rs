@@ -1,7 +1,7 @@
 //! The subscription API that the guide imagines; the platform has none. The paths are holdline's reading of the
 //! guide.
 
-use axum::routing::MethodFilter;
+use axum::http::Method;
 use serde_json::{Map, Value, json};
 
 use super::{Answer, Asked, Reply, Route, list, no_content, ok, route, show};
@@ -19,17 +19,17 @@ const REQUIRED: [&str; 4] = ["name", "topicName", "callbackUrl", "authType"];
 const OPTIONAL: [&str; 2] = ["filterExpression", "retryPolicy"];
 
 pub(super) const ROUTES: &[Route] = &[
-    route(MethodFilter::GET, SUBSCRIPTIONS, &[], |state, asked| {
+    route(Method::GET, SUBSCRIPTIONS, &[], |state, asked| {
         list(state, Kind::Subscription, "", SUBSCRIPTIONS, asked)
     }),
-    route(MethodFilter::POST, SUBSCRIPTIONS, &[], |state, asked| {
+    route(Method::POST, SUBSCRIPTIONS, &[], |state, asked| {
         let id = state.ids.next();
         let body = Some(take(state, &id, asked)?);
         Ok(Reply { status: 201, body })
     }),
-    route(MethodFilter::GET, SUBSCRIPTION, &[], |state, asked| show(state, Kind::Subscription, asked)),
-    route(MethodFilter::PUT, SUBSCRIPTION, &[], change),
-    route(MethodFilter::DELETE, SUBSCRIPTION, &[], |state, asked| {
+    route(Method::GET, SUBSCRIPTION, &[], |state, asked| show(state, Kind::Subscription, asked)),
+    route(Method::PUT, SUBSCRIPTION, &[], change),
+    route(Method::DELETE, SUBSCRIPTION, &[], |state, asked| {
         state.world.remove(Kind::Subscription, &asked.key())?;
         state.world.secret_tokens.remove(&asked.key());
         no_content()

@@ -1,6 +1,6 @@
 //! Edges, trunks, and the outbound routes of sites.
 
-use axum::routing::MethodFilter;
+use axum::http::Method;
 use serde_json::{Value, json};
 
 use super::{Answer, Asked, Route, list, ok, replace, route, show};
@@ -21,19 +21,19 @@ const ROUTE: &str = "/api/v2/telephony/providers/edges/sites/{site}/outboundrout
 const TELEPHONY: &[&str] = &["telephony:plugin:all"];
 
 pub(super) const ROUTES: &[Route] = &[
-    route(MethodFilter::GET, EDGES, TELEPHONY, |state, asked| list(state, Kind::Edge, "", EDGES, asked)),
-    route(MethodFilter::GET, EDGE, TELEPHONY, |state, asked| show(state, Kind::Edge, asked)),
-    route(MethodFilter::POST, STATUS_CODE, TELEPHONY, status_code),
-    route(MethodFilter::POST, REBOOT, TELEPHONY, reboot),
-    route(MethodFilter::GET, TRUNKS, TELEPHONY, |state, asked| list(state, Kind::Trunk, "", TRUNKS, asked)),
-    route(MethodFilter::GET, TRUNK, TELEPHONY, |state, asked| show(state, Kind::Trunk, asked)),
-    route(MethodFilter::GET, ROUTES_OF_SITE, TELEPHONY, |state, asked| {
+    route(Method::GET, EDGES, TELEPHONY, |state, asked| list(state, Kind::Edge, "", EDGES, asked)),
+    route(Method::GET, EDGE, TELEPHONY, |state, asked| show(state, Kind::Edge, asked)),
+    route(Method::POST, STATUS_CODE, TELEPHONY, status_code),
+    route(Method::POST, REBOOT, TELEPHONY, reboot),
+    route(Method::GET, TRUNKS, TELEPHONY, |state, asked| list(state, Kind::Trunk, "", TRUNKS, asked)),
+    route(Method::GET, TRUNK, TELEPHONY, |state, asked| show(state, Kind::Trunk, asked)),
+    route(Method::GET, ROUTES_OF_SITE, TELEPHONY, |state, asked| {
         let site = asked.first();
         let path = ROUTES_OF_SITE.replace("{site}", site);
         list(state, Kind::OutboundRoute, &format!("{site}/"), &path, asked)
     }),
-    route(MethodFilter::GET, ROUTE, TELEPHONY, |state, asked| show(state, Kind::OutboundRoute, asked)),
-    route(MethodFilter::PUT, ROUTE, TELEPHONY, |state, asked| replace(state, Kind::OutboundRoute, asked)),
+    route(Method::GET, ROUTE, TELEPHONY, |state, asked| show(state, Kind::OutboundRoute, asked)),
+    route(Method::PUT, ROUTE, TELEPHONY, |state, asked| replace(state, Kind::OutboundRoute, asked)),
 ];
 
 /// Takes an edge out of service, or puts it back. One that is out carries no new calls and stays online.

@@ -1,6 +1,6 @@
 //! Operational events: what kinds there are, and what happened.
 
-use axum::routing::MethodFilter;
+use axum::http::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -18,13 +18,13 @@ const SEE: &[&str] = &["usage:events:view"];
 const EVENTS_MAX: usize = 200;
 
 pub(super) const ROUTES: &[Route] = &[
-    route(MethodFilter::GET, "/api/v2/usage/events/definitions", SEE, |_, _| {
+    route(Method::GET, "/api/v2/usage/events/definitions", SEE, |_, _| {
         let definition =
             |(id, name, text): &(&str, &str, &str)| json!({ "id": id, "name": name, "description": text });
         let all: Vec<Value> = OPERATIONAL_EVENT_DEFINITIONS.iter().map(definition).collect();
         ok(json!({ "entities": all }))
     }),
-    route(MethodFilter::POST, QUERY, SEE, query),
+    route(Method::POST, QUERY, SEE, query),
 ];
 
 /// Events of an interval, newest last unless asked otherwise. `after` is where the previous answer ended.

@@ -1,0 +1,186 @@
+//! Whether a remedy worked (E11): what is looked at after it was carried out, and what that says. Worked, failed or
+//! unknown; the answer to our own call proves nothing, so it is never asked.
+
+use holdline_proto::outcome::Done;
+use serde_json::{Value, json};
+
+use crate::playbook::{Facts, Path, Predicate, Template};
+
+/// Between two looks. Milliseconds.
+pub const LOOK_EVERY_MS: i64 = 1_000;
+
+/// `verify` of a playbook's lane.
+#[derive(Debug, Clone)]
+pub struct Verify {
+    /// The first look comes this long after the last remedy was reported carried. Milliseconds.
+    pub after_ms: i64,
+    /// It must have worked this long after that. Milliseconds.
+    pub within_ms: i64,
+    /// What is asked: a URL, or the platform's API.
+    pub look: Look,
+    /// What the answer must say.
+    pub worked: Predicate,
+    /// As it was written.
+    pub text: String,
+}
+
+/// What is looked at.
+#[derive(Debug, Clone)]
+pub enum Look {
+    /// A path of the platform's API, asked by one of its OAuth clients; `None`: by the only one.
+    Platform { path: Template, client: Option<String> },
+    /// A URL of somebody else.
+    Http(Template),
+}
+
+/// A path of the API is parsed behind this, so that a placeholder stands behind a host as in any URL.
+const API: &str = "https://api";
+
+impl Look {
+    /// Every path into the event that it refers to.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        match self {
+            Look::Platform { path, .. } => path.paths(),
+            Look::Http(url) => url.paths(),
+        }
+    }
+
+    /// The path of the API that a filled template stands for.
+    pub fn api_path(filled: &str) -> &str {
+        filled.strip_prefix(API).unwrap_or(filled)
+    }
+}
+
+/// Takes `get('/api/v2/…').state == 'BACKUP'` apart: what is looked at, and what the answer (`data`) must say.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(text: &str, client: Option<String>) -> Result<(Look, Predicate), String> {
+    let expected = "expected what the answer must say, such as `get('/api/v2/…').state == 'BACKUP'`";
+    let mut address: Option<&str> = None;
+    let mut predicate = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("get(") {
+        let quote = after.chars().next().filter(|c| matches!(c, '\'' | '"'));
+        let quoted = quote.and_then(|quote| after.get(1..)?.split_once(quote));
+        let Some((found, after)) = quoted else {
+            return Err(format!("`get(` without a text in quotes: {expected}"));
+        };
+        let Some(after) = after.strip_prefix(')') else {
+            return Err(format!("`get(…` is not closed: {expected}"));
+        };
+        if address.is_some_and(|address| address != found) {
+            return Err("it looks at two addresses; one is what it can look at".into());
+        }
+        address = Some(found);
+        predicate.push_str(before);
+        predicate.push_str("data");
+        rest = after;
+    }
+    predicate.push_str(rest);
+    let Some(address) = address else { return Err(format!("it looks at nothing: {expected}")) };
+    let look = if address.starts_with('/') {
+        Look::Platform { path: Template::of_url(&format!("{API}{address}"))?, client }
+    } else {
+        Look::Http(Template::of_url(address)?)
+    };
+    Ok((look, Predicate::parse(&predicate)?))
+}
+
+/// What a look leads to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Next {
+    /// Look (again) after this. Milliseconds.
+    Look {
+        after_ms: i64,
+    },
+    Report(Done),
+}
+
+/// When the first look is due, for a remedy that was reported carried at `acted_ms`.
+pub fn due(verify: &Verify, acted_ms: i64, now_ms: i64) -> Option<i64> {
+    let wait_ms = acted_ms.saturating_add(verify.after_ms).saturating_sub(now_ms);
+    (wait_ms > 0).then_some(wait_ms)
+}
+
+/// Judges what was seen: the answer's body, or why there was none.
+pub fn judge(verify: &Verify, seen: &Result<Value, String>, acted_ms: i64, now_ms: i64) -> Next {
+    let (worked, why) = match seen {
+        Ok(body) => match verify.worked.evaluate(&Facts::new(&json!({"data": body}))) {
+            Ok(worked) => (Some(worked), short(body)),
+            Err(error) => (None, format!("{error}; it answered {}", short(body))),
+        },
+        Err(reason) => (None, reason.clone()),
+    };
+    let over = now_ms >= acted_ms.saturating_add(verify.after_ms).saturating_add(verify.within_ms);
+    if worked == Some(true) || over {
+        return Next::Report(Done::Verified { worked, seen: why });
+    }
+    Next::Look { after_ms: LOOK_EVERY_MS }
+}
+
+/// Bytes of what was seen that are told.
+const SEEN_BYTES_MAX: usize = 300;
+
+fn short(body: &Value) -> String {
+    let text = body.to_string();
+    let mut end = text.len().min(SEEN_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verify(worked: &str) -> Verify {
+        let (look, predicate) = parse(worked, None).unwrap();
+        Verify { after_ms: 5_000, within_ms: 60_000, look, worked: predicate, text: worked.into() }
+    }
+
+    #[test]
+    fn e11_worked_failed_and_unknown_are_three() {
+        let verify = verify("get('/api/v2/x').state == 'BACKUP' && get('/api/v2/x').load != 'HIGH'");
+        let check = |seen: Result<Value, &str>, now_ms, expected: Option<Option<bool>>| {
+            let found = match judge(&verify, &seen.clone().map_err(str::to_string), 1_000, now_ms) {
+                Next::Look { after_ms: LOOK_EVERY_MS } => None,
+                Next::Report(Done::Verified { worked, .. }) => Some(worked),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(found, expected, "{seen:?} at {now_ms}");
+        };
+        let backup = json!({"state": "BACKUP", "load": "LOW"});
+        check(Ok(backup.clone()), 6_000, Some(Some(true)));
+        check(Ok(json!({"state": "PRIMARY", "load": "LOW"})), 6_000, None);
+        check(Ok(json!({"state": "PRIMARY", "load": "LOW"})), 66_000, Some(Some(false)));
+        check(Ok(json!({})), 6_000, None);
+        check(Ok(json!({})), 66_000, Some(None));
+        check(Err("it answered 500"), 65_999, None);
+        check(Err("it answered 500"), 66_000, Some(None));
+        // However late: what is seen counts.
+        check(Ok(backup), 1_000_000, Some(Some(true)));
+        assert_eq!(due(&verify, 1_000, 2_000), Some(4_000));
+        assert_eq!(due(&verify, 1_000, 6_000), None);
+    }
+
+    #[test]
+    fn what_is_looked_at_is_taken_apart() {
+        let check = |text, expected: Result<bool, &str>| match (parse(text, None), expected) {
+            (Ok((look, _)), Ok(platform)) => {
+                assert_eq!(matches!(look, Look::Platform { .. }), platform, "{text}");
+            }
+            (Err(error), Err(part)) => assert!(error.contains(part), "{text}: {error}"),
+            (found, expected) => panic!("{text}: {:?}, not {expected:?}", found.map(|_| ())),
+        };
+        check("get('/api/v2/architect/emergencygroups/{{data.group}}').enabled == true", Ok(true));
+        check("get(\"https://sbc.example.net/state\").active == 'B'", Ok(false));
+        check("state == 'BACKUP'", Err("looks at nothing"));
+        check("get('/a').x == 1 && get('/b').x == 1", Err("two addresses"));
+        check("get(/a).x == 1", Err("in quotes"));
+        check("get('/a'.x == 1", Err("not closed"));
+        check("get('https://{{data.host}}/a').x == 1", Err("host"));
+        check("get('/a').x ==", Err(""));
+    }
+}

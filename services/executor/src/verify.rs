@@ -1,0 +1,115 @@
+//! After a remedy was carried out: does it work? The command stays with the broker until that is told, between the
+//! looks as well; what a look says stands in `decide::verify`.
+
+use std::time::Duration;
+
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use holdline_decide::native::Call;
+use holdline_decide::playbook::{Method, Set};
+use holdline_decide::verify::{self, Look, Next, Verify};
+use holdline_proto::command::{Command, Direction};
+use holdline_proto::outcome::{Done, Outcome};
+use holdline_proto::topology::Stream;
+use holdline_proto::wire;
+use holdline_stage::bus::StoreError;
+use holdline_stage::queue::Answer;
+use reqwest::Url;
+use serde_json::Value;
+
+use crate::protocol::Executor;
+
+/// Bytes of an answer that are read.
+const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// What is looked at after this command, if it is the last of its remedies.
+pub(crate) fn of<'a>(set: &'a Set, command: &Command) -> Option<&'a Verify> {
+    let playbook = set.playbooks.get(&command.key.playbook)?;
+    let rules = match command.key.lane {
+        holdline_proto::incident::Lane::Failover => playbook.failover.as_ref(),
+        holdline_proto::incident::Lane::Scaling => playbook.scaling.as_ref(),
+    }?;
+    let is_last = usize::try_from(command.step).is_ok_and(|step| step + 1 == rules.act.len());
+    (command.direction == Direction::Remediate && is_last).then(|| playbook.verify.get(&command.key.lane))?
+}
+
+impl Executor {
+    /// A command whose outcome stands: what is still to be done about it.
+    pub(crate) async fn follow_up(
+        &self,
+        command: &Command,
+        outcome: &StreamMessage,
+    ) -> Result<Answer, StoreError> {
+        let acted_ms = i64::try_from(outcome.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+        let carried = wire::decode::<Outcome>(&outcome.payload)
+            .is_ok_and(|outcome| matches!(outcome.result, Done::Carried { .. }));
+        if !carried || command.direction != Direction::Remediate {
+            return Ok(Answer::Done);
+        }
+        let Ok(set) = self.playbooks.by_hash(&command.playbooks).await else { return Ok(Answer::Done) };
+        let Some(verify) = of(&set, command) else { return Ok(Answer::Done) };
+        let subject = self.bus.topology().outcome(command.partition, &verified_key(command));
+        if self.bus.last(Stream::Inputs, &subject).await?.is_some() {
+            return Ok(Answer::Done);
+        }
+        if let Some(wait_ms) = verify::due(verify, acted_ms, self.time.now_ms()) {
+            return Ok(later(wait_ms));
+        }
+        let seen = self.see(&set, command, verify).await;
+        match verify::judge(verify, &seen, acted_ms, self.time.now_ms()) {
+            Next::Look { after_ms } => Ok(later(after_ms)),
+            Next::Report(done) => {
+                tracing::info!(
+                    incident = command.incident,
+                    "{} for {}: {done:?}",
+                    command.action,
+                    command.key.entity
+                );
+                let outcome = Outcome::of(command, done, 0, 0);
+                let message = PublishMessage::build()
+                    .message_id(format!("outcome-{}", verified_key(command)))
+                    .payload(wire::encode(&outcome).into());
+                self.bus.publish(message.outbound_message(subject)).await?;
+                Ok(Answer::Done)
+            }
+        }
+    }
+
+    /// What is there now, or why that cannot be told.
+    async fn see(&self, set: &Set, command: &Command, verify: &Verify) -> Result<Value, String> {
+        match &verify.look {
+            Look::Platform { path, client } => {
+                let filled = path.render(&command.values).map_err(|error| error.to_string())?;
+                let platform = set.platform.as_ref().ok_or("there is no platform")?;
+                let (client, _) = platform.client(client.as_deref()).ok_or("there is no such client")?;
+                let path = Look::api_path(&filled).to_string();
+                self.probe_turn(platform, client).await?;
+                let call = Call { method: Method::Get, path, body: None };
+                let answer =
+                    self.api.send(platform, client, &call).await.map_err(|error| error.to_string())?;
+                match answer.status {
+                    200..300 => Ok(answer.body),
+                    status => Err(format!("the platform answered {status}")),
+                }
+            }
+            Look::Http(url) => {
+                let filled = url.render(&command.values).map_err(|error| error.to_string())?;
+                let url = Url::parse(&filled).map_err(|error| format!("{filled}: {error}"))?;
+                let (status, body) = self.caller.look(url, set, BODY_BYTES_MAX).await?;
+                match status {
+                    200..300 => {
+                        serde_json::from_slice(&body).map_err(|error| format!("it answered no JSON: {error}"))
+                    }
+                    status => Err(format!("it answered {status}")),
+                }
+            }
+        }
+    }
+}
+
+fn verified_key(command: &Command) -> String {
+    format!("{}-verified", command.issue_key())
+}
+
+fn later(wait_ms: i64) -> Answer {
+    Answer::Later(Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0)))
+}
