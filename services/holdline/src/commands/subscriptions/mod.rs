@@ -105,7 +105,7 @@ impl Which {
             match self.output {
                 Output::Json => output::json(&json!({"same": false, "findings": findings})),
                 Output::Text => {
-                    findings.iter().filter(|f| f.severity == Severity::Error).for_each(|f| line(f));
+                    findings.iter().filter(|f| f.severity == Severity::Error).for_each(line);
                     line("\nNothing was asked of the platform: the set cannot be used; see above.");
                 }
             }
