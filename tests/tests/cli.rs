@@ -204,7 +204,9 @@ fn up_demo_reaches_its_failover_and_its_revert() {
         "Acting: Switch_To_Backup",
         "a false recovery. Nothing is reverted",
         "It is over",
-        "Undoing: Switch_To_Primary",
+        "Undoing: Switch_To_Backup",
+        "outbound calls now leave by the backup carrier, then the primary carrier",
+        "outbound calls now leave by the primary carrier, then the backup carrier",
         "exactly once to go back",
     ] {
         assert!(text.contains(part), "{part:?} in {text}");

@@ -182,18 +182,8 @@ fn native_actions_are_checked_before_they_run() {
     let literal = "platform: {region: mypurecloud.ie, clients: {a: {id: env:A, secret: geheim}}}\n";
     check_native(set, "undo", literal, &["written in place", "there is no client"]);
     let kind = |kind: &str, parameters: &str| format!(r#""kind": "{kind}", "parameters": {parameters}"#);
-    check_native(
-        &kind("emergency_group.sett", r#"{"group": "g"}"#),
-        "undo",
-        one,
-        &["emergency_group.set`?"],
-    );
-    check_native(
-        &kind("emergency_group.set", r#"{"grupp": "g"}"#),
-        "undo",
-        one,
-        &["lacks `group`"],
-    );
+    check_native(&kind("emergency_group.sett", r#"{"group": "g"}"#), "undo", one, &["emergency_group.set`?"]);
+    check_native(&kind("emergency_group.set", r#"{"grupp": "g"}"#), "undo", one, &["lacks `group`"]);
     check_native(&kind("edge.reboot", r#"{"edge": "e"}"#), "undo", one, &["cannot undo remediate"]);
     check_native(&kind("edge.reboot", r#"{"edge": "e"}"#), "[revert]", one, &[]);
 }
@@ -239,6 +229,25 @@ fn what_is_wrong_is_said_with_its_place() {
     refuse_field(r#""source": 7"#, "expected text");
     refuse_field(r#""reports": "change""#, "did you mean `changes`?");
     refuse_field(r#""entityLabel": "trunk""#, "for the source alertmanager");
+    let retry = |policy: &str| format!(r#""retryPolicy": {policy}"#);
+    for (policy, message) in [
+        ("5", "expected a map"),
+        (r#"{"maxAttempts": -1}"#, "`maxAttempts`: expected a whole number"),
+        (r#"{"maxRetries": 1.5}"#, "`maxRetries`: expected a whole number"),
+        (r#"{"intervalSeconds": 0}"#, "`intervalSeconds`: expected more than 0"),
+        (r#"{"backOffIntervals": [1, -2]}"#, "`backOffIntervals`: expected more than 0"),
+        (r#"{"backOffIntervals": []}"#, "`backOffIntervals`: expected more than 0"),
+    ] {
+        refuse_field(&retry(policy), message);
+    }
+    let good = retry(r#"{"maxAttempts": 0, "backOffIntervals": [1, 2.5], "strategy": "EXPONENTIAL"}"#);
+    check(s, topic, &field(&good), &[]);
+    check(
+        s,
+        topic,
+        &field(&format!(r#""source": "cloudevents", {good}"#)),
+        &[(Warning, 3, "changes nothing here")],
+    );
     refuse_field(r#""poll": {"url": "https://status.example.com"}"#, "for the source statuspage");
     let polled = |poll: &str| format!(r#""source": "statuspage", "poll": {poll}"#);
     refuse_field(&polled("{}"), "lacks `url`");

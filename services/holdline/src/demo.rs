@@ -1,22 +1,21 @@
-//! `holdline up --demo`: a believable outage of a voice gateway, against a small simulated orchestrator.
+//! `holdline up --demo`: a believable outage of a voice gateway, on the platform simulator.
 //!
-//! What is told comes from the journal and from what the orchestrator saw, never from what was just sent.
+//! While the gateway is down, outbound calls leave by the backup carrier first. What is told comes from the journal
+//! and from what the simulator has become, never from what was just sent.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::{Json, Router};
 use holdline_decide::explain::{duration, sentence};
 use holdline_decide::playbook;
 use holdline_proto::journal::{Decided, Record, What};
 use holdline_proto::playbooks::{Bundle, INSTALLATION, Installation};
 use holdline_proto::topology::{Bucket, Role, Stream, token};
 use holdline_proto::wire;
+use holdline_simulator::organisation::{ROUTE, SITE_MAIN, TRUNK_BASE_BACKUP, TRUNK_BASE_PRIMARY};
+use holdline_simulator::{Client, Kind, Options, Simulator};
 use holdline_stage::bus::Bus;
 use holdline_stage::clock::{self, Instant};
 use holdline_stage::pipe::Reader;
@@ -32,11 +31,15 @@ use crate::up::Site;
 /// failed before is judged more slowly, and one whose outage was cut short is still failed over.
 const ENTITY: &str = "voice-gw-lisbon-";
 
-/// The variable that holds the demonstration's secret.
+/// The variable that holds the demonstration's secret: events are signed with it, and the simulator's OAuth client has
+/// it as id and as secret, so that services which were started apart need no other.
 const SECRET: &str = "HOLDLINE_DEMO_SECRET";
 
 /// Between two reports of the gateway.
 const BEAT: Duration = Duration::from_secs(1);
+
+/// Looks at the platform in each.
+const LOOKS: u32 = 20;
 
 /// What is played: words for the person who watches, and what the gateway reports, one letter a beat (F
 /// failed, H healthy).
@@ -52,45 +55,76 @@ const FILES: [(&str, &str); 4] = [
     ("voice-gateway.playbook.yaml", include_str!("../demo/voice-gateway.playbook.yaml")),
     ("subscriptions/telephony.json", include_str!("../demo/subscriptions/telephony.json")),
     ("actions/Switch_To_Backup.json", include_str!("../demo/actions/Switch_To_Backup.json")),
-    ("actions/Switch_To_Primary.json", include_str!("../demo/actions/Switch_To_Primary.json")),
+    ("holdline.yaml", include_str!("../demo/holdline.yaml")),
 ];
 
-/// What the orchestrator was asked, in order.
-type Seen = Arc<Mutex<Vec<String>>>;
-
 pub(crate) struct Demo {
-    orchestrator: SocketAddr,
+    platform: Simulator,
     secret: SecretString,
-    seen: Seen,
 }
 
 impl Demo {
-    /// Starts the simulated orchestrator.
-    pub(crate) async fn start(tasks: &Tasks) -> anyhow::Result<Demo> {
-        let seen = Seen::default();
-        let router = Router::new().fallback(asked).with_state(seen.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let orchestrator = listener.local_addr()?;
-        let stopping = tasks.clone();
-        tasks.spawn(async move {
-            let serving = axum::serve(listener, router)
-                .with_graceful_shutdown(async move { stopping.stopping().await });
-            if let Err(error) = serving.await {
-                tracing::error!("the simulated orchestrator ended: {error}");
-            }
-        });
+    /// Starts the platform simulator.
+    pub(crate) async fn start() -> anyhow::Result<Demo> {
         let given = holdline_gateway::environment()(SECRET);
         // Only as secret as a demonstration on loopback needs.
         let seed = format!("{:?} {}", clock::now(), std::process::id());
         let secret =
             given.unwrap_or_else(|| SecretString::from(token(&[&seed, &clock::wall_ms().to_string()])));
-        Ok(Demo { orchestrator, secret, seen })
+        let exposed = secret.expose_secret();
+        let client = Client::new(exposed, exposed, &["telephony:plugin:all"]);
+        let options = Options { clients: vec![client], ..Options::default() };
+        Ok(Demo { platform: Simulator::start(options).await?, secret })
     }
 
-    pub(crate) fn bundle(&self) -> anyhow::Result<Bundle> {
-        let address = self.orchestrator.to_string();
-        let files = FILES.map(|(path, text)| (path.to_string(), text.replace("ORCHESTRATOR", &address)));
-        Ok(Bundle { files: files.into() })
+    pub(crate) fn bundle(&self) -> Bundle {
+        let words = [
+            ("PLATFORM", self.platform.address().to_string()),
+            ("SITE", SITE_MAIN.into()),
+            ("ROUTE", ROUTE.into()),
+            ("PRIMARY", TRUNK_BASE_PRIMARY.into()),
+            ("BACKUP", TRUNK_BASE_BACKUP.into()),
+        ];
+        let fill = |text: &str| {
+            let whole = |word: &str| format!("<{word}>");
+            words.iter().fold(text.to_string(), |text, (word, value)| text.replace(&whole(word), value))
+        };
+        Bundle { files: FILES.map(|(path, text)| (path.to_string(), fill(text))).into() }
+    }
+
+    /// The carriers that outbound calls leave by, in their order, as the simulator has it now.
+    fn carriers(&self) -> String {
+        let route = self.platform.object(Kind::OutboundRoute, &format!("{SITE_MAIN}/{ROUTE}"));
+        let bases = route.get("externalTrunkBases").and_then(Value::as_array);
+        let name = |base: &Value| match base.get("id").and_then(Value::as_str) {
+            Some(TRUNK_BASE_PRIMARY) => "the primary carrier",
+            Some(TRUNK_BASE_BACKUP) => "the backup carrier",
+            _ => "another carrier",
+        };
+        bases.into_iter().flatten().map(name).collect::<Vec<_>>().join(", then ")
+    }
+
+    /// How often the route was written.
+    fn writes(&self) -> usize {
+        let calls = self.platform.calls().into_iter();
+        calls.filter(|call| call.method == "PUT" && call.path.contains("/outboundroutes/")).count()
+    }
+
+    /// Waits for a beat, and tells meanwhile what the platform has become.
+    async fn beat(&self, began: Instant, told: &mut Vec<String>) {
+        for _ in 0..LOOKS {
+            clock::sleep(BEAT / LOOKS).await;
+            self.look(began, told);
+        }
+    }
+
+    /// Tells the carriers when they have changed since they were told last.
+    fn look(&self, began: Instant, told: &mut Vec<String>) {
+        let carriers = self.carriers();
+        if told.last() != Some(&carriers) {
+            say(began, "◆", &format!("On the platform, outbound calls now leave by {carriers}."));
+            told.push(carriers);
+        }
     }
 
     pub(crate) fn secrets(&self) -> BTreeMap<String, SecretString> {
@@ -102,7 +136,7 @@ impl Demo {
         let bus = site.bus(Role::Operator).await?;
         let entry = bus.get(Bucket::Playbooks, INSTALLATION).await?.context("not provisioned")?;
         let installation: Installation = wire::decode(&entry.value)?;
-        let set = playbook::compile(&self.bundle()?).map_err(anyhow::Error::msg)?;
+        let set = playbook::compile(&self.bundle()).map_err(anyhow::Error::msg)?;
         let subscription = set.subscriptions.get("telephony").context("the demonstration set is broken")?;
         let last = bus.bounds(Stream::Journal).await?.last;
         let began = clock::now();
@@ -116,7 +150,12 @@ impl Demo {
                 () = stop.stopping() => {}
             }
         });
-        line(format!("\nThe simulated orchestrator listens on {}. The outage begins.", self.orchestrator));
+        let primary = self.carriers();
+        let mut told = vec![primary.clone()];
+        line(format!(
+            "\nThe simulated platform is {}. Its outbound calls leave by {primary}. The outage begins.",
+            self.platform.url()
+        ));
         let run = clock::wall_ms();
         let mut number = 0;
         for (words, reports) in SCENES {
@@ -136,32 +175,25 @@ impl Demo {
                 if code != 200 {
                     bail!("the gateway answered {code}: {answer}");
                 }
-                clock::sleep(BEAT).await;
+                self.beat(began, &mut told).await;
             }
         }
         // The last decisions may still be on their way to the terminal.
-        clock::sleep(BEAT).await;
+        self.beat(began, &mut told).await;
         telling.finish().await;
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if seen != ["SWITCH_TO_BACKUP", "SWITCH_TO_PRIMARY"] {
+        let writes = self.writes();
+        if writes != 2 || told.len() != 3 || told.last() != Some(&primary) {
             bail!(
-                "the orchestrator should have been asked for one failover and one revert, but saw {seen:?}"
+                "the platform should have been asked for one failover and one way back, but its route was written \
+                 {writes} time(s), and was {told:?}"
             );
         }
-        line("\nThe orchestrator was asked exactly once to fail over and exactly once to go back.");
+        line("\nThe platform was asked exactly once to fail over and exactly once to go back.");
         line(
             "`holdline incidents --all`, `holdline incident ID replay` and `holdline why-not EVENT` say more.",
         );
         Ok(())
     }
-}
-
-async fn asked(State(seen): State<Seen>, headers: HeaderMap, Json(body): Json<Value>) -> Json<Value> {
-    let action = body.get("action").and_then(Value::as_str).unwrap_or_default().to_string();
-    let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok()).unwrap_or_default();
-    tracing::debug!(action, key, "the orchestrator was asked");
-    seen.lock().unwrap_or_else(PoisonError::into_inner).push(action);
-    Json(json!({"state": "ok"}))
 }
 
 fn say(began: Instant, who: &str, words: &str) {

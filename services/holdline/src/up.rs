@@ -100,8 +100,8 @@ impl Up {
     /// Plays the demonstration through programs that somebody else has started.
     async fn play_apart(&self, url: &str, gateway: SocketAddr) -> anyhow::Result<()> {
         let site = Site { url: url.into(), keys: self.keys.clone(), tasks: Tasks::default() };
-        let demo = Demo::start(&site.tasks).await?;
-        site.push(&demo.bundle()?, true).await?;
+        let demo = Demo::start().await?;
+        site.push(&demo.bundle(), true).await?;
         // The services look for a new set every second, and for its secrets at once.
         clock::sleep(Duration::from_secs(3)).await;
         let played = tokio::select! {
@@ -113,9 +113,9 @@ impl Up {
     }
 
     async fn with_services(&self, site: &Site, data: &DataDir) -> anyhow::Result<()> {
-        let demo = if self.demo { Some(Demo::start(&site.tasks).await?) } else { None };
+        let demo = if self.demo { Some(Demo::start().await?) } else { None };
         let (mut bundle, mut secrets) = match &demo {
-            Some(demo) => (demo.bundle()?, demo.secrets()),
+            Some(demo) => (demo.bundle(), demo.secrets()),
             None => (files::read(&self.playbooks)?, BTreeMap::new()),
         };
         for (name, literal) in playbook::replace_literals(&mut bundle) {

@@ -131,6 +131,11 @@ impl Simulator {
         self.shared.with(|state, _| state.world.below(kind, "").map(|(_, object)| object.clone()).collect())
     }
 
+    /// The `secretToken` of a subscription, which no answer gives back.
+    pub fn secret_token(&self, subscription: &str) -> Option<String> {
+        self.shared.with(|state, _| state.world.secret_tokens.get(subscription).cloned())
+    }
+
     /// An emergency group as it stands.
     pub fn group(&self, id: &str) -> Value {
         self.object(Kind::EmergencyGroup, id)

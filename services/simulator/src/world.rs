@@ -139,6 +139,8 @@ pub(crate) struct World {
     pending: Vec<Pending>,
     /// Newest last.
     pub(crate) operational_events: VecDeque<Value>,
+    /// What subscriptions are signed with, by their ids.
+    pub(crate) secret_tokens: BTreeMap<String, String>,
 }
 
 impl World {
@@ -148,6 +150,7 @@ impl World {
             objects: objects.map(|(kind, key, object)| ((kind, key), object)).collect(),
             pending: vec![],
             operational_events: VecDeque::new(),
+            secret_tokens: BTreeMap::new(),
         }
     }
 

@@ -83,8 +83,12 @@ pub struct Subscription {
     pub topic: String,
     /// What counts as trouble; never applied to health (G3).
     pub filter: Option<Predicate>,
-    /// The path of `callbackUrl`, on which the gateway listens as well.
+    /// Where the platform posts to, as written.
+    pub callback_url: Option<String>,
+    /// Its path, on which the gateway listens as well.
     pub callback_path: Option<String>,
+    /// How the platform repeats what it could not deliver: sent to it as written.
+    pub retry_policy: Option<serde_json::Value>,
     pub auth: Auth,
     /// One or two secrets, valid at once (rotation).
     pub secrets: Vec<SecretRef>,

@@ -638,7 +638,8 @@ pub(super) fn subscription(
         fields.findings.error_with(source, &topic.at, message, help);
     }
     let filter = fields.parsed("filterExpression", Predicate::parse).map(|filter| filter.value);
-    let callback_path = fields.parsed("callbackUrl", callback_path).map(|path| path.value);
+    let callback = fields.parsed("callbackUrl", |url| Ok((url.to_string(), callback_path(url)?)));
+    let (callback_url, callback_path) = callback.map(|callback| callback.value).unzip();
     let kind = fields.choice("source", &SourceKind::NAMES).unwrap_or_default();
     let pulled = fields.get("client").is_some();
     if !pulled && fields.get("authType").is_none() {
@@ -666,14 +667,15 @@ pub(super) fn subscription(
         let help = "with `\"poll\": {\"every\": \"60s\"}` every look repeats the state";
         fields.findings.error_with(source, &at, "a channel tells of changes only and repeats nothing", help);
     }
-    if fields.get("retryPolicy").is_some() {
+    let retry_policy = fields.get("retryPolicy").filter(|policy| check_retry_policy(&mut fields, policy));
+    if retry_policy.is_some() && kind != SourceKind::Guide {
         let at = fields.key_at("retryPolicy");
         fields.findings.warning(
             "retry-policy",
             source,
             &at,
-            "`retryPolicy` is for the platform's side and changes nothing here",
-            "`holdline subscriptions apply` will send it; that command is to come",
+            "`retryPolicy` changes nothing here: who sends this repeats it by rules of his own",
+            "it is for the source guide, whose subscriptions `holdline subscriptions apply` makes",
         );
     }
     let secret_name = name.as_ref().map_or("", |name| name.value.as_str());
@@ -687,7 +689,9 @@ pub(super) fn subscription(
         name: name.value,
         topic: topic?.value,
         filter,
+        callback_url,
         callback_path,
+        retry_policy: retry_policy.map(Node::to_json),
         auth: auth?,
         secrets,
         partition_key: None,
@@ -698,6 +702,39 @@ pub(super) fn subscription(
         pull,
     };
     Some(At { value: subscription, at: name.at })
+}
+
+/// The guide does not say all fields of a retry policy, so each is taken by what it is: what counts attempts is a whole
+/// number, every other number (an interval, a factor) is more than 0, and so is each of a list.
+fn check_retry_policy(fields: &mut Fields<'_, '_>, policy: &Node) -> bool {
+    let source = fields.source;
+    let Kind::Map(entries) = &policy.kind else {
+        fields.wrong("retryPolicy", policy, "a map, such as `{\"maxAttempts\": 5, \"intervalSeconds\": 2}`");
+        return false;
+    };
+    let found = fields.findings.list.len();
+    for entry in entries {
+        let name = entry.key.to_ascii_lowercase();
+        let counts = name.contains("attempts") || name.contains("retries");
+        let fits = |node: &Node| match &node.kind {
+            Kind::Scalar(serde_json::Value::Number(number)) if counts => number.as_u64().is_some(),
+            Kind::Scalar(serde_json::Value::Number(number)) => number.as_f64().is_some_and(|n| n > 0.0),
+            Kind::Scalar(serde_json::Value::String(text)) => !counts && !text.is_empty(),
+            Kind::Scalar(serde_json::Value::Bool(_)) => !counts,
+            _ => false,
+        };
+        let good = match &entry.value.kind {
+            Kind::List(items) if !counts => !items.is_empty() && items.iter().all(fits),
+            _ => fits(&entry.value),
+        };
+        if !good {
+            let expected =
+                if counts { "a whole number, 0 or more" } else { "more than 0, or a list of such" };
+            let message = format!("`retryPolicy`: `{}`: expected {expected}", entry.key);
+            fields.findings.error(source, &entry.value.at, message);
+        }
+    }
+    fields.findings.list.len() == found
 }
 
 /// Where a page is asked, and how often.

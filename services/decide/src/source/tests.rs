@@ -24,6 +24,8 @@ fn subscription(source: Kind, topic: &str) -> Subscription {
         reports: Reports::Repeats,
         entity_label: None,
         poll: None,
+        callback_url: None,
+        retry_policy: None,
         pull: None,
     }
 }

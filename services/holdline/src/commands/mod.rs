@@ -9,6 +9,7 @@ mod incidents;
 mod install;
 pub(crate) mod push;
 pub(crate) mod send;
+mod subscriptions;
 mod why_not;
 
 use std::path::PathBuf;
@@ -55,6 +56,8 @@ enum Command {
     WhyNot(why_not::WhyNot),
     /// The dead letters: list, show, replay, discard
     Dlq(dlq::Dlq),
+    /// The platform's side: subscriptions as the playbooks' folder has them
+    Subscriptions(subscriptions::Subscriptions),
     /// Check the installation, and count that every accepted event ended exactly once
     Doctor(doctor::Doctor),
 }
@@ -131,6 +134,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Incident(incident) => incident.run().await,
         Command::WhyNot(why_not) => why_not.run().await,
         Command::Dlq(dlq) => dlq.run().await,
+        Command::Subscriptions(subscriptions) => Box::pin(subscriptions.run()).await,
         Command::Doctor(doctor) => doctor.run().await,
     }
 }

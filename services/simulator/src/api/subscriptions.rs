@@ -31,6 +31,7 @@ pub(super) const ROUTES: &[Route] = &[
     route(Method::PUT, SUBSCRIPTION, &[], change),
     route(Method::DELETE, SUBSCRIPTION, &[], |state, asked| {
         state.world.remove(Kind::Subscription, &asked.key())?;
+        state.world.secret_tokens.remove(&asked.key());
         no_content()
     }),
 ];
@@ -54,5 +55,10 @@ fn take(state: &mut State, id: &str, asked: &Asked) -> Result<Value, Refusal> {
     subscription.insert("selfUri".into(), json!(SUBSCRIPTION.replace("{id}", id)));
     let subscription = Value::Object(subscription);
     state.world.put(Kind::Subscription, id, subscription.clone())?;
+    // As the rest of it: what is left out is gone.
+    match asked.body.get("secretToken").and_then(Value::as_str) {
+        Some(secret) => state.world.secret_tokens.insert(id.into(), secret.into()),
+        None => state.world.secret_tokens.remove(id),
+    };
     Ok(subscription)
 }
