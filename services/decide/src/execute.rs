@@ -51,7 +51,7 @@ pub fn change(native: &Native, command: &Command) -> Result<Change, String> {
         serde_json::from_str(&text).map_err(|error| format!("`parameters`: {error}"))?;
     let given = Given(&parameters);
     given.check(native.kind)?;
-    native.kind.change(&given)
+    (native.kind.change)(&given)
 }
 
 /// How a command stands to its incident's latest decision, as its view shows it (O2).

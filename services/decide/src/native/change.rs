@@ -150,7 +150,7 @@ pub fn plan(change: &Change, kept: Option<&Kept>, shown: &Value) -> (Plan, Kept)
         stamp_after: None,
     });
     let call = match change {
-        Change::Object(object) if now != wrote => object.write(shown, &wrote),
+        Change::Object(object) if now != wrote => Some(object.call(shown, &wrote)),
         Change::Switch(switch) => match now.get(switch.field).and_then(Value::as_str) {
             Some(state) if switch.to.contains(&state) => None,
             Some(state) if switch.from.contains(&state) => Some(post(&switch.there)),
@@ -219,7 +219,7 @@ pub fn undo(change: &Change, kept: &Kept, shown: &Value) -> Plan {
         return Plan::Intervened(format!("somebody has changed it since: {field} is not what we wrote"));
     }
     match change {
-        Change::Object(object) => object.restore(shown, &kept.before),
+        Change::Object(object) => Plan::Send(object.call(shown, &kept.before)),
         Change::Members(members) => Plan::Send(members.patch(&now, &kept.before)),
         Change::Switch(_) | Change::Launch(_) => Plan::Already,
     }
@@ -256,17 +256,11 @@ fn fields(change: &Change, shown: &Value) -> Result<(Fields, Fields), String> {
             let Some(shown) = shown.as_object() else {
                 return Err("what the platform shows is no object".into());
             };
-            let now: Map<_, _> = object
-                .set
-                .keys()
-                .filter_map(|field| Some((field.clone(), shown.get(field)?.clone())))
-                .map(|(field, value)| {
-                    let alike = object.set.get(&field).is_some_and(|wanted| same(wanted, &value));
-                    let value = if alike { object.set.get(&field).cloned().unwrap_or(value) } else { value };
-                    (field, value)
-                })
-                .collect();
-            Ok((now, object.set.clone()))
+            let now = object.set.iter().filter_map(|(field, wanted)| {
+                let value = shown.get(field)?;
+                Some((field.clone(), if same(wanted, value) { wanted.clone() } else { value.clone() }))
+            });
+            Ok((now.collect(), object.set.clone()))
         }
         Change::Switch(switch) => {
             let now = shown.get(switch.field).map(|state| (switch.field.to_string(), state.clone()));
@@ -309,26 +303,17 @@ fn same(wrote: &Value, shown: &Value) -> bool {
 }
 
 impl Object {
-    fn write(&self, shown: &Value, fields: &Fields) -> Option<Call> {
-        Some(self.call(shown, fields.clone(), &[]))
-    }
-
-    /// Fields as they were before; those that were absent go.
-    fn restore(&self, shown: &Value, before: &Fields) -> Plan {
-        let gone: Vec<&String> = self.set.keys().filter(|field| !before.contains_key(*field)).collect();
-        Plan::Send(self.call(shown, before.clone(), &gone))
-    }
-
-    fn call(&self, shown: &Value, fields: Fields, gone: &[&String]) -> Call {
+    /// Sets the fields; those that the change sets and that are not among them go.
+    fn call(&self, shown: &Value, fields: &Fields) -> Call {
         let mut body = match self.method {
             Method::Patch => Map::new(),
             _ => shown.as_object().cloned().unwrap_or_default(),
         };
-        body.extend(fields);
-        for field in gone {
-            match self.method {
-                Method::Patch => drop(body.insert((*field).clone(), Value::Null)),
-                _ => drop(body.remove(*field)),
+        for field in self.set.keys() {
+            match (fields.get(field), self.method) {
+                (Some(value), _) => drop(body.insert(field.clone(), value.clone())),
+                (None, Method::Patch) => drop(body.insert(field.clone(), Value::Null)),
+                (None, _) => drop(body.remove(field)),
             }
         }
         Call { method: self.method, path: self.path.clone(), body: Some(body.into()) }
@@ -357,7 +342,7 @@ mod tests {
         let kind = kind(name).unwrap();
         let parameters = parameters.as_object().unwrap();
         Given(parameters).check(kind).unwrap();
-        kind.change(&Given(parameters)).unwrap()
+        (kind.change)(&Given(parameters)).unwrap()
     }
 
     fn sent(plan: Plan) -> (&'static str, String, Value) {
@@ -492,7 +477,7 @@ mod tests {
         {
             let change = change(name, parameters);
             assert_eq!(change.look(), None, "{name}");
-            assert!(!kind(name).unwrap().can_be_looked_at());
+            assert!(!kind(name).unwrap().can_be_looked_at);
             assert_eq!(sent(plan(&change, None, &Value::Null).0).0, "POST", "{name}");
         }
     }
@@ -563,7 +548,7 @@ mod tests {
         let refuse = |name, parameters: Value, expected: &str| {
             let kind = kind(name).unwrap();
             let given = Given(parameters.as_object().unwrap());
-            let found = given.check(kind).and_then(|()| kind.change(&given)).unwrap_err();
+            let found = given.check(kind).and_then(|()| (kind.change)(&given)).unwrap_err();
             assert!(found.contains(expected), "{name}: {found}");
         };
         refuse("emergency_group.set", json!({}), "lacks `group`");
@@ -596,7 +581,7 @@ mod tests {
 
     #[test]
     fn kinds_are_listed_once() {
-        let mut names: Vec<&str> = KINDS.iter().map(|kind| kind.name()).collect();
+        let mut names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
         names.dedup();
         assert!(names.is_sorted() && names.len() == KINDS.len(), "{names:?}");
     }

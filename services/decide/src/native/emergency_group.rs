@@ -3,28 +3,17 @@
 
 use serde_json::json;
 
-use super::{Change, Given, Holds, Kind, Parameter, Stamp, needed, optional, put};
+use super::{Change, Fields, Given, Holds, Kind, Stamp, needed, optional, put};
 
-#[derive(Debug)]
-pub(super) struct Set;
+pub(super) static SET: Kind = Kind {
+    name: "emergency_group.set",
+    parameters: &[needed("group", Holds::Id), optional("enabled", Holds::Truth)],
+    can_be_looked_at: true,
+    change: set,
+};
 
-impl Kind for Set {
-    fn name(&self) -> &'static str {
-        "emergency_group.set"
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        const ALL: &[Parameter] = &[needed("group", Holds::Id), optional("enabled", Holds::Truth)];
-        ALL
-    }
-
-    fn permissions(&self) -> &'static [&'static str] {
-        &["routing:emergencyGroup:edit"]
-    }
-
-    fn change(&self, given: &Given<'_>) -> Result<Change, String> {
-        let path = given.path("/api/v2/architect/emergencygroups/{}", &["group"])?;
-        let set = [("enabled".to_string(), json!(given.truth("enabled", true)))];
-        Ok(put(path, set.into_iter().collect(), Stamp::Version))
-    }
+fn set(given: &Given<'_>) -> Result<Change, String> {
+    let path = given.path("/api/v2/architect/emergencygroups/{}", &["group"])?;
+    let set = Fields::from_iter([("enabled".to_string(), json!(given.truth("enabled", true)))]);
+    Ok(put(path, set, Stamp::Version))
 }

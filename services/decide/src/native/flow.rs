@@ -3,35 +3,19 @@
 
 use serde_json::json;
 
-use super::change::Launch;
-use super::{Change, Given, Holds, Kind, Parameter, needed, optional};
+use super::{Change, Given, Holds, Kind, Launch, needed, optional};
 
-#[derive(Debug)]
-pub(super) struct Execute;
+pub(super) static EXECUTE: Kind = Kind {
+    name: "flow.execute",
+    parameters: &[needed("flow", Holds::Id), optional("input", Holds::Object)],
+    can_be_looked_at: false,
+    change: execute,
+};
 
-impl Kind for Execute {
-    fn name(&self) -> &'static str {
-        "flow.execute"
+fn execute(given: &Given<'_>) -> Result<Change, String> {
+    let mut body = json!({"flowId": given.0.get("flow")});
+    if let (Some(input), Some(body)) = (given.0.get("input"), body.as_object_mut()) {
+        body.insert("inputData".into(), input.clone());
     }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        const ALL: &[Parameter] = &[needed("flow", Holds::Id), optional("input", Holds::Object)];
-        ALL
-    }
-
-    fn permissions(&self) -> &'static [&'static str] {
-        &["architect:flow:launch"]
-    }
-
-    fn can_be_looked_at(&self) -> bool {
-        false
-    }
-
-    fn change(&self, given: &Given<'_>) -> Result<Change, String> {
-        let mut body = json!({"flowId": given.0.get("flow")});
-        if let (Some(input), Some(body)) = (given.0.get("input"), body.as_object_mut()) {
-            body.insert("inputData".into(), input.clone());
-        }
-        Ok(Change::Launch(Launch { path: "/api/v2/flows/executions".into(), body }))
-    }
+    Ok(Change::Launch(Launch { path: "/api/v2/flows/executions".into(), body }))
 }

@@ -2,10 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Change, Given, Holds, Kind, Parameter, Stamp, needed, optional, put};
-
-#[derive(Debug)]
-pub(super) struct Route;
+use super::{Change, Given, Holds, Kind, Stamp, needed, optional, put};
 
 /// The parameters that name a flow, and the field that each sets.
 const FLOWS: [(&str, &str); 3] = [
@@ -14,37 +11,29 @@ const FLOWS: [(&str, &str); 3] = [
     ("holiday_hours_flow", "holidayHoursFlow"),
 ];
 
-impl Kind for Route {
-    fn name(&self) -> &'static str {
-        "ivr.route"
-    }
+pub(super) static ROUTE: Kind = Kind {
+    name: "ivr.route",
+    parameters: &[
+        needed("ivr", Holds::Id),
+        optional("open_hours_flow", Holds::Id),
+        optional("closed_hours_flow", Holds::Id),
+        optional("holiday_hours_flow", Holds::Id),
+        optional("dnis", Holds::Ids),
+    ],
+    can_be_looked_at: true,
+    change: route,
+};
 
-    fn parameters(&self) -> &'static [Parameter] {
-        const ALL: &[Parameter] = &[
-            needed("ivr", Holds::Id),
-            optional("open_hours_flow", Holds::Id),
-            optional("closed_hours_flow", Holds::Id),
-            optional("holiday_hours_flow", Holds::Id),
-            optional("dnis", Holds::Ids),
-        ];
-        ALL
-    }
-
-    fn permissions(&self) -> &'static [&'static str] {
-        &["routing:callRoute:edit"]
-    }
-
-    fn change(&self, given: &Given<'_>) -> Result<Change, String> {
-        let path = given.path("/api/v2/architect/ivrs/{}", &["ivr"])?;
-        let mut set = given.fields(&["dnis"]);
-        for (parameter, field) in FLOWS {
-            if let Some(id) = given.0.get(parameter).and_then(Value::as_str) {
-                set.insert(field.into(), json!({"id": id}));
-            }
+fn route(given: &Given<'_>) -> Result<Change, String> {
+    let path = given.path("/api/v2/architect/ivrs/{}", &["ivr"])?;
+    let mut set = given.fields(&["dnis"]);
+    for (parameter, field) in FLOWS {
+        if let Some(id) = given.0.get(parameter).and_then(Value::as_str) {
+            set.insert(field.into(), json!({"id": id}));
         }
-        if set.is_empty() {
-            return Err("`parameters` changes nothing: name a flow or `dnis`".into());
-        }
-        Ok(put(path, set, Stamp::Version))
     }
+    if set.is_empty() {
+        return Err("`parameters` changes nothing: name a flow or `dnis`".into());
+    }
+    Ok(put(path, set, Stamp::Version))
 }

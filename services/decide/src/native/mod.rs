@@ -20,50 +20,47 @@ mod outbound_route;
 mod queue;
 mod row;
 
-pub use change::{Call, Change, Fields, Kept, Members, Object, Plan, Stamp, Switch, noted, plan, undo};
+pub use change::{
+    Call, Change, Fields, Kept, Launch, Members, Object, Plan, Stamp, Switch, noted, plan, undo,
+};
 
 /// A kind of native action.
-pub trait Kind: std::fmt::Debug + Send + Sync {
+pub struct Kind {
     /// As actions name it: `emergency_group.set`.
-    fn name(&self) -> &'static str;
-
+    pub name: &'static str,
     /// What its `parameters` may hold.
-    fn parameters(&self) -> &'static [Parameter];
-
-    /// What the OAuth client's role must allow; any one of a list is enough (genesys.md 3).
-    fn permissions(&self) -> &'static [&'static str];
-
+    pub parameters: &'static [Parameter],
     /// Whether the platform shows what it is about: then it is looked at before every call, and
     /// `revert.do: undo` can put back what was there. Else it is only started.
-    fn can_be_looked_at(&self) -> bool {
-        true
-    }
+    pub can_be_looked_at: bool,
+    /// What is to be changed; else which parameter cannot be used, and why.
+    pub change: fn(&Given<'_>) -> Result<Change, String>,
+}
 
-    /// What is to be changed.
-    ///
-    /// # Errors
-    /// Which parameter cannot be used, and why.
-    fn change(&self, given: &Given<'_>) -> Result<Change, String>;
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
 }
 
 /// Every kind there is.
-pub const KINDS: [&dyn Kind; 11] = [
-    &campaign::Stop,
-    &campaign::Throttle,
-    &row::Set,
-    &edge::OutOfService,
-    &edge::Reboot,
-    &emergency_group::Set,
-    &flow::Execute,
-    &ivr::Route,
-    &outbound_route::Reorder,
-    &queue::Members,
-    &queue::Put,
+pub static KINDS: [&Kind; 11] = [
+    &campaign::STOP,
+    &campaign::THROTTLE,
+    &row::SET,
+    &edge::OUT_OF_SERVICE,
+    &edge::REBOOT,
+    &emergency_group::SET,
+    &flow::EXECUTE,
+    &ivr::ROUTE,
+    &outbound_route::REORDER,
+    &queue::MEMBERS,
+    &queue::PUT,
 ];
 
 /// The kind of that name.
-pub fn kind(name: &str) -> Option<&'static dyn Kind> {
-    KINDS.into_iter().find(|kind| kind.name() == name)
+pub fn kind(name: &str) -> Option<&'static Kind> {
+    KINDS.into_iter().find(|kind| kind.name == name)
 }
 
 /// A field of an action's `parameters`.
@@ -146,8 +143,8 @@ impl Given<'_> {
     ///
     /// # Errors
     /// The first that is missing, unknown or of another kind.
-    pub fn check(&self, kind: &dyn Kind) -> Result<(), String> {
-        for parameter in kind.parameters() {
+    pub fn check(&self, kind: &Kind) -> Result<(), String> {
+        for parameter in kind.parameters {
             match self.0.get(parameter.name) {
                 None if parameter.needed => return Err(format!("`parameters` lacks `{}`", parameter.name)),
                 Some(value) if !parameter.holds.fits(value) => {
@@ -157,8 +154,8 @@ impl Given<'_> {
                 _ => {}
             }
         }
-        match self.0.keys().find(|key| kind.parameters().iter().all(|known| known.name != **key)) {
-            Some(unknown) => Err(format!("{} has no parameter `{unknown}`", kind.name())),
+        match self.0.keys().find(|key| kind.parameters.iter().all(|known| known.name != **key)) {
+            Some(unknown) => Err(format!("{} has no parameter `{unknown}`", kind.name)),
             None => Ok(()),
         }
     }
@@ -180,6 +177,11 @@ impl Given<'_> {
     fn fields(&self, names: &[&str]) -> Map<String, Value> {
         let given = |name: &&str| Some((name.to_string(), self.0.get(*name)?.clone()));
         names.iter().filter_map(given).collect()
+    }
+
+    /// The ids that a parameter lists.
+    fn ids(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.get(name).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
     }
 
     fn object(&self, name: &str) -> Map<String, Value> {

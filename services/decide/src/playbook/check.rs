@@ -225,7 +225,7 @@ fn check_looks(source: Source<'_>, draft: &Draft, drafts: &Drafts<'_>, findings:
 fn check_clients(drafts: &Drafts<'_>, findings: &mut Findings) {
     for filed in drafts.actions.values() {
         let Doing::Native(native) = &filed.value.what else { continue };
-        let what = format!("{} acts on", native.kind.name());
+        let what = format!("{} acts on", native.kind.name);
         check_client(drafts, native.client.as_deref(), &what, filed.source, &filed.at, findings);
     }
     for filed in drafts.subscriptions.values() {

@@ -194,7 +194,7 @@ impl Action {
     pub fn may_be_repeated(&self) -> bool {
         match &self.what {
             Doing::Webhook(webhook) => webhook.idempotent,
-            Doing::Native(native) => native.kind.can_be_looked_at(),
+            Doing::Native(native) => native.kind.can_be_looked_at,
         }
     }
 
@@ -202,7 +202,7 @@ impl Action {
     pub fn why_no_undo(&self) -> Option<&'static str> {
         match &self.what {
             Doing::Webhook(_) => Some("a webhook keeps no pre-image"),
-            Doing::Native(native) if !native.kind.can_be_looked_at() => Some("its kind cannot be undone"),
+            Doing::Native(native) if !native.kind.can_be_looked_at => Some("its kind cannot be undone"),
             Doing::Native(_) => None,
         }
     }
@@ -211,7 +211,7 @@ impl Action {
 /// An action on the platform itself.
 #[derive(Debug, Clone)]
 pub struct Native {
-    pub kind: &'static dyn native::Kind,
+    pub kind: &'static native::Kind,
     /// Which of the platform's OAuth clients calls; `None`: the only one.
     pub client: Option<String>,
     /// A JSON object with placeholders.

@@ -972,7 +972,7 @@ fn native_action(source: Source<'_>, node: &Node, findings: &mut Findings) -> Op
     let kind = fields.needed_text("kind").and_then(|kind| {
         let found = native::kind(&kind.value);
         if found.is_none() {
-            let names: Vec<&str> = native::KINDS.iter().map(|kind| kind.name()).collect();
+            let names: Vec<&str> = native::KINDS.iter().map(|kind| kind.name).collect();
             let help = match nearest(&kind.value, &names) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("there are {}", names.join(", ")),
@@ -1003,7 +1003,7 @@ fn native_action(source: Source<'_>, node: &Node, findings: &mut Findings) -> Op
 
 /// The parameters as a template. What stands there without placeholders must be right already; a placeholder
 /// is given the benefit of the doubt.
-fn try_parameters(kind: &dyn native::Kind, json: &serde_json::Value) -> Result<Template, String> {
+fn try_parameters(kind: &native::Kind, json: &serde_json::Value) -> Result<Template, String> {
     let Some(given) = json.as_object() else { return Err("`parameters`: expected a map".into()) };
     let template =
         Template::parse(&json.to_string(), Place::Json).map_err(|e| format!("`parameters`: {e}"))?;
@@ -1011,12 +1011,12 @@ fn try_parameters(kind: &dyn native::Kind, json: &serde_json::Value) -> Result<T
     let sure = given.iter().filter(|(_, value)| !unsure(value));
     let mut trial: serde_json::Map<_, _> = sure.map(|(key, value)| (key.clone(), value.clone())).collect();
     for (key, _) in given.iter().filter(|(_, value)| unsure(value)) {
-        let known = kind.parameters().iter().find(|parameter| parameter.name == key);
+        let known = kind.parameters.iter().find(|parameter| parameter.name == key);
         let sample = known.map_or(serde_json::Value::Null, |parameter| parameter.holds.sample());
         trial.insert(key.clone(), sample);
     }
     Given(&trial).check(kind)?;
-    kind.change(&Given(&trial))?;
+    (kind.change)(&Given(&trial))?;
     Ok(template)
 }
 
