@@ -2,9 +2,9 @@
 //! keep the connection usable.
 
 use holdline_decide::execute::{Answer, Request};
-use holdline_decide::playbook::{Set, Target};
+use holdline_decide::playbook::{ConnectTo, Set, Target};
 use holdline_platform::limits;
-use holdline_platform::route::{Routes, is_unsent, reason};
+use holdline_platform::route::{Routes, body, is_unsent, reason};
 use reqwest::{Method, Url};
 
 use crate::rate::{CALLS_PER_SECOND, Pace};
@@ -27,20 +27,24 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
-    /// Reads a request's URL against the settings' targets.
+    /// Reads a URL against the settings' targets.
     ///
     /// # Errors
     /// What is wrong with the URL.
-    pub(crate) fn of(request: &Request, set: &Set) -> Result<Destination, String> {
-        let url = Url::parse(&request.url).map_err(|error| format!("{}: {error}", request.url))?;
+    pub(crate) fn of(address: &str, set: &Set) -> Result<Destination, String> {
+        let url = Url::parse(address).map_err(|error| format!("{address}: {error}"))?;
         let Some(host) = url.host_str().map(str::to_string) else {
-            return Err(format!("{} names no host", request.url));
+            return Err(format!("{address} names no host"));
         };
         let port = url.port_or_known_default().unwrap_or(443);
         let target = set.target(&host, port).cloned();
         let calls_per_second = target.as_ref().and_then(|t| t.calls_per_second).unwrap_or(CALLS_PER_SECOND);
         let pace = Pace { host: format!("{host}:{port}"), client: None, calls_per_second };
         Ok(Destination { pace, url, target })
+    }
+
+    fn connect_to(&self) -> Option<&ConnectTo> {
+        self.target.as_ref()?.connect_to.as_ref()
     }
 }
 
@@ -53,31 +57,24 @@ impl Caller {
     ///
     /// # Errors
     /// Why there is no answer, or none that can be read.
-    pub(crate) async fn look(&self, url: Url, set: &Set, bytes_max: usize) -> Result<(u16, Vec<u8>), String> {
-        let host = url.host_str().unwrap_or_default().to_string();
-        let target = set.target(&host, url.port_or_known_default().unwrap_or(443));
-        let to = target.and_then(|target| target.connect_to.as_ref());
-        let asking = self.routes.request(Method::GET, url, to)?;
-        let mut answer = asking.send().await.map_err(|error| reason(&error))?;
-        let status = answer.status().as_u16();
-        let mut body = vec![];
-        while let Some(chunk) = answer.chunk().await.map_err(|error| reason(&error))? {
-            body.extend_from_slice(&chunk);
-            if body.len() > bytes_max {
-                return Err(format!("the answer has more than {bytes_max} bytes"));
-            }
-        }
-        Ok((status, body))
+    pub(crate) async fn look(
+        &self,
+        destination: &Destination,
+        bytes_max: usize,
+    ) -> Result<(u16, Vec<u8>), String> {
+        let asking = self.routes.request(Method::GET, destination.url.clone(), destination.connect_to())?;
+        let answer = asking.send().await.map_err(|error| reason(&error))?;
+        Ok((answer.status().as_u16(), body(answer, bytes_max).await?))
     }
 
     /// Sends the request and waits for the answer.
     pub(crate) async fn call(&self, destination: &Destination, request: &Request) -> Answer {
         let method = Method::from_bytes(request.method.name().as_bytes()).unwrap_or(Method::POST);
-        let to = destination.target.as_ref().and_then(|target| target.connect_to.as_ref());
-        let mut building = match self.routes.request(method, destination.url.clone(), to) {
-            Ok(building) => building,
-            Err(reason) => return Answer::Unsent { reason },
-        };
+        let mut building =
+            match self.routes.request(method, destination.url.clone(), destination.connect_to()) {
+                Ok(building) => building,
+                Err(reason) => return Answer::Unsent { reason },
+            };
         for (name, value) in &request.headers {
             building = building.header(name, value);
         }

@@ -4,24 +4,20 @@
 use std::time::Duration;
 
 use holdline_decide::execute::{self, Answer as Answered, Next, UNCHANGED};
-use holdline_decide::native::{self, Call, Change, Kept, Plan};
-use holdline_decide::playbook::{Method, Native, Platform, Set};
+use holdline_decide::native::{self, Call, Change, Kept, PAGE_SIZE, Plan};
+use holdline_decide::playbook::{Native, Platform, Set};
 use holdline_platform::{Failed, Response};
 use holdline_proto::command::{Command, Intent};
 use holdline_proto::outcome::Done;
 use holdline_stage::bus::StoreError;
 use holdline_stage::queue::{Answer, Work};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::intent::Earlier;
 use crate::kept;
 use crate::lock::Lock;
-use crate::protocol::{Asking, Executor};
+use crate::protocol::{Asking, Executor, fingerprint};
 use crate::rate::Pace;
-
-/// Entries of one page.
-const PAGE_SIZE: usize = 100;
 
 /// Pages that are read of one list: a queue of 2,000 members.
 const PAGES_MAX: usize = 20;
@@ -124,6 +120,7 @@ impl Executor {
             Err(wait) => return Ok(self.throttled(command, wait, lock).await),
         };
         let mut response = None;
+        let body = call.body.as_ref().map(Value::to_string);
         let called = {
             let (response, caller) = (&mut response, &caller);
             let calling = async {
@@ -134,7 +131,7 @@ impl Executor {
             let asking = Asking {
                 pace: &caller.pace,
                 may_be_repeated: change.look().is_some(),
-                request: fingerprint(&call),
+                request: fingerprint(call.method, &call.path, body.as_deref()),
                 calling,
             };
             self.call(command, asking, earlier, lock, turn).await?
@@ -169,12 +166,11 @@ impl Executor {
     ) -> Result<Looked, StoreError> {
         let Some((path, paged)) = change.look() else { return Ok(Looked::Shown(Value::Null)) };
         if !paged {
-            return self.get(caller, command, path, lock).await;
+            return self.get(caller, command, Call::get(path), lock).await;
         }
         let mut entities = vec![];
         for number in 1..=PAGES_MAX {
-            let path = format!("{path}?pageSize={PAGE_SIZE}&pageNumber={number}");
-            let page = match self.get(caller, command, path, lock).await? {
+            let page = match self.get(caller, command, Call::page(&path, number), lock).await? {
                 Looked::Shown(page) => page,
                 other => return Ok(other),
             };
@@ -192,7 +188,7 @@ impl Executor {
         &self,
         caller: &Caller<'_>,
         command: &Command,
-        path: String,
+        call: Call,
         lock: &mut Lock,
     ) -> Result<Looked, StoreError> {
         loop {
@@ -205,7 +201,7 @@ impl Executor {
                 break;
             }
         }
-        let (answer, body) = self.ask(caller, &Call { method: Method::Get, path, body: None }).await;
+        let (answer, body) = self.ask(caller, &call).await;
         if let Answered::Status { limits, .. } = &answer {
             self.rates.learn(&self.bus, &caller.pace, limits).await;
         }
@@ -219,7 +215,7 @@ impl Executor {
         match self.api.send(caller.platform, caller.client, call).await {
             Ok(response) => {
                 if response.status >= 400 {
-                    let (status, said) = (response.status, message(&response));
+                    let (status, said) = (response.status, response.message());
                     let correlation = response.correlation.as_deref();
                     let method = call.method.name();
                     tracing::warn!(correlation, "{method} {} was answered {status}: {said}", call.path);
@@ -242,21 +238,7 @@ fn noted(change: &Change, command: &Command, keep: Kept, said: &Value) -> Kept {
     if command.undo.is_some() { keep } else { native::noted(change, &keep, said) }
 }
 
-fn message(response: &Response) -> &str {
-    response.body.get("message").and_then(Value::as_str).unwrap_or("no message")
-}
-
 /// A stale version is a 409, or a 400 that says so (genesys.md 3).
 fn is_stale(response: &Response) -> bool {
-    response.status == 400 && message(response).contains("does not match the current version")
-}
-
-fn fingerprint(call: &Call) -> String {
-    let mut hasher = Sha256::new();
-    let body = call.body.as_ref().map(Value::to_string).unwrap_or_default();
-    for part in [call.method.name(), &call.path, &body] {
-        hasher.update((part.len() as u64).to_be_bytes());
-        hasher.update(part.as_bytes());
-    }
-    hex::encode(hasher.finalize())
+    response.status == 400 && response.message().contains("does not match the current version")
 }

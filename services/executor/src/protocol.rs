@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
-use holdline_decide::execute::{self, Answer as Answered, Next, Request, Standing, may_have_happened};
-use holdline_decide::playbook::{Doing, Platform, Set, Webhook};
+use holdline_decide::execute::{self, Answer as Answered, Next, Standing, may_have_happened};
+use holdline_decide::playbook::{Doing, Method, Set, Webhook};
 use holdline_decide::rate::Purpose;
 use holdline_platform::Api;
 use holdline_proto::command::{Command, Direction, Intent};
@@ -89,7 +89,7 @@ impl Executor {
                 return Ok(Answer::Done);
             }
         };
-        if let Some(outcome) = self.outcome_of(&command).await? {
+        if let Some(outcome) = self.outcome_under(&command, &command.issue_key()).await? {
             return self.follow_up(&command, &outcome).await;
         }
         let set = match self.playbooks.by_hash(&command.playbooks).await {
@@ -129,7 +129,7 @@ impl Executor {
         }
         let earlier = intent::earlier(&self.bus, command).await?;
         // Whoever had the lock while this process stood still may have carried it out, and reported.
-        if earlier.perhaps_done && self.outcome_of(command).await?.is_some() {
+        if earlier.perhaps_done && self.outcome_under(command, &command.issue_key()).await?.is_some() {
             lock.release(&self.bus).await;
             return Ok(self.locked());
         }
@@ -166,7 +166,7 @@ impl Executor {
     ) -> Result<Answer, StoreError> {
         let prepared = execute::request(webhook, command).map_err(|error| error.to_string());
         let prepared = prepared
-            .and_then(|request| Destination::of(&request, set).map(|destination| (request, destination)));
+            .and_then(|request| Destination::of(&request.url, set).map(|destination| (request, destination)));
         let (request, destination) = match prepared {
             Ok(prepared) => prepared,
             Err(reason) => return self.cannot(work, command, reason).await,
@@ -178,7 +178,7 @@ impl Executor {
         let asking = Asking {
             pace: &destination.pace,
             may_be_repeated: webhook.idempotent,
-            request: fingerprint(&request),
+            request: fingerprint(request.method, &request.url, request.body.as_deref()),
             calling: self.caller.call(&destination, &request),
         };
         let called = self.call(command, asking, earlier, lock, turn).await?;
@@ -245,10 +245,9 @@ impl Executor {
     }
 
     /// A turn for a call that only looks, and is part of nothing.
-    pub(crate) async fn probe_turn(&self, platform: &Platform, client: &str) -> Result<(), String> {
-        let pace = Pace::of(platform, client);
+    pub(crate) async fn probe_turn(&self, pace: &Pace) -> Result<(), String> {
         loop {
-            let granted = self.rates.turn(&self.bus, &pace, Purpose::Other).await;
+            let granted = self.rates.turn(&self.bus, pace, Purpose::Other).await;
             match granted.map_err(|error| error.to_string())? {
                 Granted::Later(wait) => {
                     return Err(format!("there is no turn in the rate window for {wait:?}"));
@@ -390,13 +389,13 @@ impl Executor {
         lock.release(&self.bus).await;
         let carried = told?;
         crash::point(Point::BeforeAck);
+        if !carried {
+            return Ok(Answer::Done);
+        }
         // What it led to is looked at by and by.
-        let set = self.playbooks.by_hash(&command.playbooks).await.ok();
-        let verify = set.as_ref().and_then(|set| verify::of(set, command)).filter(|_| carried);
-        Ok(match verify {
-            Some(verify) => Answer::Later(Duration::from_millis(u64::try_from(verify.after_ms).unwrap_or(0))),
-            None => Answer::Done,
-        })
+        let set = self.set_to_look_by(command).await?;
+        let verify = set.as_ref().and_then(|set| verify::of(set, command));
+        Ok(verify.map_or(Answer::Done, |verify| verify::later(verify.after_ms)))
     }
 
     /// Says whether the command was carried out.
@@ -404,10 +403,21 @@ impl Executor {
         let carried = matches!(result, Done::Carried { .. });
         let since = self.time.now_ms().saturating_sub(command.decided_ms).max(0);
         let outcome = Outcome::of(command, result, attempts, if carried { since } else { 0 });
+        self.publish(command, &command.issue_key(), &outcome).await?;
+        Ok(carried)
+    }
+
+    /// Publishes an outcome under its key, once.
+    pub(crate) async fn publish(
+        &self,
+        command: &Command,
+        key: &str,
+        outcome: &Outcome,
+    ) -> Result<(), StoreError> {
         let message = PublishMessage::build()
-            .message_id(format!("outcome-{}", command.issue_key()))
-            .payload(wire::encode(&outcome).into());
-        let subject = self.bus.topology().outcome(command.partition, &command.issue_key());
+            .message_id(format!("outcome-{key}"))
+            .payload(wire::encode(outcome).into());
+        let subject = self.bus.topology().outcome(command.partition, key);
         self.bus.publish(message.outbound_message(subject)).await?;
         tracing::info!(
             action = command.action,
@@ -418,12 +428,16 @@ impl Executor {
             command.key.entity,
             outcome.result
         );
-        Ok(carried)
+        Ok(())
     }
 
     /// From the leader: a replica that lags would have a call made twice, or held without need.
-    async fn outcome_of(&self, command: &Command) -> Result<Option<StreamMessage>, StoreError> {
-        let subject = self.bus.topology().outcome(command.partition, &command.issue_key());
+    pub(crate) async fn outcome_under(
+        &self,
+        command: &Command,
+        key: &str,
+    ) -> Result<Option<StreamMessage>, StoreError> {
+        let subject = self.bus.topology().outcome(command.partition, key);
         self.bus.last(Stream::Inputs, &subject).await
     }
 
@@ -502,9 +516,10 @@ fn acts_on(command: &Command) -> String {
     }
 }
 
-fn fingerprint(request: &Request) -> String {
+/// SHA-256 of a request, hex.
+pub(crate) fn fingerprint(method: Method, address: &str, body: Option<&str>) -> String {
     let mut hasher = Sha256::new();
-    for part in [request.method.name(), &request.url, request.body.as_deref().unwrap_or_default()] {
+    for part in [method.name(), address, body.unwrap_or_default()] {
         hasher.update((part.len() as u64).to_be_bytes());
         hasher.update(part.as_bytes());
     }

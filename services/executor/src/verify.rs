@@ -1,22 +1,24 @@
 //! After a remedy was carried out: does it work? The command stays with the broker until that is told, between the
 //! looks as well; what a look says stands in `decide::verify`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use async_nats::jetstream::message::StreamMessage;
 use holdline_decide::native::Call;
-use holdline_decide::playbook::{Method, Set};
+use holdline_decide::playbook::{Lane, Set};
 use holdline_decide::verify::{self, Look, Next, Verify};
 use holdline_proto::command::{Command, Direction};
 use holdline_proto::outcome::{Done, Outcome};
-use holdline_proto::topology::Stream;
 use holdline_proto::wire;
 use holdline_stage::bus::StoreError;
+use holdline_stage::playbooks::SetError;
 use holdline_stage::queue::Answer;
-use reqwest::Url;
 use serde_json::Value;
 
+use crate::call::Destination;
 use crate::protocol::Executor;
+use crate::rate::Pace;
 
 /// Bytes of an answer that are read.
 const BODY_BYTES_MAX: usize = 256 * 1024;
@@ -25,32 +27,48 @@ const BODY_BYTES_MAX: usize = 256 * 1024;
 pub(crate) fn of<'a>(set: &'a Set, command: &Command) -> Option<&'a Verify> {
     let playbook = set.playbooks.get(&command.key.playbook)?;
     let rules = match command.key.lane {
-        holdline_proto::incident::Lane::Failover => playbook.failover.as_ref(),
-        holdline_proto::incident::Lane::Scaling => playbook.scaling.as_ref(),
+        Lane::Failover => playbook.failover.as_ref(),
+        Lane::Scaling => playbook.scaling.as_ref(),
     }?;
     let is_last = usize::try_from(command.step).is_ok_and(|step| step + 1 == rules.act.len());
     (command.direction == Direction::Remediate && is_last).then(|| playbook.verify.get(&command.key.lane))?
 }
 
 impl Executor {
+    /// The set of a remedy that was carried out, by which it may have to be looked at.
+    ///
+    /// # Errors
+    /// When it cannot be had now: then that is not known, and the command must come again.
+    pub(crate) async fn set_to_look_by(&self, command: &Command) -> Result<Option<Arc<Set>>, StoreError> {
+        if command.direction != Direction::Remediate {
+            return Ok(None);
+        }
+        match self.playbooks.by_hash(&command.playbooks).await {
+            Ok(set) => Ok(Some(set)),
+            Err(SetError::Unreachable(error)) => Err(error),
+            // There is no such set any more, so it says nothing.
+            Err(_) => Ok(None),
+        }
+    }
+
     /// A command whose outcome stands: what is still to be done about it.
     pub(crate) async fn follow_up(
         &self,
         command: &Command,
         outcome: &StreamMessage,
     ) -> Result<Answer, StoreError> {
-        let acted_ms = i64::try_from(outcome.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
         let carried = wire::decode::<Outcome>(&outcome.payload)
             .is_ok_and(|outcome| matches!(outcome.result, Done::Carried { .. }));
-        if !carried || command.direction != Direction::Remediate {
+        if !carried {
             return Ok(Answer::Done);
         }
-        let Ok(set) = self.playbooks.by_hash(&command.playbooks).await else { return Ok(Answer::Done) };
+        let Some(set) = self.set_to_look_by(command).await? else { return Ok(Answer::Done) };
         let Some(verify) = of(&set, command) else { return Ok(Answer::Done) };
-        let subject = self.bus.topology().outcome(command.partition, &verified_key(command));
-        if self.bus.last(Stream::Inputs, &subject).await?.is_some() {
+        let key = format!("{}-verified", command.issue_key());
+        if self.outcome_under(command, &key).await?.is_some() {
             return Ok(Answer::Done);
         }
+        let acted_ms = i64::try_from(outcome.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
         if let Some(wait_ms) = verify::due(verify, acted_ms, self.time.now_ms()) {
             return Ok(later(wait_ms));
         }
@@ -58,17 +76,7 @@ impl Executor {
         match verify::judge(verify, &seen, acted_ms, self.time.now_ms()) {
             Next::Look { after_ms } => Ok(later(after_ms)),
             Next::Report(done) => {
-                tracing::info!(
-                    incident = command.incident,
-                    "{} for {}: {done:?}",
-                    command.action,
-                    command.key.entity
-                );
-                let outcome = Outcome::of(command, done, 0, 0);
-                let message = PublishMessage::build()
-                    .message_id(format!("outcome-{}", verified_key(command)))
-                    .payload(wire::encode(&outcome).into());
-                self.bus.publish(message.outbound_message(subject)).await?;
+                self.publish(command, &key, &Outcome::of(command, done, 0, 0)).await?;
                 Ok(Answer::Done)
             }
         }
@@ -81,11 +89,12 @@ impl Executor {
                 let filled = path.render(&command.values).map_err(|error| error.to_string())?;
                 let platform = set.platform.as_ref().ok_or("there is no platform")?;
                 let (client, _) = platform.client(client.as_deref()).ok_or("there is no such client")?;
-                let path = Look::api_path(&filled).to_string();
-                self.probe_turn(platform, client).await?;
-                let call = Call { method: Method::Get, path, body: None };
+                let pace = Pace::of(platform, client);
+                self.probe_turn(&pace).await?;
+                let call = Call::get(Look::api_path(&filled).to_string());
                 let answer =
                     self.api.send(platform, client, &call).await.map_err(|error| error.to_string())?;
+                self.rates.learn(&self.bus, &pace, &answer.limits).await;
                 match answer.status {
                     200..300 => Ok(answer.body),
                     status => Err(format!("the platform answered {status}")),
@@ -93,8 +102,9 @@ impl Executor {
             }
             Look::Http(url) => {
                 let filled = url.render(&command.values).map_err(|error| error.to_string())?;
-                let url = Url::parse(&filled).map_err(|error| format!("{filled}: {error}"))?;
-                let (status, body) = self.caller.look(url, set, BODY_BYTES_MAX).await?;
+                let destination = Destination::of(&filled, set)?;
+                self.probe_turn(&destination.pace).await?;
+                let (status, body) = self.caller.look(&destination, BODY_BYTES_MAX).await?;
                 match status {
                     200..300 => {
                         serde_json::from_slice(&body).map_err(|error| format!("it answered no JSON: {error}"))
@@ -106,10 +116,6 @@ impl Executor {
     }
 }
 
-fn verified_key(command: &Command) -> String {
-    format!("{}-verified", command.issue_key())
-}
-
-fn later(wait_ms: i64) -> Answer {
+pub(crate) fn later(wait_ms: i64) -> Answer {
     Answer::Later(Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0)))
 }

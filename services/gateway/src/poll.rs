@@ -11,22 +11,17 @@ use std::time::Duration;
 
 use holdline_decide::playbook::{Poll, Set, Subscription};
 use holdline_decide::source::statuspage;
+use holdline_platform::route::{Routes, body};
 use holdline_proto::topology::Role;
 use holdline_stage::clock;
 use holdline_stage::run::{Shell, Tasks};
 use holdline_stage::telemetry::Metric;
-use reqwest::{Client, StatusCode};
+use reqwest::{Method, StatusCode, Url};
 use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::envelope;
 use crate::receive::{Entrance, WhenFull, store};
-
-/// For a whole look at a page.
-const PAGE_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// For the connection alone.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Bytes of a page's summary. A larger one is not read.
 const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -67,13 +62,7 @@ impl Pages {
 /// When there can be no HTTP client.
 pub(crate) fn keep(entrance: &Arc<Entrance>, shell: &Shell) -> anyhow::Result<()> {
     rustls::crypto::ring::default_provider().install_default().ok();
-    let client = Client::builder()
-        .timeout(PAGE_TIME_MAX)
-        .connect_timeout(CONNECT_TIME_MAX)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .user_agent(concat!("holdline/", env!("CARGO_PKG_VERSION")))
-        .build()?;
+    let routes = Arc::new(Routes::new()?);
     let (entrance, tasks) = (entrance.clone(), shell.tasks.clone());
     shell.tasks.spawn(async move {
         let mut changes = entrance.playbooks.changes();
@@ -81,7 +70,7 @@ pub(crate) fn keep(entrance: &Arc<Entrance>, shell: &Shell) -> anyhow::Result<()
             let watching = tasks.child();
             if let Some((_, set)) = entrance.playbooks.current() {
                 for (subscription, poll, hint) in entrance.pages.follow(&set) {
-                    let page = Page { subscription, poll, hint, client: client.clone(), failing: false };
+                    let page = Page { subscription, poll, hint, routes: routes.clone(), failing: false };
                     watching.spawn(page.watch(entrance.clone(), watching.clone()));
                 }
             }
@@ -100,7 +89,7 @@ struct Page {
     subscription: Subscription,
     poll: Poll,
     hint: Arc<Notify>,
-    client: Client,
+    routes: Arc<Routes>,
     /// The last look failed: it was told, and need not be told again.
     failing: bool,
 }
@@ -147,7 +136,7 @@ impl Page {
     }
 
     async fn see(&self, entrance: &Entrance, at_ms: i64) -> anyhow::Result<()> {
-        let summary = fetch(&self.client, &self.poll.url).await?;
+        let summary = fetch(&self.routes, &self.poll.url).await?;
         let events = statuspage::poll(&self.subscription, &summary, at_ms)
             .map_err(|error| anyhow::anyhow!("{}: {}", error.place, error.reason))?;
         let events = envelope::of_source(&self.subscription, events);
@@ -158,14 +147,11 @@ impl Page {
     }
 }
 
-async fn fetch(client: &Client, url: &str) -> anyhow::Result<Value> {
-    let mut response = client.get(url).header("Accept", "application/json").send().await?;
+async fn fetch(routes: &Routes, url: &str) -> anyhow::Result<Value> {
+    let asking = routes.request(Method::GET, Url::parse(url)?, None).map_err(anyhow::Error::msg)?;
+    let response = asking.header("Accept", "application/json").send().await?;
     let status = response.status();
     anyhow::ensure!(status == StatusCode::OK, "it answers {status}, and 200 was expected");
-    let mut body = vec![];
-    while let Some(chunk) = response.chunk().await? {
-        body.extend_from_slice(&chunk);
-        anyhow::ensure!(body.len() <= PAGE_BYTES_MAX, "it has more than {PAGE_BYTES_MAX} bytes");
-    }
-    Ok(serde_json::from_slice(&body)?)
+    let page = body(response, PAGE_BYTES_MAX).await.map_err(anyhow::Error::msg)?;
+    Ok(serde_json::from_slice(&page)?)
 }

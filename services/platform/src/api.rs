@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::limits::limits;
 use crate::oauth::{TokenError, Tokens};
-use crate::route::{Routes, is_unsent, reason};
+use crate::route::{Routes, body, is_unsent, reason};
 
 /// Bytes of an answer that are read.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -28,6 +28,13 @@ pub struct Response {
     pub body: Value,
     /// `ININ-Correlation-Id`, which the platform's support asks for.
     pub correlation: Option<String>,
+}
+
+impl Response {
+    /// What the platform says of it, for people.
+    pub fn message(&self) -> &str {
+        self.body.get("message").and_then(Value::as_str).unwrap_or("no message")
+    }
 }
 
 /// Why there is no answer.
@@ -103,19 +110,13 @@ impl Api {
             true => Failed::Unsent { reason: reason(&error), retry_after_ms: None },
             false => Failed::Lost { reason: reason(&error) },
         };
-        let mut answer = request.send().await.map_err(lost)?;
+        let answer = request.send().await.map_err(lost)?;
         let status = answer.status().as_u16();
         let (retry_after_ms, limits) = limits(status, answer.headers());
         let correlation =
             answer.headers().get("inin-correlation-id").and_then(|id| Some(id.to_str().ok()?.to_string()));
-        let mut bytes = vec![];
-        while let Some(chunk) = answer.chunk().await.map_err(lost)? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() > ANSWER_BYTES_MAX {
-                let reason = format!("{}: the answer has more than {ANSWER_BYTES_MAX} bytes", call.path);
-                return Err(Failed::Lost { reason });
-            }
-        }
+        let bytes = body(answer, ANSWER_BYTES_MAX).await;
+        let bytes = bytes.map_err(|reason| Failed::Lost { reason: format!("{}: {reason}", call.path) })?;
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         Ok(Response { status, retry_after_ms, limits, body, correlation })
     }

@@ -14,7 +14,7 @@ use reqwest::{Method, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::route::{Routes, reason};
+use crate::route::{Routes, body, reason};
 
 /// A token is replaced this long before it expires, so that none expires on its way.
 const EARLY: Duration = Duration::from_secs(60);
@@ -24,6 +24,9 @@ const BACK_OFF: Duration = Duration::from_millis(500);
 
 /// The longest such wait: what a token endpoint that is back waits for us at most.
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes of the endpoint's answer that are read. A token has a few hundred.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Organisations and clients that are remembered; beyond, all are fetched anew.
 const CLIENTS_MAX: usize = 64;
@@ -149,16 +152,18 @@ impl Tokens {
             .await
             .map_err(|error| reason(&error))?;
         let status = answer.status();
+        let bytes = body(answer, ANSWER_BYTES_MAX).await;
         if !status.is_success() {
             // What it says besides may repeat what was sent.
-            let said = answer.text().await.unwrap_or_default();
-            let throttled = said.contains("rate limit exceeded");
+            let said = bytes.unwrap_or_default();
+            let throttled = String::from_utf8_lossy(&said).contains("rate limit exceeded");
             return Err(match (status.as_u16(), throttled) {
                 (400 | 429, true) | (429, _) => "the token endpoint throttles us".into(),
                 (400 | 401, _) => format!("the platform refuses the credentials of the client {name}"),
                 (other, _) => format!("the token endpoint answered {other}"),
             });
         }
-        answer.json().await.map_err(|error| format!("the token endpoint's answer: {}", reason(&error)))
+        let unreadable = |why: String| format!("the token endpoint's answer: {why}");
+        serde_json::from_slice(&bytes.map_err(unreadable)?).map_err(|error| unreadable(error.to_string()))
     }
 }

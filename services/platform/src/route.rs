@@ -87,6 +87,21 @@ fn builder() -> reqwest::ClientBuilder {
         .user_agent(concat!("holdline/", env!("CARGO_PKG_VERSION")))
 }
 
+/// Reads a body, no further than the limit.
+///
+/// # Errors
+/// Why there is none: it broke off, or it is longer.
+pub async fn body(mut answer: reqwest::Response, bytes_max: usize) -> Result<Vec<u8>, String> {
+    let mut body = vec![];
+    while let Some(chunk) = answer.chunk().await.map_err(|error| reason(&error))? {
+        body.extend_from_slice(&chunk);
+        if body.len() > bytes_max {
+            return Err(format!("the answer has more than {bytes_max} bytes"));
+        }
+    }
+    Ok(body)
+}
+
 /// An error with all of its causes.
 pub fn reason(error: &reqwest::Error) -> String {
     let mut reason = error.to_string();

@@ -107,6 +107,21 @@ pub struct Call {
     pub body: Option<Value>,
 }
 
+/// Entries of one page of the platform's lists. A page with fewer is the last.
+pub const PAGE_SIZE: usize = 100;
+
+impl Call {
+    /// Looks at something.
+    pub fn get(path: String) -> Call {
+        Call { method: Method::Get, path, body: None }
+    }
+
+    /// Looks at a page of a list; the first is 1.
+    pub fn page(path: &str, number: usize) -> Call {
+        Call::get(format!("{path}?pageSize={PAGE_SIZE}&pageNumber={number}"))
+    }
+}
+
 /// The pre-image of a change, and what is known of the change itself: kept from before the call until the
 /// incident is over.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

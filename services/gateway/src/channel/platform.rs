@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdline_decide::native::Call;
+use holdline_decide::native::{Call, PAGE_SIZE};
 use holdline_decide::playbook::Method;
 use holdline_decide::source::channel::{self, ENTITIES_MAX, Opened};
 use holdline_platform::{Failed, Response};
@@ -12,9 +12,6 @@ use serde_json::{Value, json};
 use super::Pulled;
 
 const CHANNELS: &str = "/api/v2/notifications/channels";
-
-/// Entities of one page of a list.
-const PAGE_SIZE: usize = 100;
 
 /// Why a call brought nothing.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +33,7 @@ impl CallError {
 impl Pulled {
     /// Opens a channel.
     pub(super) async fn open(&self) -> Result<Opened, CallError> {
-        let answer = self.call(Method::Post, CHANNELS.into(), None).await?;
+        let answer = self.call(Call { method: Method::Post, path: CHANNELS.into(), body: None }).await?;
         channel::opened(&answer, clock::wall_ms()).map_err(|error| {
             CallError::unreadable(format!("POST {CHANNELS}: {}: {}", error.place, error.reason))
         })
@@ -51,7 +48,7 @@ impl Pulled {
         let topic = |id: &String| json!({"id": channel::topic_of(&self.subscription.topic, id)});
         let topics: Vec<Value> = entities.iter().map(topic).collect();
         let path = format!("{CHANNELS}/{channel}/subscriptions");
-        let answer = self.call(Method::Put, path, Some(topics.into())).await?;
+        let answer = self.call(Call { method: Method::Put, path, body: Some(topics.into()) }).await?;
         Ok(channel::rejected(&answer))
     }
 
@@ -60,9 +57,7 @@ impl Pulled {
         let path = channel::list(&self.subscription.topic).unwrap_or_default();
         let mut entities = vec![];
         for number in 1usize.. {
-            let page = self
-                .call(Method::Get, format!("{path}?pageSize={PAGE_SIZE}&pageNumber={number}"), None)
-                .await?;
+            let page = self.call(Call::page(path, number)).await?;
             let Some(found) = page.get("entities").and_then(Value::as_array) else {
                 return Err(CallError::unreadable(format!("GET {path}: the answer has no entities")));
             };
@@ -82,13 +77,12 @@ impl Pulled {
         Ok(entities)
     }
 
-    async fn call(&self, method: Method, path: String, body: Option<Value>) -> Result<Value, CallError> {
-        let call = Call { method, path, body };
+    async fn call(&self, call: Call) -> Result<Value, CallError> {
         let sent = self.owner.api.send(&self.platform, &self.pull.client, &call).await;
         match sent {
             Ok(Response { status: 200..300, body, .. }) => Ok(body),
             Ok(response) => {
-                let said = response.body.get("message").and_then(Value::as_str).unwrap_or("no message");
+                let said = response.message();
                 let (status, correlation) = (response.status, response.correlation.as_deref());
                 // The path of a channel is its secret.
                 let path = call.path.strip_prefix(CHANNELS).map_or(call.path.as_str(), |_| CHANNELS);

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use holdline_decide::native::Call;
-use holdline_decide::playbook::{self, Method, Platform, Set, Severity};
+use holdline_decide::native::{Call, PAGE_SIZE};
+use holdline_decide::playbook::{self, Platform, Set, Severity};
 use holdline_decide::subscribe::{self, Change, Field, Plan, What};
 use holdline_platform::{Api, Failed, Response};
 use holdline_stage::secret::{Lookup, environment, fetch};
@@ -21,9 +21,6 @@ use serde_json::{Value, json};
 use self::listening::Listening;
 use super::{No, files};
 use crate::output::{self, Output, line};
-
-/// Subscriptions of one page of the platform's list.
-const PAGE_SIZE: usize = 100;
 
 /// Pages that are read of it.
 const PAGES_MAX: usize = 20;
@@ -199,9 +196,13 @@ impl Caller<'_> {
         let (method, path) = (call.method.name(), call.path.split('?').next().unwrap_or_default());
         match self.api.send(self.platform, client, call).await {
             Ok(Response { status: 200..300, body, .. }) => Ok(body),
-            Ok(Response { status, body, correlation, .. }) => {
-                let said = body.get("message").and_then(Value::as_str).unwrap_or("no message");
-                let id = correlation.map(|id| format!(" (ININ-Correlation-Id {id})")).unwrap_or_default();
+            Ok(response) => {
+                let (status, said) = (response.status, response.message());
+                let id = response
+                    .correlation
+                    .as_ref()
+                    .map(|id| format!(" (ININ-Correlation-Id {id})"))
+                    .unwrap_or_default();
                 let reason = format!("{method} {path} was answered {status}: {said}{id}");
                 Err(Refused { status: Some(status), reason })
             }
@@ -218,15 +219,14 @@ impl Caller<'_> {
     }
 
     async fn get(&self, client: &str, path: String) -> Result<Value, Refused> {
-        self.ask(client, &Call { method: Method::Get, path, body: None }).await
+        self.ask(client, &Call::get(path)).await
     }
 
     /// Every subscription of the platform. A part would not do: what is not seen would be made once more.
     async fn list(&self) -> anyhow::Result<Vec<Value>> {
         let mut all = vec![];
         for number in 1..=PAGES_MAX {
-            let path = format!("{}?pageSize={PAGE_SIZE}&pageNumber={number}", subscribe::PATH);
-            let page = self.get(self.client, path).await?;
+            let page = self.ask(self.client, &Call::page(subscribe::PATH, number)).await?;
             let entities = page.get("entities").and_then(Value::as_array);
             let entities = entities.with_context(|| {
                 format!("GET {}: the answer has no entities, so nothing was changed", subscribe::PATH)
