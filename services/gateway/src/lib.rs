@@ -31,11 +31,10 @@ use holdline_stage::bus::Bus;
 use holdline_stage::clock;
 use holdline_stage::playbooks::{Playbooks, installation};
 use holdline_stage::run::Shell;
+use holdline_stage::secret::{Lookup, environment};
 use holdline_stage::settings::{Reader, host_name};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{mpsc, watch};
-
-pub use holdline_stage::secret::{Lookup, environment};
 
 use frame::{Broker, Exit, Framer, LastHeard, Steady, WAITING_MAX};
 use poll::Pages;

@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use holdline_decide::playbook::{self, SecretRef, Severity};
+use holdline_decide::playbook::{self, Severity};
 use holdline_proto::limits::PARTITIONS_MAX;
 use holdline_proto::playbooks::Bundle;
 use holdline_proto::topology::Role;
 use holdline_stage::admin::Health;
 use holdline_stage::bus::Bus;
 use holdline_stage::run::{Shell, Tasks, signalled};
+use holdline_stage::secret::{Lookup, environment_with, fetch};
 use holdline_stage::settings::{Common, Nats, Reader, host_name};
 use holdline_stage::{admin, clock, playbooks};
 use secrecy::SecretString;
@@ -126,6 +126,7 @@ impl Up {
             secrets.insert(name, SecretString::from(literal));
         }
         site.push(&bundle, self.demo).await?;
+        let secrets = environment_with(secrets);
         find_secrets(&bundle, &secrets)?;
         let listen = self
             .gateway
@@ -163,16 +164,11 @@ impl Up {
 }
 
 /// Without its secret a subscription refuses every event: better said before anything runs.
-fn find_secrets(bundle: &Bundle, given: &BTreeMap<String, SecretString>) -> anyhow::Result<()> {
-    let environment = holdline_gateway::environment();
+fn find_secrets(bundle: &Bundle, lookup: &Lookup) -> anyhow::Result<()> {
     let set = playbook::compile(bundle).map_err(anyhow::Error::msg)?;
     for subscription in set.subscriptions.values() {
         for reference in &subscription.secrets {
-            let found = match reference {
-                SecretRef::Env(name) => given.contains_key(name) || environment(name).is_some(),
-                SecretRef::File(path) => std::path::Path::new(path).is_file(),
-            };
-            if !found {
+            if fetch(lookup, reference).is_none() {
                 bail!(
                     "subscription {} has its secret in {reference}, which is not there; set it and start again",
                     subscription.name
@@ -250,7 +246,7 @@ impl Running {
         site: &Site,
         data: &DataDir,
         listen: SocketAddr,
-        secrets: BTreeMap<String, SecretString>,
+        secrets: Lookup,
         admin_listen: Option<SocketAddr>,
     ) -> anyhow::Result<Running> {
         let tasks = Tasks::default();
@@ -262,21 +258,18 @@ impl Running {
             failed,
             ended: Tasks::default(),
         };
-        let environment = holdline_gateway::environment();
-        let lookup: holdline_gateway::Lookup =
-            Arc::new(move |name| secrets.get(name).cloned().or_else(|| environment(name)));
         let mut reader = Reader::of_process(None);
         let gateway = holdline_gateway::Settings {
             listen,
             spool: Some(data.0.join("spool")),
-            secrets: lookup.clone(),
+            secrets: secrets.clone(),
             ..holdline_gateway::Settings::read(&mut reader)
         };
         running.bound = gateway.bound.subscribe();
         let classifier = holdline_classifier::Settings::read(&mut reader);
         let debouncer = holdline_debouncer::Settings::read(&mut reader);
         let executor =
-            holdline_executor::Settings { secrets: lookup, ..holdline_executor::Settings::read(&mut reader) };
+            holdline_executor::Settings { secrets, ..holdline_executor::Settings::read(&mut reader) };
         let replayer = holdline_dlq_replayer::Settings::read(&mut reader);
         reader.finish()?;
         running.spawn(site, Role::Gateway, &failure, |shell| holdline_gateway::run(gateway, shell));

@@ -1,5 +1,6 @@
 //! Looking secrets up, in the process that uses them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use holdline_proto::secret::SecretRef;
@@ -15,6 +16,12 @@ const FILE_BYTES_MAX: u64 = 4_096;
 pub fn environment() -> Lookup {
     #[allow(clippy::disallowed_methods, reason = "a secret's own variable is no setting")]
     Arc::new(|name| std::env::var(name).ok().filter(|text| !text.is_empty()).map(SecretString::from))
+}
+
+/// Secrets that are at hand, by the names of their variables, before the process's environment.
+pub fn environment_with(given: BTreeMap<String, SecretString>) -> Lookup {
+    let environment = environment();
+    Arc::new(move |name| given.get(name).cloned().or_else(|| environment(name)))
 }
 
 /// The secret, if the reference leads to one. A file is read anew each time: it may have been replaced.

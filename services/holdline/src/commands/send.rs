@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use base64::Engine;
 use hmac::{Hmac, KeyInit, Mac};
-use holdline_decide::playbook::{self, Auth, SecretRef, Subscription};
+use holdline_decide::playbook::{self, Auth, Subscription};
 use holdline_stage::clock;
+use holdline_stage::secret::{environment_with, fetch};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -49,21 +51,14 @@ impl Send {
                 bail!("there are {} subscriptions; say which with --subscription", set.subscriptions.len())
             }
         };
-        let lookup = holdline_gateway::environment();
+        let literals = literals.into_iter().map(|(name, literal)| (name, SecretString::from(literal)));
+        let lookup = environment_with(literals.collect());
         let secret = match subscription.secrets.first() {
             None => String::new(),
-            Some(SecretRef::Env(name)) => match literals.get(name) {
-                Some(literal) => literal.clone(),
-                None => {
-                    use secrecy::ExposeSecret;
-                    let found =
-                        lookup(name).with_context(|| format!("{name} is not set; it holds the secret"))?;
-                    found.expose_secret().to_string()
-                }
-            },
-            Some(SecretRef::File(path)) => {
-                std::fs::read_to_string(path).with_context(|| path.clone())?.trim_end().to_string()
-            }
+            Some(reference) => fetch(&lookup, reference)
+                .with_context(|| format!("{reference} holds the secret, and it is not there"))?
+                .expose_secret()
+                .to_string(),
         };
         let (mut answers, mut good) = (vec![], true);
         for _ in 0..self.times {

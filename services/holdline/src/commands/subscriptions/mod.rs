@@ -6,7 +6,6 @@
 mod listening;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -14,7 +13,7 @@ use holdline_decide::native::{Call, PAGE_SIZE};
 use holdline_decide::playbook::{self, Platform, Set, Severity};
 use holdline_decide::subscribe::{self, Change, Field, Plan, What};
 use holdline_platform::{Api, Failed, Response};
-use holdline_stage::secret::{Lookup, environment, fetch};
+use holdline_stage::secret::{Lookup, environment_with, fetch};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
@@ -108,12 +107,9 @@ impl Which {
             }
             return Err(No.into());
         };
-        let (literals, environment) = (playbook::replace_literals(&mut bundle), environment());
-        let lookup: Lookup = Arc::new(move |name| match literals.get(name) {
-            Some(literal) => Some(SecretString::from(literal.clone())),
-            None => environment(name),
-        });
-        Ok((set, lookup))
+        let literals = playbook::replace_literals(&mut bundle);
+        let literals = literals.into_iter().map(|(name, literal)| (name, SecretString::from(literal)));
+        Ok((set, environment_with(literals.collect())))
     }
 
     fn client<'a>(&'a self, platform: &'a Platform) -> anyhow::Result<&'a str> {
