@@ -1,0 +1,157 @@
+//! `actions/*`: webhooks as the guide has them, and actions on the platform itself.
+
+use super::{At, Fields, nearest};
+use crate::native::{self, Given};
+use crate::playbook::finding::{Findings, Source};
+use crate::playbook::node::{Kind, Node};
+use crate::playbook::template::{Place, Template};
+use crate::playbook::{Action, Doing, Method, Native, Webhook};
+
+/// Reads an action. Whether its URL may be called, and what its client is, is the set's to say.
+pub(in crate::playbook) fn action(
+    source: Source<'_>,
+    node: &Node,
+    findings: &mut Findings,
+) -> Option<At<Action>> {
+    let Kind::Map(entries) = &node.kind else {
+        findings.error(source, &node.at, format!("an action: expected a map, found {}", node.what()));
+        return None;
+    };
+    let kind = entries.iter().find(|entry| entry.key == "actionType");
+    if kind.and_then(|entry| entry.value.as_str()) == Some("GENESYS") {
+        native_action(source, node, findings)
+    } else {
+        webhook(source, node, findings)
+    }
+}
+
+fn webhook(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<At<Action>> {
+    let known = ["name", "actionType", "url", "method", "headers", "bodyTemplate", "idempotent"];
+    let mut fields = Fields::of(node, "an action", &known, &["allowOverride"], source, findings)?;
+    let name = fields.needed_text("name");
+    if let Some(kind) = fields.needed_text("actionType").filter(|kind| kind.value != "WEBHOOK") {
+        let message = format!("there is no actionType {:?}", kind.value);
+        fields.findings.error_with(
+            source,
+            &kind.at,
+            message,
+            "WEBHOOK, or GENESYS for an action of the platform",
+        );
+    }
+    if fields.get("url").is_none() {
+        fields.missing("url");
+    }
+    let url = fields.parsed("url", |text| Template::parse(text, Place::Url));
+    let method = fields.parsed("method", |text| match text.to_ascii_uppercase().as_str() {
+        "GET" => Ok(Method::Get),
+        "POST" => Ok(Method::Post),
+        "PUT" => Ok(Method::Put),
+        "PATCH" => Ok(Method::Patch),
+        "DELETE" => Ok(Method::Delete),
+        other => Err(format!("there is no method {other:?}")),
+    });
+    let idempotent = fields.truth("idempotent", true);
+    let headers = match fields.get("headers") {
+        Some(headers) => read_headers(source, headers, fields.findings),
+        None => vec![],
+    };
+    let json = headers.iter().any(|(name, value)| {
+        name.eq_ignore_ascii_case("content-type") && value.fixed_start().contains("json")
+    });
+    let body = fields.parsed("bodyTemplate", |text| {
+        let json = json || text.trim_start().starts_with(['{', '[']);
+        Template::parse(text, if json { Place::Json } else { Place::Text })
+    });
+    let name = name?;
+    let webhook = Webhook {
+        method: method.map_or(Method::Post, |method| method.value),
+        url: url?.value,
+        headers,
+        body: body.map(|body| body.value),
+        idempotent,
+    };
+    Some(At { value: Action { name: name.value, what: Doing::Webhook(webhook) }, at: name.at })
+}
+
+fn native_action(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<At<Action>> {
+    let known = ["name", "actionType", "kind", "client", "parameters"];
+    let mut fields = Fields::of(node, "an action", &known, &["allowOverride"], source, findings)?;
+    let name = fields.needed_text("name");
+    let kind = fields.needed_text("kind").and_then(|kind| {
+        let found = native::kind(&kind.value);
+        if found.is_none() {
+            let names: Vec<&str> = native::KINDS.iter().map(|kind| kind.name).collect();
+            let help = match nearest(&kind.value, &names) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("there are {}", names.join(", ")),
+            };
+            let message = format!("there is no kind {:?}", kind.value);
+            fields.findings.error_with(source, &kind.at, message, help);
+        }
+        found
+    });
+    let client = fields.text("client").map(|client| client.value);
+    let Some(parameters) = fields.get("parameters") else {
+        fields.missing("parameters");
+        return None;
+    };
+    let (name, kind) = (name?, kind?);
+    let json = parameters.to_json();
+    match try_parameters(kind, &json) {
+        Ok(parameters) => {
+            let native = Native { kind, client, parameters };
+            Some(At { value: Action { name: name.value, what: Doing::Native(native) }, at: name.at })
+        }
+        Err(error) => {
+            fields.findings.error(source, &parameters.at, error);
+            None
+        }
+    }
+}
+
+/// The parameters as a template. What stands there without placeholders must be right already; a placeholder
+/// is given the benefit of the doubt.
+fn try_parameters(kind: &native::Kind, json: &serde_json::Value) -> Result<Template, String> {
+    let Some(given) = json.as_object() else { return Err("`parameters`: expected a map".into()) };
+    let template =
+        Template::parse(&json.to_string(), Place::Json).map_err(|e| format!("`parameters`: {e}"))?;
+    let unsure = |value: &serde_json::Value| value.to_string().contains("{{");
+    let sure = given.iter().filter(|(_, value)| !unsure(value));
+    let mut trial: serde_json::Map<_, _> = sure.map(|(key, value)| (key.clone(), value.clone())).collect();
+    for (key, _) in given.iter().filter(|(_, value)| unsure(value)) {
+        let known = kind.parameters.iter().find(|parameter| parameter.name == key);
+        let sample = known.map_or(serde_json::Value::Null, |parameter| parameter.holds.sample());
+        trial.insert(key.clone(), sample);
+    }
+    Given(&trial).check(kind)?;
+    (kind.change)(&Given(&trial))?;
+    Ok(template)
+}
+
+fn read_headers(source: Source<'_>, node: &Node, findings: &mut Findings) -> Vec<(String, Template)> {
+    let Kind::Map(entries) = &node.kind else {
+        findings.error(source, &node.at, format!("`headers`: expected a map, found {}", node.what()));
+        return vec![];
+    };
+    let mut headers = vec![];
+    for entry in entries {
+        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if entry.key.is_empty() || !entry.key.chars().all(token) {
+            findings.error(source, &entry.key_at, format!("{:?} is no header name", entry.key));
+            continue;
+        }
+        match entry.value.as_str().map(|text| Template::parse(text, Place::Header)) {
+            Some(Ok(template)) => headers.push((entry.key.clone(), template)),
+            Some(Err(error)) => findings.error(source, &entry.value.at, format!("`{}`: {error}", entry.key)),
+            None => {
+                let found = entry.value.what();
+                findings.error(
+                    source,
+                    &entry.value.at,
+                    format!("`{}`: expected text, found {found}", entry.key),
+                );
+            }
+        }
+    }
+    headers
+}
