@@ -33,8 +33,8 @@ const STAGE: Stage = Stage {
 /// Settings of the classifier.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How long an event id is remembered, unless its source may repeat it for longer. Never below the signature window, the oldest spool and the retry
-    /// tiers together.
+    /// How long an event id is remembered, unless its source may repeat it for longer. Never below the signature
+    /// window, the oldest spool and the retry tiers together.
     pub dedup_window: Duration,
     /// Ids remembered per partition; beyond, the oldest go first.
     pub dedup_ids_max: usize,

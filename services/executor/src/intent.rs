@@ -63,3 +63,37 @@ pub(crate) async fn write(
     let put = Put { expect: Some(expect), ttl: Some(KEPT), ..Put::default() };
     bus.put(Bucket::Intents, &key(command), wire::encode(intent).into(), put).await
 }
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    use holdline_proto::incident::{Lane, TrackKey};
+
+    /// E9: a page goes out beside a call of its track whose outcome is open, and must not write over what is known
+    /// of that call.
+    #[test]
+    fn a_page_has_an_entry_of_its_own() {
+        let command = |direction, step| Command {
+            incident: "i".into(),
+            partition: 0,
+            key: TrackKey { playbook: "p".into(), lane: Lane::Failover, entity: "gw-1".into() },
+            playbooks: String::new(),
+            direction,
+            step,
+            action: "a".into(),
+            undo: None,
+            decision: 1,
+            decided_ms: 0,
+            deadline_ms: 0,
+            values: BTreeMap::new(),
+            replays: 0,
+        };
+        let remedy = key(&command(Direction::Remediate, 0));
+        assert_eq!(remedy, key(&command(Direction::Revert, 1)));
+        let pages = [7, 8].map(|step| key(&command(Direction::Page, step)));
+        assert!(pages[0] != remedy && pages[1] != remedy && pages[0] != pages[1], "{pages:?} {remedy}");
+    }
+}
