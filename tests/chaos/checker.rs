@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use holdline_proto::event::Frame;
 use holdline_proto::journal::{Decided, Record, What};
+use holdline_proto::signal::Classified;
 use holdline_proto::topology::{Role, Stream, Topology};
 use holdline_proto::wire;
 use holdline_stage::admin::Health;
@@ -41,6 +42,10 @@ pub(crate) struct Logs {
     /// By (subscription, entity): its events in the order of the log.
     events: BTreeMap<(String, String), Vec<Delivered>>,
     accept_ids: BTreeSet<String>,
+    /// Accept ids of what the classifier says the watermark had passed, or had waited for too long.
+    late: BTreeSet<String>,
+    /// Events that were taken for late and had waited in no spool.
+    late_for_nothing: Vec<String>,
     /// Entities that are held, with the reason.
     held: BTreeMap<(String, String), String>,
     /// Entities that were held at some time, or for which an action was decided anew and no longer needed.
@@ -80,6 +85,8 @@ impl Logs {
         let bus = Bus::connect(Role::Operator, &nats, &Tasks::default(), &Health::default()).await.unwrap();
         let mut logs = Logs::default();
         for partition in 0..PARTITIONS {
+            let signals = bus.topology().signal(partition);
+            each(&bus, Stream::Inputs, &signals, |_, payload| logs.classified(payload)).await;
             let events = bus.topology().event(partition);
             each(&bus, Stream::Events, &events, |published_ms, payload| logs.frame(published_ms, payload))
                 .await;
@@ -97,7 +104,14 @@ impl Logs {
     fn frame(&mut self, published_ms: i64, payload: &[u8]) {
         // What cannot be understood is poison; whether it was parked is doctor's business.
         let Ok(frame) = wire::decode::<Frame>(payload) else { return };
+        let spooled_ms = i64::try_from(frame.waited_ms).unwrap_or(i64::MAX);
         for accepted in frame.events {
+            // Beyond a minute by the reference's own rule; below, only what waited can have been passed.
+            let passed = self.late.contains(&accepted.accept_id);
+            if passed && spooled_ms == 0 {
+                self.late_for_nothing.push(accepted.accept_id.clone());
+            }
+            let spooled_ms = if passed { i64::MAX } else { spooled_ms };
             self.accept_ids.insert(accepted.accept_id);
             let Ok(event) = serde_json::from_slice::<Value>(&accepted.body) else { continue };
             let (Some(entity), Some(id)) = (event["data"]["gatewayId"].as_str(), event["id"].as_str()) else {
@@ -110,9 +124,15 @@ impl Logs {
             };
             let own_ms = event["timestamp"].as_i64().unwrap_or(published_ms);
             let at_ms = if own_ms <= published_ms + FUTURE_MS_MAX { own_ms } else { published_ms };
-            let delivered = Delivered { id: id.into(), status, at_ms };
+            let delivered = Delivered { id: id.into(), status, at_ms, spooled_ms };
             self.events.entry((accepted.subscription, entity.into())).or_default().push(delivered);
         }
+    }
+
+    fn classified(&mut self, payload: &[u8]) {
+        let Ok(record) = wire::decode::<Record<Classified>>(payload) else { return };
+        let late = record.body.signals.into_iter().filter(|signal| signal.late);
+        self.late.extend(late.map(|signal| signal.accept_id));
     }
 
     fn record(
@@ -188,6 +208,9 @@ pub(crate) fn check(histories: &[History], calls: &[Call], astray: u64, logs: &L
         verdict.safety.push(format!("{astray} calls followed a redirection to another host"));
     }
     verdict.safety.extend(logs.backwards.iter().map(|what| format!("a state went back: {what}")));
+    verdict
+        .safety
+        .extend(logs.late_for_nothing.iter().map(|id| format!("{id} is late without having waited")));
     verdict.effects = calls.iter().filter(|call| call.effect).count();
     verdict.repeated = calls.iter().filter(|call| is_repeat(call)).count();
     verdict

@@ -528,6 +528,8 @@ pub struct Delivered {
     pub id: String,
     pub status: Status,
     pub at_ms: i64,
+    /// How long it waited in a spool.
+    pub spooled_ms: i64,
 }
 
 /// What comes of one entity's history where every action is carried out at once and nothing falls silent:
@@ -564,7 +566,7 @@ pub fn actions(
             status: Some(delivered.status),
             at_ms: delivered.at_ms,
             received_ms: nth,
-            spooled_ms: 0,
+            spooled_ms: delivered.spooled_ms,
         };
         reference.event(nth, event);
         let issued: Vec<(Track, Action)> = reference
@@ -600,6 +602,7 @@ mod tests {
                         _ => Status::Healthy,
                     },
                     at_ms: n as i64,
+                    spooled_ms: 0,
                 })
                 .collect();
             let found = actions(&history, 3, 0, 2, 0);

@@ -90,7 +90,7 @@ impl World {
             let mut all = self.delivered.lock().unwrap();
             let history = all.entry(entity.into()).or_default();
             let id = format!("{entity}-{}", history.len());
-            history.push(Delivered { id, status, at_ms: clock::wall_ms() });
+            history.push(Delivered { id, status, at_ms: clock::wall_ms(), spooled_ms: 0 });
             history.last().unwrap().clone()
         };
         let status = if status == Status::Failed { "FAILED" } else { "HEALTHY" };

@@ -63,6 +63,7 @@ fn history(random: &mut Random, entity: &str, events: usize) -> Vec<Delivered> {
                 id: format!("{entity}-{}", history.len()),
                 status,
                 at_ms: if late { at_ms - 5_000 } else { at_ms },
+                spooled_ms: 0,
             });
             if random.once_in(10) {
                 let again = history[random.below(history.len() as u64) as usize].clone();

@@ -77,7 +77,8 @@ struct World {
 
 impl World {
     async fn deliver(&self, subscription: &str, topic: &str, entity: &str, status: Status, number: usize) {
-        let delivered = Delivered { id: format!("{entity}-{number}"), status, at_ms: clock::wall_ms() };
+        let id = format!("{entity}-{number}");
+        let delivered = Delivered { id, status, at_ms: clock::wall_ms(), spooled_ms: 0 };
         let word = if status == Status::Failed { "FAILED" } else { "HEALTHY" };
         let event = json!({"id": delivered.id, "topicName": topic, "timestamp": delivered.at_ms,
             "data": {"gatewayId": entity, "status": word}});

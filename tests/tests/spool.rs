@@ -95,7 +95,8 @@ fn history(random: &mut Random, entity: &str, events: usize) -> Vec<Delivered> {
         let status = if !over && random.below(2) == 0 { Status::Failed } else { Status::Healthy };
         for _ in 0..=random.below(5) {
             at_ms += 100;
-            history.push(Delivered { id: format!("{entity}-{}", history.len()), status, at_ms });
+            let id = format!("{entity}-{}", history.len());
+            history.push(Delivered { id, status, at_ms, spooled_ms: 0 });
         }
     }
     history

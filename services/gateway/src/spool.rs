@@ -8,9 +8,15 @@
 //! |---|---|
 //! | 1 | `H`: held. `D`: the broker has it. Written in place and never synced: a mark that is lost repeats the frame under its id |
 //! | 8 | start of SHA-256 over the rest of the head |
+//! | 8 | start of SHA-256 over the id of its frame: neighbours with the same are of one frame |
 //! | 4, 4, 8 | length of the content, its events, accept time of the oldest (Unix ms), big-endian |
 //! | 8 | start of SHA-256 over the content |
 //! | n | the content: a [`Held`] |
+//!
+//! While the broker is away every few events are synced by themselves, and sent by themselves they would take
+//! longer to drain than others take to come. So what is appended joins the last frame, under its id, as long
+//! as that is not full and not the oldest, which may be on its way. What a frame holds is thereby durable before
+//! it is sent for the first time, and the same after any restart.
 //!
 //! What a crash cuts short was answered to nobody and is cut off at the next start. What was damaged otherwise
 //! was answered: its bytes are set aside in a file of their own, loudly, and the rest goes on. No byte of a
@@ -28,6 +34,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context;
 use holdline_proto::event::Accepted;
+use holdline_proto::limits::{FRAME_BYTES_MAX, FRAME_EVENTS_MAX};
 use holdline_proto::wire::{self, Wire};
 use holdline_stage::crash::{self, Point};
 use serde::{Deserialize, Serialize};
@@ -36,10 +43,15 @@ use sha2::{Digest, Sha256};
 /// A segment that has reached this is left for a new one, so that what is drained can be given back.
 const SEGMENT_BYTES_MAX: u32 = 8 * 1024 * 1024;
 
+/// Events of one frame were accepted within so long: how long they waited is said once for all of them.
+/// Milliseconds.
+const FRAME_SPAN_MS_MAX: i64 = 1_000;
+
 const HELD: u8 = b'H';
 const DRAINED: u8 = b'D';
 
-/// A frame as it is kept: what it holds, and the id under which it may have been published already.
+/// A frame, or a part of one, as it is kept: what it holds, and the id under which it may have been published
+/// already.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Held {
     pub id: String,
@@ -173,7 +185,7 @@ fn parse_segment(name: &str) -> Option<(u16, u32)> {
 /// What a spool holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Depth {
-    pub frames: u64,
+    pub frames: usize,
     pub events: u64,
     /// On disk, drained ones whose segment is not given back yet included.
     pub bytes: u64,
@@ -187,8 +199,12 @@ pub(crate) struct Depth {
 pub(crate) struct Spool {
     folder: Arc<Folder>,
     partition: u16,
-    /// Oldest first. All that is kept in memory of a frame.
+    /// Oldest first. All that is kept in memory.
     records: VecDeque<Record>,
+    /// How many the records make.
+    frames: usize,
+    /// The last frame, if this run began it.
+    last: Option<Last>,
     events: u64,
     bytes: u64,
     /// Where the next record goes, once there is a segment for it.
@@ -214,6 +230,49 @@ struct Record {
     segment: u32,
     offset: u32,
     head: Head,
+    /// It cannot be read any more, and has been set aside.
+    lost: bool,
+}
+
+impl Record {
+    /// Whether both are of one frame.
+    fn is_of(&self, other: &Record) -> bool {
+        self.head.frame == other.head.frame
+    }
+}
+
+/// A frame that may still be added to.
+#[derive(Debug, Clone)]
+struct Last {
+    id: String,
+    since_ms: i64,
+    events: usize,
+    bytes: usize,
+}
+
+impl Last {
+    fn of(frame: &Held) -> Last {
+        Last {
+            id: frame.id.clone(),
+            since_ms: frame.since_ms,
+            events: frame.events.len(),
+            bytes: body_bytes(frame),
+        }
+    }
+
+    /// It and another, if the bounds allow.
+    fn with(self, other: &Held) -> Option<Last> {
+        let (events, bytes) = (self.events + other.events.len(), self.bytes + body_bytes(other));
+        let span_ms = other.since_ms.saturating_sub(self.since_ms);
+        let fits = events <= FRAME_EVENTS_MAX
+            && bytes <= FRAME_BYTES_MAX
+            && (0..FRAME_SPAN_MS_MAX).contains(&span_ms);
+        fits.then_some(Last { events, bytes, ..self })
+    }
+}
+
+fn body_bytes(frame: &Held) -> usize {
+    frame.events.iter().map(|event| event.body.len()).sum()
 }
 
 impl Spool {
@@ -223,6 +282,8 @@ impl Spool {
             folder,
             partition,
             records: VecDeque::new(),
+            frames: 0,
+            last: None,
             events: 0,
             bytes: 0,
             tail: None,
@@ -233,7 +294,7 @@ impl Spool {
             spool.recover_segment(number)?;
         }
         if !spool.records.is_empty() {
-            let (frames, events) = (spool.records.len(), spool.events);
+            let (frames, events) = (spool.frames, spool.events);
             tracing::warn!(partition, "the spool holds {frames} frames with {events} events");
         }
         Ok(spool)
@@ -252,7 +313,7 @@ impl Spool {
             match next {
                 Next::Intact(mark, head) => {
                     if mark == HELD {
-                        self.push(Record { segment: number, offset: at, head });
+                        self.push(Record { segment: number, offset: at, head, lost: false });
                     }
                     rest = rest.get(head.record_bytes()..).unwrap_or_default();
                 }
@@ -288,17 +349,20 @@ impl Spool {
 
     fn push(&mut self, record: Record) {
         self.events += u64::from(record.head.events);
+        self.frames += usize::from(!self.records.back().is_some_and(|last| last.is_of(&record)));
         self.records.push_back(record);
     }
 
     pub(crate) fn depth(&self) -> Depth {
         let since_ms = |record: &Record| record.head.since_ms;
+        let front = self.records.front();
+        let mut behind = self.records.iter().skip_while(|record| front.is_some_and(|f| f.is_of(record)));
         Depth {
-            frames: self.records.len() as u64,
+            frames: self.frames,
             events: self.events,
             bytes: self.bytes,
-            oldest_ms: self.records.front().map(since_ms),
-            behind_ms: self.records.get(1).map(since_ms),
+            oldest_ms: front.map(since_ms),
+            behind_ms: behind.next().map(since_ms),
         }
     }
 
@@ -306,12 +370,20 @@ impl Spool {
     ///
     /// # Errors
     /// When the bound is reached or the disk refuses.
-    pub(crate) fn append(&mut self, frames: &[Held]) -> io::Result<()> {
+    pub(crate) fn append(&mut self, frames: Vec<Held>) -> io::Result<()> {
         let mut bytes = vec![];
         let mut heads = vec![];
-        for frame in frames {
-            let content = wire::encode(frame);
-            let head = Head::of(frame, &content)?;
+        let (mut waiting, mut last) = (self.frames, self.last.clone());
+        for mut frame in frames {
+            // The oldest may be on its way.
+            let joined = last.filter(|_| waiting > 1).and_then(|last| last.with(&frame));
+            match &joined {
+                Some(joined) => frame.id.clone_from(&joined.id),
+                None => waiting += 1,
+            }
+            last = Some(joined.unwrap_or_else(|| Last::of(&frame)));
+            let content = wire::encode(&frame);
+            let head = Head::of(&frame, &content)?;
             heads.push((bytes.len(), head));
             bytes.push(HELD);
             bytes.extend(head.encode());
@@ -324,8 +396,9 @@ impl Spool {
         self.bytes += length;
         for (offset, head) in heads {
             let offset = begin.saturating_add(u32::try_from(offset).map_err(io::Error::other)?);
-            self.push(Record { segment, offset, head });
+            self.push(Record { segment, offset, head, lost: false });
         }
+        self.last = last;
         Ok(())
     }
 
@@ -358,29 +431,52 @@ impl Spool {
     /// # Errors
     /// When the disk refuses.
     pub(crate) fn head(&mut self) -> io::Result<Option<Held>> {
-        while let Some(record) = self.records.front().copied() {
-            let bytes = match self.read(record) {
-                // Somebody has taken it away.
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) =>
-                {
-                    tracing::error!(partition = self.partition, "what was accepted is gone: {error}");
-                    self.drained();
-                    continue;
-                }
-                read => read?,
-            };
-            let content = bytes.get(HEAD_BYTES..).unwrap_or_default();
-            let why = match Next::of(&bytes) {
-                Some(Next::Intact(_, head)) if head == record.head => match wire::decode(content) {
-                    Ok(held) => return Ok(Some(held)),
-                    Err(error) => error.to_string(),
-                },
-                _ => "a checksum differs".into(),
-            };
-            self.folder.set_aside(self.partition, &bytes, &why)?;
+        while self.frames > 0 {
+            if let Some(whole) = self.front_frame()? {
+                return Ok(Some(whole));
+            }
             self.drained();
         }
+        Ok(None)
+    }
+
+    /// The oldest frame, as far as it can be read.
+    fn front_frame(&mut self) -> io::Result<Option<Held>> {
+        let Some(front) = self.records.front().copied() else { return Ok(None) };
+        let of_it: Vec<Record> =
+            self.records.iter().take_while(|record| front.is_of(record)).copied().collect();
+        let mut whole: Option<Held> = None;
+        for (index, record) in of_it.into_iter().enumerate() {
+            match if record.lost { None } else { self.part(record)? } {
+                Some(part) => match &mut whole {
+                    Some(whole) => whole.events.extend(part.events),
+                    None => whole = Some(part),
+                },
+                None => self.records.iter_mut().skip(index).take(1).for_each(|record| record.lost = true),
+            }
+        }
+        Ok(whole)
+    }
+
+    /// What a record holds, unless it cannot be read any more; then that is told, and its bytes are set aside.
+    fn part(&mut self, record: Record) -> io::Result<Option<Held>> {
+        let bytes = match self.read(record) {
+            // Somebody has taken it away.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
+                tracing::error!(partition = self.partition, "what was accepted is gone: {error}");
+                return Ok(None);
+            }
+            read => read?,
+        };
+        let content = bytes.get(HEAD_BYTES..).unwrap_or_default();
+        let why = match Next::of(&bytes) {
+            Some(Next::Intact(_, head)) if head == record.head => match wire::decode(content) {
+                Ok(held) => return Ok(Some(held)),
+                Err(error) => error.to_string(),
+            },
+            _ => "a checksum differs".into(),
+        };
+        self.folder.set_aside(self.partition, &bytes, &why)?;
         Ok(None)
     }
 
@@ -400,14 +496,21 @@ impl Spool {
 
     /// The broker has the oldest frame.
     pub(crate) fn drained(&mut self) {
-        let Some(record) = self.records.pop_front() else { return };
+        let Some(front) = self.records.front().copied() else { return };
+        self.frames -= 1;
+        while let Some(record) = self.records.pop_front_if(|record| front.is_of(record)) {
+            self.forget(record);
+        }
+    }
+
+    fn forget(&mut self, record: Record) {
         self.events -= u64::from(record.head.events);
         let marked =
             self.front(record.segment).and_then(|f| f.write_all_at(&[DRAINED], record.offset.into()));
         if let Err(error) = marked {
             tracing::warn!(
                 partition = self.partition,
-                "a drained frame cannot be marked; a restart sends it again, under its id: {error}"
+                "what is drained cannot be marked; a restart sends it again, under its id: {error}"
             );
         }
         if self.records.front().is_none_or(|next| next.segment != record.segment) {
@@ -462,6 +565,8 @@ impl Tail {
 /// What stands before a content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Head {
+    /// Of its id.
+    frame: [u8; 8],
     length: u32,
     events: u32,
     since_ms: i64,
@@ -469,11 +574,13 @@ struct Head {
 }
 
 /// The mark, the head's own digest, and the head.
-const HEAD_BYTES: usize = 1 + 8 + 24;
+const HEAD_BYTES: usize = 1 + 8 + HEAD_FIELDS_BYTES;
+const HEAD_FIELDS_BYTES: usize = 32;
 
 impl Head {
     fn of(frame: &Held, content: &[u8]) -> io::Result<Head> {
         Ok(Head {
+            frame: digest(frame.id.as_bytes()),
             length: u32::try_from(content.len()).map_err(io::Error::other)?,
             events: u32::try_from(frame.events.len()).map_err(io::Error::other)?,
             since_ms: frame.since_ms,
@@ -483,6 +590,7 @@ impl Head {
 
     fn encode(&self) -> Vec<u8> {
         let mut fields = vec![];
+        fields.extend(self.frame);
         fields.extend(self.length.to_be_bytes());
         fields.extend(self.events.to_be_bytes());
         fields.extend(self.since_ms.to_be_bytes());
@@ -492,11 +600,13 @@ impl Head {
 
     fn decode(bytes: &[u8]) -> Option<Head> {
         let (own, fields) = bytes.split_first_chunk::<8>()?;
-        let fields = fields.first_chunk::<24>()?;
-        let (length, rest) = fields.split_first_chunk()?;
+        let fields = fields.first_chunk::<HEAD_FIELDS_BYTES>()?;
+        let (frame, rest) = fields.split_first_chunk()?;
+        let (length, rest) = rest.split_first_chunk()?;
         let (events, rest) = rest.split_first_chunk()?;
         let (since_ms, rest) = rest.split_first_chunk()?;
         (digest(fields) == *own).then_some(Head {
+            frame: *frame,
             length: u32::from_be_bytes(*length),
             events: u32::from_be_bytes(*events),
             since_ms: i64::from_be_bytes(*since_ms),
@@ -582,6 +692,7 @@ pub(crate) mod tests {
         }
     }
 
+    /// A frame that was accepted too long after the one before to join it.
     fn frame(number: usize, bytes: usize) -> Held {
         let event = Accepted {
             accept_id: number.to_string(),
@@ -590,14 +701,18 @@ pub(crate) mod tests {
             body: vec![b'x'; bytes],
             origin: None,
         };
-        Held { id: format!("id-{number}"), since_ms: number as i64, events: vec![event] }
+        Held { id: format!("id-{number}"), since_ms: since_ms(number), events: vec![event] }
+    }
+
+    fn since_ms(number: usize) -> i64 {
+        (number as i64 + 1_000) * FRAME_SPAN_MS_MAX
     }
 
     fn frames(numbers: std::ops::Range<usize>) -> Vec<Held> {
         numbers.map(|number| frame(number, 10)).collect()
     }
 
-    /// Everything that it holds, oldest first.
+    /// Every frame that it holds, oldest first.
     fn drain(spool: &mut Spool) -> Vec<Held> {
         let mut drained = vec![];
         while let Some(held) = spool.head().unwrap() {
@@ -613,11 +728,11 @@ pub(crate) mod tests {
     fn n1_what_is_held_survives_a_restart_in_order_and_what_is_drained_does_not_come_again() {
         let scratch = Scratch::new();
         let mut spool = scratch.open(u64::MAX);
-        spool.append(&frames(0..3)).unwrap();
-        spool.append(&frames(3..5)).unwrap();
+        spool.append(frames(0..3)).unwrap();
+        spool.append(frames(3..5)).unwrap();
         let depth = spool.depth();
         assert_eq!((depth.frames, depth.events), (5, 5));
-        assert_eq!((depth.oldest_ms, depth.behind_ms), (Some(0), Some(1)));
+        assert_eq!((depth.oldest_ms, depth.behind_ms), (Some(since_ms(0)), Some(since_ms(1))));
         assert_eq!(depth.bytes, std::fs::metadata(&scratch.files(".frames")[0]).unwrap().len());
         assert_eq!(spool.head().unwrap(), Some(frame(0, 10)));
         spool.drained();
@@ -626,9 +741,15 @@ pub(crate) mod tests {
         let mut spool = scratch.open(u64::MAX);
         assert_eq!(
             spool.depth(),
-            Depth { frames: 4, events: 4, oldest_ms: Some(1), behind_ms: Some(2), ..depth }
+            Depth {
+                frames: 4,
+                events: 4,
+                oldest_ms: Some(since_ms(1)),
+                behind_ms: Some(since_ms(2)),
+                ..depth
+            }
         );
-        spool.append(&frames(5..6)).unwrap();
+        spool.append(frames(5..6)).unwrap();
         assert_eq!(drain(&mut spool), frames(1..6));
         assert_eq!(
             scratch.files(".frames"),
@@ -636,15 +757,93 @@ pub(crate) mod tests {
             "nothing is left of what is drained"
         );
         assert_eq!(spool.folder.bytes.load(Ordering::Relaxed), 0);
-        spool.append(&frames(6..7)).unwrap();
+        spool.append(frames(6..7)).unwrap();
         drop(spool);
         assert_eq!(drain(&mut scratch.open(u64::MAX)), frames(6..7));
+    }
+
+    /// `frames`: size and accept time of each. Gives how many events each frame has that goes out.
+    fn joined(spool: &mut Spool, appends: &[&[(usize, i64)]]) -> Vec<usize> {
+        let mut number = 0;
+        for append in appends {
+            let frames = append.iter().map(|(bytes, since_ms)| {
+                number += 1;
+                Held { since_ms: *since_ms, ..frame(number, *bytes) }
+            });
+            spool.append(frames.collect()).unwrap();
+        }
+        let drained = drain(spool);
+        let numbers = drained.iter().flat_map(|held| &held.events).map(|event| event.accept_id.clone());
+        assert!(numbers.eq((1..=number).map(|number| number.to_string())), "in the order of acceptance");
+        drained.iter().map(|held| held.events.len()).collect()
+    }
+
+    #[test]
+    fn what_queues_joins_the_last_frame_within_its_bounds_unless_that_may_be_on_its_way() {
+        let scratch = Scratch::new();
+        let mut spool = scratch.open(u64::MAX);
+        let mut check = |appends: &[&[(usize, i64)]], expected: &[usize]| {
+            assert_eq!(joined(&mut spool, appends), expected, "{appends:?}");
+        };
+        check(&[&[(10, 0)], &[(10, 0)], &[(10, 0)], &[(10, 999)]], &[1, 3]);
+        check(&[&[(10, 0), (10, 0), (10, 0)]], &[1, 2]);
+        check(&[&[(10, 0)], &[(10, 0)], &[(10, 1_000)], &[(10, 1_999)]], &[1, 1, 2]);
+        check(&[&[(10, 5)], &[(10, 5)], &[(10, 4)]], &[1, 1, 1]);
+        check(&[&[(10, 0)], &[(FRAME_BYTES_MAX - 10, 0)], &[(10, 0)], &[(1, 0)]], &[1, 2, 1]);
+        check(&[&[(10, 0); 2 * FRAME_EVENTS_MAX + 2]], &[1, FRAME_EVENTS_MAX, FRAME_EVENTS_MAX, 1]);
+    }
+
+    #[test]
+    fn a_frame_is_the_same_after_a_restart_whatever_comes_then() {
+        let scratch = Scratch::new();
+        let near = |number| Held { since_ms: 0, ..frame(number, 10) };
+        let mut spool = scratch.open(u64::MAX);
+        spool.append((0..4).map(near).collect()).unwrap();
+        spool.drained();
+        let sent = spool.head().unwrap().unwrap();
+        assert_eq!((sent.id.as_str(), sent.events.len()), ("id-1", 3));
+        // The broker may have it: what comes now is none of it.
+        spool.append(vec![near(4)]).unwrap();
+        assert_eq!(spool.head().unwrap(), Some(sent.clone()));
+        drop(spool);
+        let mut spool = scratch.open(u64::MAX);
+        spool.append(vec![near(5)]).unwrap();
+        assert_eq!(spool.depth().frames, 3);
+        assert_eq!(spool.head().unwrap(), Some(sent));
+        spool.drained();
+        assert_eq!(drain(&mut spool), [near(4), near(5)]);
+    }
+
+    #[test]
+    fn n3_a_damaged_part_costs_a_frame_no_more_than_that() {
+        let scratch = Scratch::new();
+        let near = |number| Held { since_ms: 0, ..frame(number, 10) };
+        for (damaged, running) in [(1, false), (2, false), (3, false), (1, true), (2, true), (3, true)] {
+            let mut spool = scratch.open(u64::MAX);
+            spool.append((0..4).map(near).collect()).unwrap();
+            let path = scratch.files(".frames").remove(0);
+            let mut bytes = std::fs::read(&path).unwrap();
+            let last_of = (damaged + 1) * bytes.len() / 4 - 1;
+            bytes[last_of] ^= 0x10;
+            std::fs::write(&path, &bytes).unwrap();
+            if !running {
+                drop(spool);
+                spool = scratch.open(u64::MAX);
+            }
+            let whole = drain(&mut spool).pop().unwrap();
+            assert_eq!(whole.id, "id-1");
+            let left: Vec<String> = whole.events.into_iter().map(|event| event.accept_id).collect();
+            let expected: Vec<String> =
+                (1..4).filter(|number| *number != damaged).map(|number: usize| number.to_string()).collect();
+            assert_eq!(left, expected, "{damaged}, running: {running}");
+            std::fs::remove_file(scratch.files(".damaged").remove(0)).unwrap();
+        }
     }
 
     #[test]
     fn n1_a_torn_tail_is_cut_off_at_whatever_byte_it_ends() {
         let scratch = Scratch::new();
-        scratch.open(u64::MAX).append(&frames(0..3)).unwrap();
+        scratch.open(u64::MAX).append(frames(0..3)).unwrap();
         let path = scratch.files(".frames").remove(0);
         let whole = std::fs::read(&path).unwrap();
         let record = whole.len() / 3;
@@ -670,7 +869,7 @@ pub(crate) mod tests {
         let scratch = Scratch::new();
         let check = |at: usize, expected: &[usize], damaged: bool, running: bool| {
             let mut spool = scratch.open(u64::MAX);
-            spool.append(&frames(0..3)).unwrap();
+            spool.append(frames(0..3)).unwrap();
             let path = scratch.files(".frames").remove(0);
             let mut bytes = std::fs::read(&path).unwrap();
             bytes[at] ^= 0x10;
@@ -706,13 +905,13 @@ pub(crate) mod tests {
     #[test]
     fn n1_a_record_inside_a_content_is_never_taken_for_one() {
         let scratch = Scratch::new();
-        scratch.open(u64::MAX).append(&[frame(7, 10)]).unwrap();
+        scratch.open(u64::MAX).append(vec![frame(7, 10)]).unwrap();
         let path = scratch.files(".frames").remove(0);
         let forged = std::fs::read(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let mut outer = frame(0, 10);
         outer.events[0].body = [forged.clone(), forged].concat();
-        scratch.open(u64::MAX).append(&[outer]).unwrap();
+        scratch.open(u64::MAX).append(vec![outer]).unwrap();
         let whole = std::fs::read(&path).unwrap();
         for length in 0..whole.len() {
             std::fs::write(&path, &whole[..length]).unwrap();
@@ -732,12 +931,12 @@ pub(crate) mod tests {
         };
         let mut spool = scratch.open(u64::MAX);
         for number in 0..12 {
-            spool.append(&large(2 * number..2 * number + 2)).unwrap();
+            spool.append(large(2 * number..2 * number + 2)).unwrap();
         }
         assert_eq!(scratch.files(".frames").len(), 3);
         drop(spool);
         let mut spool = scratch.open(u64::MAX);
-        spool.append(&large(24..26)).unwrap();
+        spool.append(large(24..26)).unwrap();
         for held in large(0..8) {
             assert_eq!(spool.head().unwrap(), Some(held));
             spool.drained();
@@ -753,20 +952,20 @@ pub(crate) mod tests {
         let mut spool = scratch.open(4_096);
         let mut held = 0;
         let error = loop {
-            match spool.append(&frames(held..held + 1)) {
+            match spool.append(frames(held..held + 1)) {
                 Ok(()) => held += 1,
                 Err(error) => break error,
             }
         };
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         assert!(held > 10, "{held}");
-        assert!(spool.append(&frames(held..held + 1)).is_err());
+        assert!(spool.append(frames(held..held + 1)).is_err());
         assert_eq!(drain(&mut spool), frames(0..held));
-        spool.append(&frames(0..1)).unwrap();
+        spool.append(frames(0..1)).unwrap();
         drop(spool);
         // What is there is kept, even beyond a bound that was lowered.
         let mut spool = scratch.open(10);
-        assert!(spool.append(&frames(1..2)).is_err());
+        assert!(spool.append(frames(1..2)).is_err());
         assert_eq!(drain(&mut spool), frames(0..1));
     }
 
@@ -774,19 +973,19 @@ pub(crate) mod tests {
     fn f9_a_failed_write_leaves_nothing_and_a_tail_that_cannot_be_cut_is_not_added_to() {
         let scratch = Scratch::new();
         let mut spool = scratch.open(u64::MAX);
-        spool.append(&frames(0..1)).unwrap();
+        spool.append(frames(0..1)).unwrap();
         let path = scratch.files(".frames").remove(0);
         let length = std::fs::metadata(&path).unwrap().len();
         // A file that may only be read fails the write and the cut alike.
         let writable = std::mem::replace(&mut spool.tail.as_mut().unwrap().file, File::open(&path).unwrap());
         for _ in 0..2 {
-            assert!(spool.append(&frames(1..2)).is_err());
+            assert!(spool.append(frames(1..2)).is_err());
             assert!(spool.tail.as_ref().unwrap().ragged);
         }
         // What a failed write may have left.
         writable.write_all_at(b"half a frame", length).unwrap();
         spool.tail.as_mut().unwrap().file = writable;
-        spool.append(&frames(1..2)).unwrap();
+        spool.append(frames(1..2)).unwrap();
         assert_eq!(spool.depth().bytes, 2 * length);
         assert_eq!(spool.depth().bytes, std::fs::metadata(&path).unwrap().len());
         assert_eq!(drain(&mut spool), frames(0..2));
@@ -800,7 +999,7 @@ pub(crate) mod tests {
         assert!(told.contains("in use by another gateway"), "{told}");
         let mut spools = folder.spools(3).unwrap();
         for (number, spool) in spools.iter_mut().enumerate() {
-            spool.append(&frames(number..number + 1)).unwrap();
+            spool.append(frames(number..number + 1)).unwrap();
         }
         drop(spools);
         let told = folder.spools(2).unwrap_err().to_string();
