@@ -17,6 +17,7 @@ use holdline_tests::cluster::Cluster;
 use holdline_tests::reference::{Delivered, Status, actions};
 use serde_json::Value;
 
+use crate::platform::Platform;
 use crate::target::{Call, by_entity};
 use crate::traffic::{History, Kind, SILENT_MS};
 use crate::world::PARTITIONS;
@@ -190,7 +191,13 @@ async fn each(bus: &Bus, stream: Stream, subject: &str, mut take: impl FnMut(i64
 }
 
 /// Checks every entity.
-pub(crate) fn check(histories: &[History], calls: &[Call], astray: u64, logs: &Logs) -> Verdict {
+pub(crate) fn check(
+    histories: &[History],
+    calls: &[Call],
+    astray: u64,
+    platform: &Platform,
+    logs: &Logs,
+) -> Verdict {
     let mut verdict = Verdict { entities: histories.len(), ..Verdict::default() };
     let by_entity = by_entity(calls);
     let none = vec![];
@@ -198,7 +205,7 @@ pub(crate) fn check(histories: &[History], calls: &[Call], astray: u64, logs: &L
         let of = (history.kind.subscription().to_string(), history.entity.clone());
         let calls = by_entity.get(&of).unwrap_or(&none);
         verdict.events += history.events.len();
-        one(history, calls, logs, &mut verdict);
+        one(history, calls, platform, logs, &mut verdict);
     }
     let known: BTreeSet<&str> = histories.iter().map(|history| history.entity.as_str()).collect();
     for call in calls.iter().filter(|call| !known.contains(call.entity.as_str())) {
@@ -211,12 +218,12 @@ pub(crate) fn check(histories: &[History], calls: &[Call], astray: u64, logs: &L
     verdict
         .safety
         .extend(logs.late_for_nothing.iter().map(|id| format!("{id} is late without having waited")));
-    verdict.effects = calls.iter().filter(|call| call.effect).count();
+    verdict.effects += calls.iter().filter(|call| call.effect).count();
     verdict.repeated = calls.iter().filter(|call| is_repeat(call)).count();
     verdict
 }
 
-fn one(history: &History, calls: &[Call], logs: &Logs, verdict: &mut Verdict) {
+fn one(history: &History, calls: &[Call], platform: &Platform, logs: &Logs, verdict: &mut Verdict) {
     let of = (history.kind.subscription().to_string(), history.entity.clone());
     let name = format!("{:?} {}", history.kind, history.entity);
     for event in &history.events {
@@ -275,6 +282,17 @@ fn one(history: &History, calls: &[Call], logs: &Logs, verdict: &mut Verdict) {
                 missing(&name, &of, logs, verdict, &told());
             }
         }
+        Kind::Native => match platform.effects(&history.entity) {
+            Ok(done) => {
+                verdict.effects += done.len();
+                if done.len() > wanted.len() {
+                    verdict.safety.push(format!("{name}: {done:?} was done{}", told()));
+                } else if done.len() < wanted.len() {
+                    missing(&name, &of, logs, verdict, &told());
+                }
+            }
+            Err(what) => verdict.safety.push(format!("{name}: {what}{}", told())),
+        },
         Kind::Final => {
             if !found.is_empty() {
                 verdict.safety.push(format!("{name}: an effect of a refused call{}", told()));

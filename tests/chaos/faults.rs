@@ -1,6 +1,6 @@
 //! The faults F1 to F17 of the design's list, a plan of them made from a seed, and how each is brought about
-//! and taken back. (F8, the token endpoint, comes with the native actions; F17, a source that falls silent, is
-//! a kind of entity in [`crate::traffic`], as are the producers' clocks of F10.)
+//! and taken back. (F17, a source that falls silent, is a kind of entity in [`crate::traffic`], as are the
+//! producers' clocks of F10.)
 
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use holdline_tests::random::Random;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use crate::platform::Trouble;
 use crate::target::Manner;
 use crate::traffic::Traffic;
 use crate::world::{How, PARTITIONS, Replica, STAGES, World};
@@ -42,6 +43,8 @@ pub(crate) enum Fault {
     /// F7
     Target(Manner),
     TargetLine(Line),
+    /// F8
+    Platform(Trouble),
     /// F9
     DiskFull(Replica),
     StoreFull(usize),
@@ -79,6 +82,7 @@ impl Fault {
             Fault::Pause(_) => "F5",
             Fault::DuplicateFrames | Fault::DuplicateCommands => "F6",
             Fault::Target(_) | Fault::TargetLine(_) => "F7",
+            Fault::Platform(_) => "F8",
             Fault::DiskFull(_) | Fault::StoreFull(_) => "F9",
             Fault::ClockShift(..) => "F10",
             Fault::Storm | Fault::HotEntity => "F11",
@@ -114,6 +118,7 @@ impl Fault {
             | Fault::NoView(_)
             | Fault::NoLeases => Need::Broker,
             Fault::Target(_) | Fault::TargetLine(_) => Need::Target,
+            Fault::Platform(_) => Need::Platform,
             Fault::RollPrograms { .. } => Need::Everything,
             Fault::Storm | Fault::HotEntity | Fault::SlowClients(_) => Need::Nothing,
         }
@@ -126,6 +131,7 @@ enum Need {
     Replica(Replica),
     Broker,
     Target,
+    Platform,
     Everything,
 }
 
@@ -161,7 +167,7 @@ pub(crate) struct Scope {
 }
 
 /// The kinds that a plan deals from, as long as the deck lasts, then anew.
-const KINDS: u64 = 27;
+const KINDS: u64 = 28;
 
 /// A plan: every kind in turn, in an order and with particulars that follow from the seed alone. However short
 /// it is, everything is rolled to the next version after a third of it, and back after two thirds.
@@ -261,6 +267,10 @@ fn make(kind: u64, random: &mut Random, scope: &Scope) -> Option<(Fault, u64)> {
             3 => (Fault::NoView(Bucket::Dedup), 500 + moment),
             _ => (Fault::NoLeases, 0),
         },
+        27 => {
+            let trouble = Trouble::ALL[random.below(Trouble::ALL.len() as u64) as usize];
+            (Fault::Platform(trouble), 2_000 + random.below(10_000))
+        }
         _ => return None,
     })
 }
@@ -311,6 +321,7 @@ impl<'a> Hand<'a> {
             Fault::DuplicateCommands => self.duplicate_commands().await,
             Fault::Target(manner) => self.world.target.behave(*manner),
             Fault::TargetLine(line) => self.world.target_line.set(*line),
+            Fault::Platform(trouble) => self.world.platform.strike(*trouble),
             Fault::DiskFull(gateway) => {
                 self.world.kill(*gateway);
                 self.world.spawn(*gateway, &How { file_kib_max: Some(1), ..How::default() });
@@ -378,6 +389,7 @@ impl<'a> Hand<'a> {
             Fault::Pause(replica) => self.world.signal(*replica, "CONT"),
             Fault::Target(_) => self.world.target.behave(Manner::Fine),
             Fault::TargetLine(_) => self.world.target_line.set(Line::Open),
+            Fault::Platform(_) => self.world.platform.heal(),
             Fault::DiskFull(gateway) => {
                 self.world.kill(*gateway);
                 self.world.set_line(*gateway, Line::Open);

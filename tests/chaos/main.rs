@@ -5,8 +5,8 @@
 //! `cargo test -p holdline-tests --test chaos -- --minutes 30 --replicas 3 --seed 7 --only F2,F3 --servers 3`.
 //! A failing run prints its seed and its plan; the same seed makes the same plan and the same sources.
 //!
-//! [`traffic`] what is reported, [`target`] what is asked, [`world`] what runs, [`faults`] what goes wrong,
-//! [`checker`] what must hold.
+//! [`traffic`] what is reported, [`target`] and [`platform`] what is asked, [`world`] what runs, [`faults`] what
+//! goes wrong, [`checker`] what must hold.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(
     clippy::cast_possible_truncation,
@@ -17,6 +17,7 @@
 
 mod checker;
 mod faults;
+mod platform;
 mod target;
 mod traffic;
 mod world;
@@ -120,7 +121,7 @@ async fn run(options: &Options, servers: usize, minutes: f64, next: Option<PathB
         apart_ms: options.apart * 1_000,
     };
     let plan = plan(options.seed, &scope);
-    let traffic = Traffic::new(world.senders(), world.target.clone(), options.seed);
+    let traffic = Traffic::new(world.senders(), world.target.clone(), world.platform.clone(), options.seed);
     traffic.begin(options.at_once);
     let struck = carry_out(&plan, &mut world, &traffic, options.storm, scope.for_ms).await;
     eprintln!("the last fault is taken back; what is still to be done has to be done now");
@@ -136,7 +137,7 @@ async fn run(options: &Options, servers: usize, minutes: f64, next: Option<PathB
     eprintln!("{} records of the debouncer, {} of them by the next version", logs.records, logs.by_next);
     assert!(!world.has_next() || logs.by_next > 0, "the next version wrote nothing");
     let calls = world.target.calls();
-    let mut verdict = checker::check(&histories, &calls, world.target.astray(), &logs);
+    let mut verdict = checker::check(&histories, &calls, world.target.astray(), &world.platform, &logs);
     verdict.safety.extend(conservation);
     tell(&verdict, &struck, &histories, &calls, &traffic);
     let good = verdict.safety.is_empty() && verdict.liveness.is_empty();

@@ -11,6 +11,7 @@ use holdline_tests::random::Random;
 use holdline_tests::sender::Sender;
 use serde_json::{Value, json};
 
+use crate::platform::Platform;
 use crate::target::Target;
 
 /// How long an entity waits for what must happen to it. Beyond, it is a liveness failure.
@@ -45,6 +46,8 @@ pub(crate) enum Kind {
     Quiet,
     /// As counted, at a target that ignores idempotency keys.
     Once,
+    /// As counted, with an action of the platform's own that is undone.
+    Native,
     /// As counted, but every call is refused for good.
     Final,
 }
@@ -57,6 +60,7 @@ impl Kind {
             Kind::Silent => "silent",
             Kind::Quiet => "quiet",
             Kind::Once => "once",
+            Kind::Native => "native",
         }
     }
 }
@@ -93,6 +97,7 @@ pub(crate) struct Refusals {
 pub(crate) struct Traffic {
     senders: Vec<Sender>,
     target: Target,
+    platform: Platform,
     histories: Arc<Mutex<Vec<History>>>,
     pub refusals: Arc<Refusals>,
     over: Arc<AtomicBool>,
@@ -103,10 +108,11 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     /// `gateways`: for each, the sender that reaches it.
-    pub(crate) fn new(senders: Vec<Sender>, target: Target, seed: u64) -> Traffic {
+    pub(crate) fn new(senders: Vec<Sender>, target: Target, platform: Platform, seed: u64) -> Traffic {
         Traffic {
             senders,
             target,
+            platform,
             histories: Arc::default(),
             refusals: Arc::default(),
             over: Arc::default(),
@@ -158,6 +164,7 @@ impl Traffic {
         Source {
             senders: self.senders.clone(),
             target: self.target.clone(),
+            platform: self.platform.clone(),
             histories: self.histories.clone(),
             refusals: self.refusals.clone(),
             seed: self.seed,
@@ -169,6 +176,7 @@ impl Traffic {
 struct Source {
     senders: Vec<Sender>,
     target: Target,
+    platform: Platform,
     histories: Arc<Mutex<Vec<History>>>,
     refusals: Arc<Refusals>,
     seed: u64,
@@ -189,19 +197,23 @@ struct Life {
 impl Source {
     fn begin(&self, number: u64, kind: Option<Kind>) -> Life {
         let mut random = Random::new(self.seed ^ number.wrapping_mul(0x9e37));
-        let kind = kind.unwrap_or_else(|| match random.below(20) {
+        let kind = kind.unwrap_or_else(|| match random.below(22) {
             0..=8 => Kind::Counted,
             9..=11 => Kind::Changes,
             12..=13 => Kind::Blip,
             14..=15 => Kind::Silent,
             16 => Kind::Quiet,
             17..=18 => Kind::Once,
+            19..=20 => Kind::Native,
             _ => Kind::Final,
         });
         let entity = match kind {
             Kind::Final => format!("final-{}-{number}", if random.once_in(2) { 404 } else { 307 }),
             _ => format!("gw-{number}"),
         };
+        if kind == Kind::Native {
+            self.platform.found(&entity);
+        }
         // Nobody's clock is right to the millisecond, and some are an hour off.
         let skew_ms = match random.below(8) {
             0 => -3_600_000,
@@ -217,7 +229,7 @@ impl Source {
     async fn live(self, number: u64, kind: Option<Kind>) {
         let mut life = self.begin(number, kind);
         match life.history.kind {
-            Kind::Counted | Kind::Once => life.counted().await,
+            Kind::Counted | Kind::Once | Kind::Native => life.counted().await,
             Kind::Changes => life.changes().await,
             Kind::Blip => life.blip().await,
             Kind::Silent => life.silent().await,
@@ -307,6 +319,11 @@ impl Life {
     }
 
     fn count(&self, direction: &str) -> usize {
+        if self.history.kind == Kind::Native {
+            // What cannot have been is the checker's to tell.
+            let effects = self.source.platform.effects(&self.history.entity).unwrap_or_default();
+            return effects.into_iter().filter(|found| *found == direction).count();
+        }
         let effects = self.source.target.effects(self.history.kind.subscription(), &self.history.entity);
         effects.iter().filter(|(found, _)| found == direction).count()
     }

@@ -13,6 +13,7 @@ use holdline_tests::programs::{Running, command, free_address, log, program, rea
 use holdline_tests::proxy::{Line, Proxy};
 use holdline_tests::sender::Sender;
 
+use crate::platform::{Platform, SECRETS};
 use crate::target::Target;
 
 /// Partitions of the installation.
@@ -44,6 +45,7 @@ pub(crate) struct World {
     pub cluster: Cluster,
     pub target: Target,
     pub target_line: Proxy,
+    pub platform: Platform,
     services: BTreeMap<Replica, Service>,
     /// Programs of the next version, where they were built.
     next: Option<PathBuf>,
@@ -87,9 +89,21 @@ impl World {
         let cluster = Cluster::start(&folder, servers);
         let target = Target::start().await;
         let target_line = Proxy::to(target.address).await;
+        let platform = Platform::start().await;
+        // What a run goes by stays as it is, whoever edits it meanwhile.
+        let playbooks = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/chaos/playbooks"));
+        copy(playbooks, &folder.join("playbooks"), &|text| text);
         cluster.provision(PARTITIONS).await;
-        let mut world =
-            World { folder, cluster, target, target_line, services: BTreeMap::new(), next, kept: false };
+        let mut world = World {
+            folder,
+            cluster,
+            target,
+            target_line,
+            platform,
+            services: BTreeMap::new(),
+            next,
+            kept: false,
+        };
         world.push("");
         for stage in STAGES {
             for number in 0..replicas {
@@ -124,9 +138,10 @@ impl World {
     /// Makes the playbooks current, with a remark that changes their hash (F14).
     pub(crate) fn push(&self, remark: &str) {
         let folder = scratch("chaos-playbooks");
-        let address = self.target_line.address.to_string();
-        copy(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/chaos/playbooks")), &folder, &|text| {
-            text.replace("TARGET", &address)
+        let (target, platform) = (self.target_line.address.to_string(), self.platform.address().to_string());
+        copy(&self.folder.join("playbooks"), &folder, &|text| {
+            text.replace("TARGET", &target)
+                .replace("PLATFORM", &platform)
                 .replace("mode: live", &format!("mode: live\ndescription: \"{remark}\""))
         });
         let began = clock::now();
@@ -146,9 +161,7 @@ impl World {
     /// A set that cannot be right; it must be refused (F14).
     pub(crate) fn push_bad(&self) {
         let folder = scratch("chaos-playbooks");
-        copy(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/chaos/playbooks")), &folder, &|text| {
-            text.replace("failures: 3", "failures: -3")
-        });
+        copy(&self.folder.join("playbooks"), &folder, &|text| text.replace("failures: 3", "failures: -3"));
         let output = self.holdline(&["push", folder.to_str().unwrap()]);
         assert!(!output.status.success(), "a bad set of playbooks was taken");
         std::fs::remove_dir_all(folder).ok();
@@ -203,6 +216,7 @@ impl World {
             .env("HOLDLINE_GATEWAY_LISTEN", service.listen.to_string())
             .env("HOLDLINE_GATEWAY_SPOOL", self.folder.join(format!("spool-{number}")))
             .env("HOLDLINE_REPLAYER_TIERS_S", "2,4,8")
+            .envs(SECRETS)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log(&self.folder, &format!("{stage}-{number}")))

@@ -121,6 +121,14 @@ impl Simulator {
         self.shared.edit(kind, key, fields)
     }
 
+    /// Adds an object, as if it had always been there, or takes another in its place.
+    ///
+    /// # Errors
+    /// There are too many already.
+    pub fn add(&self, kind: Kind, key: &str, object: Value) -> Result<(), Unknown> {
+        known("room for an object", key, self.shared.with(|state, _| state.world.put(kind, key, object)))
+    }
+
     /// An object as it stands; null where there is none. Keys: see [`Kind`].
     pub fn object(&self, kind: Kind, key: &str) -> Value {
         self.shared.with(|state, _| state.world.get(kind, key).cloned()).unwrap_or_default()
