@@ -32,6 +32,9 @@ pub struct Command {
     pub incident: String,
     pub partition: u16,
     pub key: TrackKey,
+    /// The entity's group.
+    #[serde(default)]
+    pub group: Option<String>,
     /// Hash of the playbook set that holds the action.
     pub playbooks: String,
     pub direction: Direction,

@@ -24,6 +24,8 @@ pub mod dead_letter;
 
 pub mod rate;
 
+pub mod pause;
+
 pub mod playbooks;
 
 pub mod secret;

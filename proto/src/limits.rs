@@ -45,5 +45,8 @@ pub const BUNDLE_BYTES_MAX: usize = 768 * 1024;
 /// Decided actions of one entity that wait for the outcome of the one under way. Beyond: held for a person.
 pub const LINEUP_MAX: usize = 16;
 
+/// Pauses that stand at once. Beyond: `holdline pause` is refused.
+pub const PAUSES_MAX: usize = 256;
+
 /// Partitions of an installation.
 pub const PARTITIONS_MAX: u16 = 256;

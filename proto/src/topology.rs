@@ -85,6 +85,7 @@ pub enum Bucket {
     Intents,
     Targets,
     Rate,
+    Pauses,
 }
 
 /// How a stream is kept. Every field is what `provision` sets and `--diff` compares.
@@ -267,6 +268,7 @@ impl Topology {
             Bucket::Intents => "INTENTS",
             Bucket::Targets => "TARGETS",
             Bucket::Rate => "RATE",
+            Bucket::Pauses => "PAUSES",
         })
     }
 
@@ -375,6 +377,7 @@ impl Topology {
                 entry_ttl: true,
                 ..spec(Bucket::Rate, "the last second's calls to a host, and what it allows")
             },
+            BucketSpec { history: 64, ..spec(Bucket::Pauses, "what people have stopped, and why") },
         ]
     }
 
@@ -423,6 +426,10 @@ impl Topology {
                 publish.extend(self.look_up_rights(Bucket::Targets));
                 publish.push(self.entry(Bucket::Rate, ">"));
                 publish.extend(self.look_up_rights(Bucket::Rate));
+                // From the leader: a replica that lags would let a call leave that has been stopped.
+                let pauses = self.bucket_stream(Bucket::Pauses);
+                publish.push(format!("$JS.API.STREAM.INFO.{pauses}"));
+                publish.push(format!("$JS.API.STREAM.MSG.GET.{pauses}"));
                 // Whether a command is still its incident's latest decision.
                 publish.extend(self.look_up_rights(Bucket::Incidents));
                 // Its own outcomes, by subject, from the leader: a consumer of INPUTS it may not have.
@@ -453,6 +460,7 @@ impl Topology {
             Role::Operator => {
                 publish.extend(own(&["internal.operator.*", "retry.asked"]));
                 publish.push(self.entry(Bucket::Playbooks, ">"));
+                publish.push(self.entry(Bucket::Pauses, ">"));
                 for spec in self.streams() {
                     publish.extend(self.read_rights(spec.stream));
                 }

@@ -166,6 +166,9 @@ pub(crate) struct Scope {
     pub apart_ms: u64,
 }
 
+/// A client of a crowd that is not let in within this is the last one.
+const CROWD_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The kinds that a plan deals from, as long as the deck lasts, then anew.
 const KINDS: u64 = 28;
 
@@ -502,7 +505,9 @@ impl<'a> Hand<'a> {
     async fn crowd(&mut self, gateway: usize) {
         let address = self.world.gateway(gateway);
         for n in 0..200 {
-            let Ok(mut client) = TcpStream::connect(address).await else { return };
+            // A gateway that stands still takes no more of them.
+            let connecting = tokio::time::timeout(CROWD_PATIENCE, TcpStream::connect(address));
+            let Ok(Ok(mut client)) = connecting.await else { return };
             match n % 3 {
                 0 => {}
                 1 => drop(client.write_all(b"POST /v1/events/counted HTTP/1.1\r\nHost: x\r\nConte").await),

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use holdline_simulator::organisation::{CLIENT, CLIENT_SECRET, GROUP_EVACUATION};
-use holdline_simulator::{Fault, Kind, Options, Outcome, Simulator};
+use holdline_simulator::{Fault, Options, Outcome, Simulator};
+use holdline_tests::platform::found_group;
 use serde_json::{Value, json};
 
 /// What the playbooks refer to, and what it holds.
@@ -68,9 +69,7 @@ impl Platform {
 
     /// An entity's group comes into being.
     pub(crate) fn found(&self, entity: &str) {
-        let mut group = self.simulator.group(GROUP_EVACUATION);
-        group["id"] = json!(entity);
-        self.simulator.add(Kind::EmergencyGroup, entity, group).unwrap();
+        found_group(&self.simulator, entity);
     }
 
     /// What has been done to an entity's group, in order; what cannot have been is told.

@@ -4,6 +4,7 @@
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::print_stderr)]
 
 pub mod cluster;
+pub mod platform;
 pub mod programs;
 pub mod proxy;
 pub mod random;

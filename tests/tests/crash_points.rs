@@ -2,6 +2,8 @@
 //! has aborted there, and is started again without it. In the end the target has seen what the naive reference
 //! says, and every acceptance has ended exactly once.
 //!
+//! What an executor does natively is walked in an installation of its own, against the simulated platform.
+//!
 //! All points share one installation. What a point interrupts is finished beside the walk of the next ones,
 //! with as little mercy as in life; each point has an entity of its own, so that a failure names its point.
 //! `HOLDLINE_TEST_POINT=executor` (or part of a point's name) walks only those.
@@ -16,9 +18,12 @@ use std::time::Duration;
 use holdline_proto::dead_letter::{Recall, Wish};
 use holdline_proto::topology::{Topology, partition_of};
 use holdline_proto::wire;
+use holdline_simulator::organisation::{CLIENT, CLIENT_SECRET};
+use holdline_simulator::{Kind, Options, Simulator};
 use holdline_stage::clock;
 use holdline_stage::crash::Point;
 use holdline_stage::run::Tasks;
+use holdline_tests::platform::{content, found_group, group_playbooks};
 use holdline_tests::programs::{Installation, STAGES, changed_sample, scratch};
 use holdline_tests::reference::{Delivered, Status, actions};
 use holdline_tests::sender::{Sender, event};
@@ -45,6 +50,8 @@ enum Way {
     GivenUp,
     /// A message that cannot be understood, on what the stage reads; then the outage.
     Poison,
+    /// An outage and its end, with an action of the platform's own.
+    Native,
 }
 
 /// A new point has to be given a way before this compiles.
@@ -64,6 +71,7 @@ fn way(point: Point) -> Way {
         | Point::AfterIntent
         | Point::AfterCall
         | Point::BeforeAck => Way::Outage,
+        Point::PreImageKept | Point::VersionNoted => Way::Native,
         Point::BeforeRetry => Way::Repeated,
         Point::AfterPark => Way::Poison,
         Point::ReplayerPlanned
@@ -201,6 +209,17 @@ fn walk() -> Vec<(Point, &'static str)> {
     points.into_iter().map(|(_, point)| point).filter(|(point, role)| wanted(point, role)).collect()
 }
 
+/// Those of the executor that every call comes past, and those of native actions alone.
+fn walk_natively() -> Vec<Point> {
+    let natively = |point: &Point| matches!(way(*point), Way::Outage | Way::Native);
+    walk()
+        .into_iter()
+        .filter(|(_, role)| *role == "executor")
+        .map(|(point, _)| point)
+        .filter(natively)
+        .collect()
+}
+
 /// Runs the role's program with the point set, drives it until it has aborted there, and starts it again.
 async fn crash(
     installation: &mut Installation,
@@ -220,7 +239,7 @@ async fn crash(
             let subject = poisoned(role, partition_of(&entity, 4));
             world.publish(&subject, format!("poison for {entity}").into_bytes()).await;
         }
-        Way::Outage | Way::Spooled => {}
+        Way::Outage | Way::Spooled | Way::Native => {}
     }
     if way == Way::Spooled {
         installation.broker_away();
@@ -233,8 +252,13 @@ async fn crash(
             _ => driven.outage(&entity).await,
         }
     });
+    aborted(installation, point, role, way == Way::Spooled).await;
+}
+
+/// Waits until the program has aborted there, and starts it again. The broker may be away until then.
+async fn aborted(installation: &mut Installation, point: Point, role: &'static str, mut away: bool) {
+    let name = point.name();
     let began = clock::now();
-    let mut away = way == Way::Spooled;
     let status = loop {
         if let Some(status) = installation.service(role, 0).ended() {
             break status;
@@ -278,7 +302,7 @@ async fn f1_n4_e9_a_crash_at_every_named_line_loses_nothing_and_repeats_nothing(
     world.outage("before").await;
 
     let driving = Tasks::default();
-    for (point, role) in walk() {
+    for (point, role) in walk().into_iter().filter(|(point, _)| way(*point) != Way::Native) {
         crash(&mut installation, &world, &driving, point, role).await;
     }
     driving.wait().await;
@@ -303,5 +327,52 @@ async fn f1_n4_e9_a_crash_at_every_named_line_loses_nothing_and_repeats_nothing(
         found.entry(entity).or_default().push(call.path);
     }
     assert_eq!(found, wanted, "effects at the target, by point");
+    installation.conserved();
+}
+
+/// Each point twice, in doing and in undoing; each with a group of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f1_e9_a_crash_at_every_line_of_a_native_action_writes_once_and_restores_what_was_there() {
+    let simulator = Simulator::start(Options { calls_per_window: None, ..Options::default() }).await.unwrap();
+    let folder = scratch("crash-native-playbooks");
+    group_playbooks(&folder, &simulator, "telephony");
+    let mut installation = Installation::broker("crash-native", &folder, "default");
+    installation.variable("ROUTING_ID", CLIENT);
+    installation.variable("ROUTING_SECRET", CLIENT_SECRET);
+    for stage in STAGES {
+        installation.spawn(stage, 0);
+    }
+    installation.wait_ready();
+    let sender = Sender::new(installation.gateways(), "telephony");
+    let points: Vec<(Point, String)> =
+        walk_natively().into_iter().map(|point| (point, format!("native-{}", point.name()))).collect();
+    let before: Vec<_> = points.iter().map(|(_, entity)| found_group(&simulator, entity)).collect();
+    let group = |entity: &str| simulator.object(Kind::EmergencyGroup, entity);
+    for (status, times, enabled) in [("FAILED", 3, true), ("HEALTHY", 2, false)] {
+        for (point, entity) in &points {
+            installation.service("executor", 0).signal("TERM");
+            installation.service("executor", 0).wait(Duration::from_secs(20));
+            installation.spawn_with("executor", 0, &[("HOLDLINE_CRASH_AT", &point.name())]);
+            for n in 0..times {
+                let at_ms = clock::wall_ms();
+                sender.deliver(&event(&format!("{entity}-{status}-{n}"), entity, status, at_ms)).await;
+            }
+            aborted(&mut installation, *point, "executor", false).await;
+        }
+        let began = clock::now();
+        for (_, entity) in &points {
+            while group(entity)["enabled"] != enabled {
+                assert!(began.elapsed() < SETTLE_MAX, "{entity}: {:#}", group(entity));
+                clock::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    // What comes too much would come now.
+    clock::sleep(Duration::from_secs(2)).await;
+    for ((_, entity), before) in points.iter().zip(before) {
+        let after = group(entity);
+        let writes = after["version"].as_u64().unwrap() - before["version"].as_u64().unwrap();
+        assert_eq!((writes, content(after)), (2, content(before)), "{entity}");
+    }
     installation.conserved();
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use holdline_simulator::organisation::*;
 use holdline_simulator::{Fault, Kind, Options, Outcome, Simulator, StaleVersion};
 use holdline_stage::clock;
+use holdline_tests::platform::content;
 use holdline_tests::programs::{Installation, STAGES, scratch};
 use holdline_tests::sender::{Sender, event};
 use holdline_tests::target::Target;
@@ -192,14 +193,6 @@ fn playbooks(name: &str, simulator: &Simulator, actions: &[Action]) -> PathBuf {
         std::fs::write(folder.join(format!("{name}.playbook.yaml")), playbook).unwrap();
     }
     folder
-}
-
-/// Without what every write changes.
-fn content(mut object: Value) -> Value {
-    for field in ["version", "dateModified", "modifiedBy", "modifiedByApp"] {
-        object.as_object_mut().unwrap().remove(field);
-    }
-    object
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -390,6 +383,33 @@ async fn e5_an_api_in_trouble_is_asked_again_with_patience() {
         assert!(calls < 40, "{what}: {calls} calls");
         assert_eq!(content(world.group()), before, "{what}");
     }
+    world.ends_well();
+}
+
+/// Nobody gets a token for a minute: no storm, no wrong answer, and it goes on by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f8_e5_the_token_endpoint_is_down_for_a_minute() {
+    let world = World::start("native-minute", Options::default(), &[group()]).await;
+    let before = content(world.group());
+    for (done, round) in [(true, "in doing"), (false, "in undoing")] {
+        world.simulator.fault(Fault::status("/oauth/token", 503));
+        world.simulator.revoke_tokens();
+        world.simulator.forget_calls();
+        if done {
+            world.fails("group").await;
+        } else {
+            world.recovers("group").await;
+        }
+        clock::sleep(Duration::from_secs(60)).await;
+        let calls = world.simulator.calls().len();
+        assert_eq!(world.writes("emergencygroups").len(), 0, "{round}");
+        assert!((2..120).contains(&calls), "{round}: {calls} calls in a minute");
+        assert_eq!(world.group()["enabled"] == true, !done, "{round}");
+        world.simulator.clear_faults();
+        world.until_enabled(done).await;
+    }
+    world.until_over().await;
+    assert_eq!(content(world.group()), before);
     world.ends_well();
 }
 

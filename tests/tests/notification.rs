@@ -1,13 +1,14 @@
 //! G9: notification channels that the gateway opens itself, against the simulated platform: whatever happens to
-//! them, an outage is found, acted on and undone.
+//! them, an outage is found, acted on, verified and undone.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdline_simulator::organisation::*;
-use holdline_simulator::{Fault, Options, Simulator, SocketFault};
+use holdline_simulator::{Fault, Kind, Options, Simulator, SocketFault};
 use holdline_stage::clock;
+use holdline_tests::platform::content;
 use holdline_tests::programs::{Installation, STAGES, scratch};
 use holdline_tests::target::Target;
 use serde_json::{Value, json};
@@ -30,28 +31,47 @@ async fn platform() -> Simulator {
     Simulator::start(options).await.unwrap()
 }
 
+fn write(folder: &Path, path: &str, text: &str) {
+    let path = folder.join(path);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+}
+
+/// A channel of the platform.
+fn subscribe(folder: &Path, name: &str, topic: &str) {
+    let subscription = json!({"name": name, "source": "notification", "topicName": topic, "client": "telephony",
+        "poll": {"every": "1s"}});
+    write(folder, &format!("subscriptions/{name}.json"), &subscription.to_string());
+}
+
+/// Where the platform is, and as whom it is called.
+fn settings(folder: &Path, simulator: &Simulator) {
+    let client = |name, id, secret| format!("    {name}: {{id: \"env:{id}\", secret: \"env:{secret}\"}}\n");
+    let settings = format!(
+        "platform:\n  region: mypurecloud.ie\n  connect_to: {}\n  clients:\n{}{}",
+        simulator.address(),
+        client("telephony", "PLATFORM_ID", "PLATFORM_SECRET"),
+        client("routing", "ROUTING_ID", "ROUTING_SECRET"),
+    );
+    write(folder, "holdline.yaml", &settings);
+}
+
 /// Two subscriptions, trunks and edges, each with a playbook that acts after a second.
 fn playbooks(folder: &Path, simulator: &Simulator, target: &Target) {
-    let write = |path: String, text: String| {
-        let path = folder.join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    };
     for (name, topic) in [
         ("trunks", "v2.telephony.providers.edges.trunks.{id}"),
         ("edges", "v2.telephony.providers.edges.{id}"),
     ] {
-        let subscription = json!({"name": name, "source": "notification", "topicName": topic, "client": "telephony",
-                "poll": {"every": "1s"}});
-        write(format!("subscriptions/{name}.json"), subscription.to_string());
+        subscribe(folder, name, topic);
         for direction in ["remediate", "revert"] {
             let action = json!({"name": format!("{name}_{direction}"), "actionType": "WEBHOOK", "method": "POST",
                 "url": format!("http://{}/{direction}/{{{{data.entity}}}}", target.address)});
-            write(format!("actions/{name}_{direction}.json"), action.to_string());
+            write(folder, &format!("actions/{name}_{direction}.json"), &action.to_string());
         }
         write(
-            format!("{name}.playbook.yaml"),
-            format!(
+            folder,
+            &format!("{name}.playbook.yaml"),
+            &format!(
                 "playbook: {name}\nmode: live\non:\n  subscription: {name}\n  entity: data.entity\n  failed: status == \
                  'FAILED'\n  healthy: status == 'HEALTHY'\nconfirm:\n  failures: 3\n  stable_for: 1s\nact:\n  \
                  failed:\n    do: [{name}_remediate]\n    class: failover\nrevert:\n  stable_for: 1s\n  do: \
@@ -59,18 +79,32 @@ fn playbooks(folder: &Path, simulator: &Simulator, target: &Target) {
             ),
         );
     }
-    let settings = format!(
-        "platform:\n  region: mypurecloud.ie\n  connect_to: {}\n  clients:\n    telephony:\n      id: env:PLATFORM_ID\n      \
-         secret: env:PLATFORM_SECRET\n",
-        simulator.address()
+    settings(folder, simulator);
+}
+
+/// Trunks alone: while one is down, callers are sent to an emergency group's flow.
+fn evacuation(folder: &Path, simulator: &Simulator, _: &Target) {
+    subscribe(folder, "trunks", "v2.telephony.providers.edges.trunks.{id}");
+    let action = json!({"name": "evacuate", "actionType": "GENESYS", "kind": "emergency_group.set",
+        "client": "routing", "parameters": {"group": GROUP_EVACUATION}});
+    write(folder, "actions/evacuate.json", &action.to_string());
+    let worked = format!("get('/api/v2/architect/emergencygroups/{GROUP_EVACUATION}').enabled == true");
+    let playbook = format!(
+        "playbook: trunk\nmode: live\non:\n  subscription: trunks\n  entity: data.entity\n  failed: status == \
+         'FAILED'\n  healthy: status == 'HEALTHY'\nconfirm:\n  failures: 3\n  stable_for: 1s\nact:\n  failed:\n    \
+         do: [evacuate]\n    class: failover\n    verify: {{after: 300ms, within: 10s, client: routing, worked: \
+         \"{worked}\"}}\nrevert:\n  stable_for: 1s\n  do: undo\n"
     );
-    write("holdline.yaml".into(), settings);
+    write(folder, "trunk.playbook.yaml", &playbook);
+    settings(folder, simulator);
 }
 
 fn installed(name: &str, folder: &Path, gateways: usize) -> Installation {
     let mut installation = Installation::broker(name, folder, "default");
     installation.variable("PLATFORM_ID", TELEPHONY_CLIENT);
     installation.variable("PLATFORM_SECRET", TELEPHONY_CLIENT_SECRET);
+    installation.variable("ROUTING_ID", CLIENT);
+    installation.variable("ROUTING_SECRET", CLIENT_SECRET);
     installation.variable("HOLDLINE_GATEWAY_NOTIFICATION_SILENCE_MS", SILENCE_MS);
     for stage in STAGES {
         for replica in 0..if stage == "gateway" { gateways } else { 1 } {
@@ -85,14 +119,25 @@ struct World {
     simulator: Simulator,
     target: Target,
     installation: Installation,
+    /// Sockets that are open when all is well.
+    channels: usize,
 }
 
 impl World {
     async fn new(name: &str, gateways: usize) -> World {
+        World::with(name, gateways, 2, playbooks).await
+    }
+
+    async fn with(
+        name: &str,
+        gateways: usize,
+        channels: usize,
+        playbooks: impl Fn(&Path, &Simulator, &Target),
+    ) -> World {
         let (simulator, target) = (platform().await, Target::start().await);
         let folder: PathBuf = scratch(&format!("{name}-playbooks"));
         playbooks(&folder, &simulator, &target);
-        let world = World { installation: installed(name, &folder, gateways), simulator, target };
+        let world = World { installation: installed(name, &folder, gateways), simulator, target, channels };
         world.connected().await;
         world
     }
@@ -106,7 +151,7 @@ impl World {
     }
 
     async fn connected(&self) {
-        self.until("both channels are connected", || self.simulator.sockets() == 2).await;
+        self.until("every channel is connected", || self.simulator.sockets() == self.channels).await;
     }
 
     fn set(&self, entity: &str, up: bool) {
@@ -212,6 +257,47 @@ async fn g9_whatever_happens_to_a_channel_an_outage_is_found() {
 
     assert!(!world.installation.logs().contains(TELEPHONY_CLIENT_SECRET), "a secret was logged");
     assert!(!world.installation.logs().contains("streaming-0-"), "an address of a channel was logged");
+    world.installation.conserved();
+}
+
+/// The whole way, whatever becomes of the socket: the trunk goes down, the emergency group is enabled, that is
+/// verified, the trunk comes up, and the group is as it was, its emergency call flows included.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e2_e11_g9_a_trunk_goes_down_and_the_emergency_group_is_enabled_verified_and_restored() {
+    let world = World::with("notification-trunk", 1, 1, evacuation).await;
+    let group = || world.simulator.object(Kind::EmergencyGroup, GROUP_EVACUATION);
+    let before = content(group());
+    assert!(before["emergencyCallFlows"].as_array().is_some_and(|flows| !flows.is_empty()), "{before:#}");
+    let verified =
+        |world: &World| world.installation.log_of("executor", 0).matches("worked: Some(true)").count();
+    for (round, what) in [(1, "told"), (2, "cut"), (3, "silent")] {
+        match what {
+            "cut" => {
+                // It happens while nobody listens: the look after the next connection finds it.
+                world.simulator.fault(Fault::status("/api/v2/notifications", 503));
+                world.simulator.strike_sockets(SocketFault::Cut);
+                world.until("nothing is connected", || world.simulator.sockets() == 0).await;
+            }
+            "silent" => world.simulator.strike_sockets(SocketFault::Silence),
+            _ => {}
+        }
+        world.set(TRUNK_PRIMARY, false);
+        world.simulator.clear_faults();
+        world.until(&format!("{what}: enabled"), || group()["enabled"] == true).await;
+        world.until(&format!("{what}: verified"), || verified(&world) == round).await;
+        world.connected().await;
+        world.set(TRUNK_PRIMARY, true);
+        world.until(&format!("{what}: restored"), || group()["enabled"] == false).await;
+        assert_eq!(content(group()), before, "{what}");
+        world
+            .until(&format!("{what}: over"), || {
+                let shown = world.installation.holdline(&["incidents", "--output", "json"]);
+                serde_json::from_slice::<Value>(&shown.stdout).is_ok_and(|open| open == json!([]))
+            })
+            .await;
+    }
+    let writes = world.simulator.calls().iter().filter(|call| call.method == "PUT").count();
+    assert_eq!(writes, 6, "each once");
     world.installation.conserved();
 }
 

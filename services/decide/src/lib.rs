@@ -22,6 +22,8 @@ pub mod native;
 
 pub mod rate;
 
+pub mod pause;
+
 pub mod verify;
 
 pub mod retry;

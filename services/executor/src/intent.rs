@@ -77,6 +77,7 @@ mod tests {
     #[test]
     fn a_page_has_an_entry_of_its_own() {
         let command = |direction, step| Command {
+            group: None,
             incident: "i".into(),
             partition: 0,
             key: TrackKey { playbook: "p".into(), lane: Lane::Failover, entity: "gw-1".into() },

@@ -1,7 +1,7 @@
 //! Takes commands, calls targets, reports outcomes.
 //!
 //! [`protocol`] is the way of one command, readable from top to bottom: at most one executor acts on an entity at a
-//! time ([`lock`]), no call leaves before its turn ([`rate`]), what is about to be called is written down before it is
+//! time ([`lock`]), no call leaves before its turn ([`rate`]) or while people have stopped it ([`pauses`]), what is about to be called is written down before it is
 //! called ([`intent`]), and an outcome goes out on `hl.internal.outcome.<p>` only, from where it can never begin an
 //! incident. [`native`] is the way of an action on the platform itself, which keeps what was there before ([`kept`]);
 //! [`verify`] looks at what a remedy led to. Which targets fail is noted for the dlq-replayer ([`target`]). What an
@@ -12,6 +12,7 @@ mod intent;
 mod kept;
 mod lock;
 mod native;
+mod pauses;
 mod protocol;
 mod rate;
 mod target;

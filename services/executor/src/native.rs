@@ -10,6 +10,7 @@ use holdline_platform::{Failed, Response};
 use holdline_proto::command::{Command, Intent};
 use holdline_proto::outcome::Done;
 use holdline_stage::bus::StoreError;
+use holdline_stage::crash::{self, Point};
 use holdline_stage::queue::{Answer, Work};
 use serde_json::{Value, json};
 
@@ -98,7 +99,11 @@ impl Executor {
             (kept, _) => native::plan(&change, kept.as_ref(), &shown),
         };
         let (call, entry) = match plan {
-            Plan::Send(call) => (call, kept::write(&self.bus, command, &entry, keep.clone()).await?),
+            Plan::Send(call) => {
+                let entry = kept::write(&self.bus, command, &entry, keep.clone()).await?;
+                crash::point(Point::PreImageKept);
+                (call, entry)
+            }
             Plan::Already => {
                 let ours = earlier.perhaps_done;
                 kept::write(&self.bus, command, &entry, keep).await?;
@@ -139,6 +144,7 @@ impl Executor {
         let Some((next, intent, revision, lock)) = called else { return Ok(self.locked()) };
         if let (Next::Report(_), Some(said)) = (&next, response) {
             kept::write(&self.bus, command, &entry, noted(&change, command, keep, &said)).await?;
+            crash::point(Point::VersionNoted);
         }
         self.conclude(work, command, next, intent, revision, lock, &caller.pace.host).await
     }

@@ -1,7 +1,7 @@
 //! The way of one command, from top to bottom (architecture.md 8).
 //!
-//! Outcome already there? → lock → still the incident's latest decision? → earlier calls → deadline → turn in
-//! the rate window → intent → lock still sure? → call → outcome → release, acknowledge. A crash between any two
+//! Outcome already there? → stopped by people? → lock → still the incident's latest decision? → earlier calls →
+//! deadline → turn in the rate window → intent → still not stopped? → lock still sure? → call → outcome → release, acknowledge. A crash between any two
 //! lines leads to one more delivery, which finds out from the intent and the outcome how far this one had got.
 
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use holdline_proto::command::{Command, Direction, Intent};
 use holdline_proto::dead_letter::DeadLetter;
 use holdline_proto::incident::View;
 use holdline_proto::outcome::{Done, Outcome};
+use holdline_proto::pause::Pause;
 use holdline_proto::topology::{Bucket, Role, Stream};
 use holdline_proto::wire;
 use holdline_stage::broker_time::BrokerTime;
@@ -31,6 +32,7 @@ use sha2::{Digest, Sha256};
 use crate::call::{Caller, Destination};
 use crate::intent::{self, Earlier};
 use crate::lock::{self, Lock, Locks};
+use crate::pauses;
 use crate::rate::{Granted, Pace, Rates, Turn};
 use crate::target::Targets;
 use crate::verify;
@@ -97,6 +99,12 @@ impl Executor {
             Err(SetError::Unreachable(error)) => return Err(error),
             Err(error) => return self.cannot(work, &command, error.to_string()).await,
         };
+        if let Some(pause) = pauses::stopping(&self.bus, &self.time, &command).await?
+            && !self.is_late(&command)
+        {
+            say_stopped(work, &command, &pause);
+            return Ok(Answer::Later(self.before_deadline(&command, pauses::STOPPED_WAIT)));
+        }
         let Some(lock) = self.locks.take(&self.bus, &acts_on(&command), &self.replica).await? else {
             return Ok(Answer::Later(LOCKED_WAIT));
         };
@@ -339,11 +347,23 @@ impl Executor {
         let revision = intent::write(&self.bus, command, &intent, earlier.revision).await?;
         crash::point(Point::AfterIntent);
         let leaves = loop {
+            let looked = clock::now();
+            match pauses::stopping(&self.bus, &self.time, command).await {
+                Ok(None) => {}
+                Ok(Some(_)) => break false,
+                Err(error) => {
+                    tracing::warn!(
+                        entity = command.key.entity,
+                        "whether this is paused is not known: {error}"
+                    );
+                    break false;
+                }
+            }
             turn.come().await;
-            if turn.leaves() {
+            if pauses::is_fresh(looked) && turn.leaves() {
                 break true;
             }
-            // The intent took long. It stands now, so the next turn is used as soon as it has come.
+            // The look or the intent took long. It stands now, so the next turn is used as soon as it has come.
             Metric::Throttled.add(1, Role::Executor.name(), Some(("what", "old".into())));
             match self.turn(command, asking.pace, &mut lock).await {
                 Ok(Ok(next)) => turn = next,
@@ -506,6 +526,19 @@ impl Executor {
     fn is_late(&self, command: &Command) -> bool {
         self.time.now_ms() > command.deadline_ms
     }
+}
+
+/// Said once; the next deliveries find the same.
+fn say_stopped(work: &Work, command: &Command, pause: &Pause) {
+    if work.deliveries > 1 {
+        return;
+    }
+    let Pause { scope, by, reason, .. } = pause;
+    let (action, entity) = (&command.action, &command.key.entity);
+    tracing::warn!(
+        incident = command.incident,
+        "{action} for {entity} waits: {scope} is paused by {by}: {reason}"
+    );
 }
 
 /// What nobody else may act on meanwhile: an entity. A page acts on none.

@@ -83,6 +83,14 @@ impl BrokerTime {
         Ok(time)
     }
 
+    /// The broker's clock, read once: for a command that somebody types. Unix milliseconds.
+    ///
+    /// # Errors
+    /// When the broker does not answer in time.
+    pub async fn once_ms(bus: &Bus) -> Result<i64, String> {
+        Ok(look(bus).await?.told_at(clock::now()) / 1_000)
+    }
+
     /// Unix milliseconds.
     pub fn now_ms(&self) -> i64 {
         self.now_us() / 1_000

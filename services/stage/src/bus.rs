@@ -303,6 +303,24 @@ impl Bus {
         Ok(Place { value: (!deleted).then_some(found.payload), revision: found.sequence })
     }
 
+    /// As [`Bus::place`], from the leader: for what must not lag.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn newest(&self, bucket: Bucket, key: &str) -> Result<Place, StoreError> {
+        let stream = self.stream_named(self.topology.bucket_stream(bucket)).await?;
+        match stream.get_last_raw_message_by_subject(&self.topology.entry(bucket, key)).await {
+            Ok(found) => {
+                let deleted = found.headers.get("KV-Operation").is_some();
+                Ok(Place { value: (!deleted).then_some(found.payload), revision: found.sequence })
+            }
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => {
+                Ok(Place::default())
+            }
+            Err(error) => Err(StoreError::Unknown(error.to_string())),
+        }
+    }
+
     /// Writes an entry and gives its revision.
     ///
     /// # Errors

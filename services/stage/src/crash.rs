@@ -38,6 +38,10 @@ pub enum Point {
     AfterIntent,
     /// The call was answered and nothing says so.
     AfterCall,
+    /// What a native action will change is kept as it was, and nothing has been called.
+    PreImageKept,
+    /// The version that a native action led to is noted, and no outcome stands.
+    VersionNoted,
     /// A call is to be repeated, that is written down, and the command is not back with the broker.
     BeforeRetry,
     /// The outcome stands and the command is not acknowledged.
@@ -54,7 +58,7 @@ pub enum Point {
 
 impl Point {
     /// Every point, with the role in which it is reached.
-    pub const ALL: [(Point, &'static str); 29] = [
+    pub const ALL: [(Point, &'static str); 31] = [
         (Point::GatewayBeforeStore, "gateway"),
         (Point::GatewayAfterStore, "gateway"),
         (Point::GatewaySpoolWritten, "gateway"),
@@ -76,6 +80,8 @@ impl Point {
         (Point::BeforeIntent, "executor"),
         (Point::AfterIntent, "executor"),
         (Point::AfterCall, "executor"),
+        (Point::PreImageKept, "executor"),
+        (Point::VersionNoted, "executor"),
         (Point::BeforeRetry, "executor"),
         (Point::AfterPark, "executor"),
         (Point::BeforeAck, "executor"),

@@ -344,12 +344,14 @@ impl Machine<'_> {
         let undoes = next.direction == Direction::Revert && self.rules.revert.undo;
         let last = u32::try_from(self.rules.act.len()).unwrap_or(u32::MAX).saturating_sub(1);
         let undo = undoes.then(|| last.saturating_sub(next.step));
+        let group = self.track.group.clone();
         let Some(incident) = self.incident_mut(&next.incident) else { return self.advance(waited) };
         incident.decision = incident.decision.saturating_add(1);
         let command = Command {
             incident: next.incident,
             partition,
             key,
+            group,
             playbooks: incident.playbooks.clone(),
             direction: next.direction,
             step: next.step,
@@ -646,6 +648,7 @@ impl Machine<'_> {
     fn page(&mut self, id: &str, reason: &str) {
         let Some(pager) = self.rules.pager.clone() else { return };
         let (key, partition, input) = (self.track.key.clone(), self.track.partition, self.input);
+        let group = self.track.group.clone();
         let deadline_ms = self.now_ms.saturating_add(PAGE_DEADLINE_MS);
         let Some(incident) = self.incident_mut(id) else { return };
         let mut values = incident.values.clone();
@@ -661,6 +664,7 @@ impl Machine<'_> {
             incident: id.into(),
             partition,
             key,
+            group,
             playbooks: incident.playbooks.clone(),
             direction: Direction::Page,
             // Tells the pages of one incident apart.

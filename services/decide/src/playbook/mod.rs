@@ -21,6 +21,7 @@ mod template;
 
 pub use check::explain;
 pub use finding::{Finding, Severity};
+pub use parse::parse_duration_ms;
 pub use predicate::{Facts, Predicate};
 pub use secret::{SecretRef, replace_literals};
 pub(crate) use template::percent;

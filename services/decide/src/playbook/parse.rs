@@ -256,7 +256,7 @@ fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
 }
 
 /// `20s`, `15m`, `2h`, `1d`, `500ms`. Milliseconds.
-pub(super) fn parse_duration_ms(text: &str) -> Result<i64, String> {
+pub fn parse_duration_ms(text: &str) -> Result<i64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let expected = || format!("{text:?} is no duration; expected a number and ms, s, m, h or d, as in `20s`");

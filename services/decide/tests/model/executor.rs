@@ -13,6 +13,7 @@ use holdline_decide::debounce::{self, Input, Partition};
 use holdline_decide::execute::{
     Answer, IDEMPOTENCY_HEADER, Next, Standing, judge, may_have_happened, request, standing, weigh,
 };
+use holdline_decide::pause::stopping;
 use holdline_decide::playbook::Doing;
 use holdline_decide::rate::Limits;
 use holdline_proto::command::{Command, Direction, Intent};
@@ -20,6 +21,7 @@ use holdline_proto::event::Origin;
 use holdline_proto::incident::View;
 use holdline_proto::journal::Effect;
 use holdline_proto::outcome::{Done, Outcome};
+use holdline_proto::pause::{Pause, Pauses, Scope};
 use holdline_proto::signal::{Classified, Health, Signal, Values};
 use stateright::{Model, Property};
 
@@ -72,10 +74,21 @@ pub(crate) struct State {
     /// A call left without its lock, or late.
     unlocked: bool,
     late: bool,
+    operator: Operator,
+    /// A call left although the operator had been told that none does.
+    unstopped: bool,
     /// How many more may happen.
     faults: u8,
     /// How often a command was stored twice.
     twins: u8,
+}
+
+/// A person who stops everything, once, and lets it go on.
+#[derive(Debug, Clone, Copy, PartialEq, Hash)]
+enum Operator {
+    Watches,
+    HasStopped,
+    HasResumed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Hash)]
@@ -184,6 +197,8 @@ pub(crate) enum Action {
     Show,
     Read,
     Recover,
+    Stop,
+    Resume,
     Crash {
         executor: usize,
     },
@@ -227,9 +242,29 @@ impl Executing {
         state.now_ms > state.debouncer.issued[work.message.0].deadline_ms && !self.without(Guard::Deadline)
     }
 
+    /// What `holdline_executor::pauses` says.
+    fn is_stopped(&self, state: &State, issue: usize) -> bool {
+        let command = &state.debouncer.issued[issue];
+        let everything = Pause {
+            scope: Scope::Everything,
+            reason: String::new(),
+            by: String::new(),
+            since_ms: BEGIN_MS,
+            until_ms: i64::MAX,
+        };
+        let pauses = match state.operator {
+            Operator::HasStopped => Pauses { pauses: vec![everything] },
+            Operator::Watches | Operator::HasResumed => Pauses::default(),
+        };
+        stopping(&pauses, command, state.now_ms).is_some() && state.now_ms <= command.deadline_ms
+    }
+
     /// What happens without any fault.
     fn steps(&self, state: &State) -> Vec<Action> {
         let mut steps = vec![];
+        if state.operator == Operator::HasStopped {
+            steps.push(Action::Resume);
+        }
         if state.read < state.outcomes.last() {
             steps.push(Action::Read);
         }
@@ -244,10 +279,10 @@ impl Executing {
         }
         for (executor, work) in state.work.iter().enumerate() {
             match work {
+                // What is stopped comes back later: it is as good as not delivered.
                 None => {
-                    steps.extend(
-                        state.queue.iter().map(|message| Action::Deliver { executor, message: *message }),
-                    );
+                    let taken = state.queue.iter().filter(|message| !self.is_stopped(state, message.0));
+                    steps.extend(taken.map(|message| Action::Deliver { executor, message: *message }));
                 }
                 // Until the lock is free, the message is as good as not delivered.
                 Some(Work { line: Line::Lock, .. }) if state.lock.is_some() && !self.without(Guard::Lock) => {
@@ -430,7 +465,8 @@ impl Executing {
             }
             Line::LastLook => {
                 let sure = work.sure || self.without(Guard::LastLook);
-                if !sure || self.is_late(state, &work) {
+                let stopped = self.is_stopped(state, work.message.0) && !self.without(Guard::Pauses);
+                if !sure || stopped || self.is_late(state, &work) {
                     work.attempts -= 1;
                     if self.write(state, executor, &mut work, true) {
                         Self::release(state, executor, &mut work);
@@ -440,6 +476,7 @@ impl Executing {
                 state.left.push(work.message.0);
                 state.unlocked |= state.lock != Some(Holder::Executor(executor));
                 state.late |= state.now_ms > command.deadline_ms;
+                state.unstopped |= state.operator == Operator::HasStopped;
                 work.line = Line::Call;
             }
             Line::Call => {}
@@ -535,6 +572,8 @@ impl Model for Executing {
             parked: vec![],
             unlocked: false,
             late: false,
+            operator: Operator::Watches,
+            unstopped: false,
             faults: self.faults,
             twins: 0,
         };
@@ -546,6 +585,9 @@ impl Model for Executing {
         actions.extend(self.steps(state));
         if !state.recovered {
             actions.push(Action::Recover);
+        }
+        if state.operator == Operator::Watches {
+            actions.push(Action::Stop);
         }
         actions.extend(self.faults(state));
     }
@@ -602,6 +644,8 @@ impl Model for Executing {
                 state.recovered = true;
                 self.hear(&mut state, Health::Healthy, 2);
             }
+            Action::Stop => state.operator = Operator::HasStopped,
+            Action::Resume => state.operator = Operator::HasResumed,
             Action::Crash { executor } => {
                 Self::forget(&mut state, executor);
                 state.faults -= 1;
@@ -632,6 +676,7 @@ impl Model for Executing {
         vec![
             Property::always("T1 one effect per incident and direction", effects_are_single),
             Property::always("O2 no call leaves without its lock", |_, state: &State| !state.unlocked),
+            Property::always("A7 no call leaves while it is stopped", |_, state: &State| !state.unstopped),
             Property::always("O2 one executor at a time", one_at_a_time),
             Property::always("O2 nothing withdrawn leaves", nothing_withdrawn_leaves),
             Property::always("L2 nothing late leaves", |_, state: &State| !state.late),

@@ -40,6 +40,8 @@ pub(crate) enum Guard {
     Lock,
     /// The lock is looked at once more before a call leaves. Without: it is still sure.
     LastLook,
+    /// What people have stopped is looked at once more before a call leaves. Without: only when a command is taken.
+    Pauses,
     /// A command is held against its incident's decision number. Without: it is always the latest.
     DecisionNumber,
     /// An intent says that an earlier call may have left. Without: nobody looks.
@@ -55,7 +57,7 @@ pub(crate) enum Guard {
 
 impl Guard {
     /// Every guard: the mutants walk this list.
-    pub(crate) const ALL: [Guard; 23] = [
+    pub(crate) const ALL: [Guard; 24] = [
         Guard::DedupClaim,
         Guard::ClaimInRecord,
         Guard::RecordFence,
@@ -74,6 +76,7 @@ impl Guard {
         Guard::HealthySpan,
         Guard::Lock,
         Guard::LastLook,
+        Guard::Pauses,
         Guard::DecisionNumber,
         Guard::EarlierIntent,
         Guard::IntentFence,
@@ -98,6 +101,7 @@ impl Guard {
             Guard::HealthyInARow | Guard::HealthySpan => "A1 no revert before health is proven",
             Guard::Lock => "O2 one executor at a time",
             Guard::LastLook => "O2 no call leaves without its lock",
+            Guard::Pauses => "A7 no call leaves while it is stopped",
             Guard::DecisionNumber => "O2 nothing withdrawn leaves",
             Guard::EarlierIntent | Guard::IntentFence => "T1 one effect per incident and direction",
             Guard::Deadline => "L2 nothing late leaves",

@@ -104,7 +104,7 @@ fn n2_o1_o2_o3_o4_a1_a2_l1_the_debouncer_holds() {
 }
 
 #[test]
-fn t1_o2_l1_l2_n4_the_executor_holds() {
+fn t1_o2_a7_l1_l2_n4_the_executor_holds() {
     for idempotent in [true, false] {
         assert_eq!(executing(idempotent, faults_of_many(), None, None), Broken::new());
     }
@@ -133,6 +133,7 @@ fn every_guard_that_is_taken_away_is_missed() {
             Guard::EarlierIntent | Guard::IntentFence => executing(false, FAULTS, gone, wanted),
             Guard::Lock
             | Guard::LastLook
+            | Guard::Pauses
             | Guard::DecisionNumber
             | Guard::Deadline
             | Guard::AcknowledgedLast => executing(true, FAULTS, gone, wanted),

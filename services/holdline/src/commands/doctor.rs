@@ -39,6 +39,7 @@ impl Doctor {
             findings.push(owned(&bus, stage, installed.partitions).await?);
         }
         findings.push(pulled(&bus).await?);
+        findings.push(paused(&bus).await?);
         findings.push(dead(&bus).await?);
         let well = findings.iter().all(|finding| finding.well);
         match self.output {
@@ -122,6 +123,19 @@ async fn pulled(bus: &Bus) -> anyhow::Result<Finding> {
         },
         todo: "start the executor, or look at its /readyz; a consumer that was deleted comes back with `holdline \
                provision`",
+    })
+}
+
+async fn paused(bus: &Bus) -> anyhow::Result<Finding> {
+    let pauses = super::pause::standing(bus).await?;
+    let told: Vec<String> =
+        pauses.iter().map(|pause| format!("{} by {}: {}", pause.scope, pause.by, pause.reason)).collect();
+    Ok(Finding {
+        what: "paused",
+        // Somebody wants it so.
+        well: true,
+        found: if told.is_empty() { "nothing".into() } else { told.join("; ") },
+        todo: "",
     })
 }
 

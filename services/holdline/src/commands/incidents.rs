@@ -1,14 +1,16 @@
 //! `holdline incidents`
 
 use holdline_decide::explain::duration;
+use holdline_decide::pause::concerning;
 use holdline_proto::incident::{Phase, View};
+use holdline_proto::pause::Pauses;
 use holdline_proto::topology::{Bucket, Role};
 use holdline_proto::wire;
 use holdline_stage::bus::Bus;
 use holdline_stage::clock;
 use serde_json::{Value, json};
 
-use super::Installation;
+use super::{Installation, pause};
 use crate::output::{self, Output, iso, line};
 
 #[derive(Debug, clap::Args)]
@@ -28,8 +30,21 @@ impl Incidents {
         let mut views = list(&bus).await?;
         views.retain(|view| self.all || view.phase != Phase::Resolved);
         views.sort_by_key(|view| std::cmp::Reverse(view.opened_ms));
+        let pauses = Pauses { pauses: pause::standing(&bus).await? };
+        // All of them stand.
+        let paused = |view: &View| {
+            let pause = concerning(&pauses, &view.key, view.group.as_deref(), i64::MIN)?;
+            Some(format!("{} is paused by {}: {}", pause.scope, pause.by, pause.reason))
+        };
         match self.output {
-            Output::Json => output::json(&Value::Array(views.iter().map(shape).collect())),
+            Output::Json => {
+                let shown = views.iter().map(|view| {
+                    let mut shape = shape(view);
+                    shape["paused"] = paused(view).into();
+                    shape
+                });
+                output::json(&shown.collect());
+            }
             Output::Text if views.is_empty() => line("no incident is open"),
             Output::Text => output::table(
                 [
@@ -41,14 +56,14 @@ impl Incidents {
                     "OPENED",
                     "WAITS FOR A PERSON BECAUSE",
                 ],
-                views.iter().map(row).collect(),
+                views.iter().map(|view| row(view, paused(view))).collect(),
             ),
         }
         Ok(())
     }
 }
 
-fn row(view: &View) -> [String; 7] {
+fn row(view: &View, paused: Option<String>) -> [String; 7] {
     [
         view.id.clone(),
         view.key.entity.clone(),
@@ -56,7 +71,7 @@ fn row(view: &View) -> [String; 7] {
         view.phase.to_string(),
         format!("{} of {}", view.consecutive_failures, view.threshold),
         format!("{} ago", duration(clock::wall_ms().saturating_sub(view.opened_ms))),
-        view.held.clone().unwrap_or_default(),
+        view.held.clone().or(paused).unwrap_or_default(),
     ]
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod files;
 mod incident;
 mod incidents;
 mod install;
+mod pause;
 pub(crate) mod push;
 pub(crate) mod send;
 mod subscriptions;
@@ -54,6 +55,12 @@ enum Command {
     Incident(incident::Incident),
     /// What became of an event, by its accept id or its own id
     WhyNot(why_not::WhyNot),
+    /// Stop what holdline would do: everything, a playbook, an entity, a group
+    Pause(pause::Pause),
+    /// Let it go on
+    Resume(pause::Resume),
+    /// What is paused, by whom and why
+    Pauses(pause::Pauses),
     /// The dead letters: list, show, replay, discard
     Dlq(dlq::Dlq),
     /// The platform's side: subscriptions as the playbooks' folder has them
@@ -133,6 +140,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Incidents(incidents) => incidents.run().await,
         Command::Incident(incident) => incident.run().await,
         Command::WhyNot(why_not) => why_not.run().await,
+        Command::Pause(pause) => pause.run().await,
+        Command::Resume(resume) => resume.run().await,
+        Command::Pauses(pauses) => pauses.run().await,
         Command::Dlq(dlq) => dlq.run().await,
         Command::Subscriptions(subscriptions) => Box::pin(subscriptions.run()).await,
         Command::Doctor(doctor) => doctor.run().await,
