@@ -26,6 +26,8 @@ pub mod rate;
 
 pub mod pause;
 
+pub mod budget;
+
 pub mod playbooks;
 
 pub mod secret;

@@ -45,6 +45,9 @@ pub const BUNDLE_BYTES_MAX: usize = 768 * 1024;
 /// Decided actions of one entity that wait for the outcome of the one under way. Beyond: held for a person.
 pub const LINEUP_MAX: usize = 16;
 
+/// Remedies that a budget may allow at most. Beyond: the set is refused.
+pub const BUDGET_MAX: u32 = 1_000;
+
 /// Pauses that stand at once. Beyond: `holdline pause` is refused.
 pub const PAUSES_MAX: usize = 256;
 

@@ -86,6 +86,7 @@ pub enum Bucket {
     Targets,
     Rate,
     Pauses,
+    Budgets,
 }
 
 /// How a stream is kept. Every field is what `provision` sets and `--diff` compares.
@@ -269,6 +270,7 @@ impl Topology {
             Bucket::Targets => "TARGETS",
             Bucket::Rate => "RATE",
             Bucket::Pauses => "PAUSES",
+            Bucket::Budgets => "BUDGETS",
         })
     }
 
@@ -378,6 +380,7 @@ impl Topology {
                 ..spec(Bucket::Rate, "the last second's calls to a host, and what it allows")
             },
             BucketSpec { history: 64, ..spec(Bucket::Pauses, "what people have stopped, and why") },
+            BucketSpec { entry_ttl: true, ..spec(Bucket::Budgets, "what remedies have taken of budgets") },
         ]
     }
 
@@ -426,6 +429,8 @@ impl Topology {
                 publish.extend(self.look_up_rights(Bucket::Targets));
                 publish.push(self.entry(Bucket::Rate, ">"));
                 publish.extend(self.look_up_rights(Bucket::Rate));
+                publish.push(self.entry(Bucket::Budgets, ">"));
+                publish.extend(self.look_up_rights(Bucket::Budgets));
                 // From the leader: a replica that lags would let a call leave that has been stopped.
                 let pauses = self.bucket_stream(Bucket::Pauses);
                 publish.push(format!("$JS.API.STREAM.INFO.{pauses}"));

@@ -227,6 +227,7 @@ fn tell(
         verdict.repeated,
         verdict.held.len(),
     );
+    eprintln!("the longest that an entity waited for an effect: {:?}", traffic.longest_wait());
     for held in verdict.held.iter().take(20) {
         eprintln!("  held: {held}");
     }

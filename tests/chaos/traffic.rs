@@ -1,11 +1,11 @@
 //! The sources: entities that work, jitter, fail, recover and fall silent, each reporting through the gateway
 //! that it always uses, and keeping a log of what was sent and when it was answered.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use holdline_stage::clock;
+use holdline_stage::clock::{self, Instant};
 use holdline_stage::run::Tasks;
 use holdline_tests::random::Random;
 use holdline_tests::sender::Sender;
@@ -14,15 +14,18 @@ use serde_json::{Value, json};
 use crate::platform::Platform;
 use crate::target::Target;
 
-/// How long an entity waits for what must happen to it. Beyond, it is a liveness failure.
+/// How long an entity waits, once the faults have stopped, for what must happen to it. Beyond, it is a liveness
+/// failure.
 const PATIENCE: Duration = Duration::from_secs(150);
 
 /// An action that may not be repeated, and may have happened, is held: nothing comes. Whether that is why is for
 /// the checker to see in the logs.
 const PATIENCE_ONCE: Duration = Duration::from_secs(20);
 
-/// Between an entity's reports.
+/// Between an entity's reports: when its state is new, and once it has been told for as long as that.
 const BEAT: Duration = Duration::from_millis(300);
+const STEADY_AFTER: Duration = Duration::from_secs(10);
+const STEADY_BEAT: Duration = Duration::from_secs(2);
 
 /// Silence after which the `silent` playbook takes it to be over, and the `quiet` one looks. See the playbooks.
 pub(crate) const SILENT_MS: i64 = 10_000;
@@ -100,7 +103,9 @@ pub(crate) struct Traffic {
     platform: Platform,
     histories: Arc<Mutex<Vec<History>>>,
     pub refusals: Arc<Refusals>,
-    over: Arc<AtomicBool>,
+    /// When the faults had stopped.
+    over: Arc<Mutex<Option<Instant>>>,
+    longest_wait: Arc<Mutex<Duration>>,
     next: Arc<AtomicU64>,
     seed: u64,
     tasks: Tasks,
@@ -116,6 +121,7 @@ impl Traffic {
             histories: Arc::default(),
             refusals: Arc::default(),
             over: Arc::default(),
+            longest_wait: Arc::default(),
             next: Arc::default(),
             seed,
             tasks: Tasks::default(),
@@ -128,7 +134,7 @@ impl Traffic {
             let (next, over) = (self.next.clone(), self.over.clone());
             let source = self.source();
             self.tasks.spawn(async move {
-                while !over.load(Ordering::SeqCst) {
+                while over.lock().unwrap().is_none() {
                     source.clone().live(next.fetch_add(1, Ordering::SeqCst), None).await;
                 }
             });
@@ -155,9 +161,14 @@ impl Traffic {
 
     /// Waits until every entity has come to its end.
     pub(crate) async fn finish(&self) -> Vec<History> {
-        self.over.store(true, Ordering::SeqCst);
+        *self.over.lock().unwrap() = Some(clock::now());
         self.tasks.wait().await;
         self.histories.lock().unwrap().clone()
+    }
+
+    /// The longest that an entity has waited for an effect, faults and all.
+    pub(crate) fn longest_wait(&self) -> Duration {
+        *self.longest_wait.lock().unwrap()
     }
 
     fn source(&self) -> Source {
@@ -167,6 +178,8 @@ impl Traffic {
             platform: self.platform.clone(),
             histories: self.histories.clone(),
             refusals: self.refusals.clone(),
+            over: self.over.clone(),
+            longest_wait: self.longest_wait.clone(),
             seed: self.seed,
         }
     }
@@ -179,6 +192,8 @@ struct Source {
     platform: Platform,
     histories: Arc<Mutex<Vec<History>>>,
     refusals: Arc<Refusals>,
+    over: Arc<Mutex<Option<Instant>>>,
+    longest_wait: Arc<Mutex<Duration>>,
     seed: u64,
 }
 
@@ -335,18 +350,29 @@ impl Life {
             if self.history.kind == Kind::Once && began.elapsed() > PATIENCE_ONCE {
                 return;
             }
-            if began.elapsed() > PATIENCE {
+            if self.is_overdue(began) {
                 return self.history.overdue.push(direction.into());
             }
             self.report(status).await;
+            if began.elapsed() > STEADY_AFTER {
+                clock::sleep(STEADY_BEAT).await;
+            }
             self.beat().await;
         }
+    }
+
+    /// Whether it has waited for too long since the faults have stopped.
+    fn is_overdue(&self, began: Instant) -> bool {
+        let mut longest = self.source.longest_wait.lock().unwrap();
+        *longest = longest.max(began.elapsed());
+        let over = *self.source.over.lock().unwrap();
+        over.is_some_and(|over| over.max(began).elapsed() > PATIENCE)
     }
 
     async fn await_balance(&mut self) {
         let began = clock::now();
         while self.count("remediate") != self.count("revert") {
-            if began.elapsed() > PATIENCE {
+            if self.is_overdue(began) {
                 return self.history.overdue.push("revert".into());
             }
             clock::sleep(BEAT).await;

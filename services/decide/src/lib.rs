@@ -24,6 +24,8 @@ pub mod rate;
 
 pub mod pause;
 
+pub mod budget;
+
 pub mod verify;
 
 pub mod retry;

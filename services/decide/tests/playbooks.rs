@@ -209,11 +209,24 @@ fn what_is_wrong_is_said_with_its_place() {
     refuse(p, "entity: data.gatewayId", "entity: gatewayId", 6, "no path");
     refuse(p, "status == 'FAILED'", "status == 'FAILED", 7, "never ends");
     refuse(p, "status == 'FAILED'", "nosuch(status)", 7, "no function");
-    for (planned, line) in [("guard: {}\n", 1), ("mode: canary\n", 3), ("mode: shadow\n", 3)] {
-        let from = if line == 1 { "playbook: loop\n" } else { "mode: live\n" };
-        let to = if line == 1 { format!("{planned}playbook: loop\n") } else { planned.to_string() };
-        check(p, from, &to, &[(Error, line, "not supported yet")]);
+    for planned in ["mode: canary\n", "mode: shadow\n"] {
+        refuse(p, "mode: live\n", planned, 3, "not supported yet");
     }
+    let guard = |text: &str, message| {
+        let to = format!("guard: {text}\nplaybook: loop\n");
+        check(p, "playbook: loop\n", &to, &[(Error, 1, message)]);
+    };
+    guard("{inhibited_by: [region]}", "not supported yet");
+    guard("{at_most: {actions: 1, per: entity}}", "lacks `within`");
+    guard("{at_most: {actions: 0, per: entity, within: 1h}}", "too few");
+    guard("{at_most: {actions: 1001, per: entity, within: 1h}}", "at most 1000");
+    guard("{at_most: {actions: 1, per: entitty, within: 1h}}", "did you mean `entity`?");
+    guard("{at_most: {actions: 1, per: entity, within: 0s}}", "no time");
+    guard("{at_most: {actions: 1, per: group, within: 1h}}", "needs `on.group`");
+    guard("{blast_radius: {of: group, share: 50, within: 1h}}", "expected text");
+    guard("{blast_radius: {of: group, share: 101%, within: 1h}}", "1% to 100%");
+    guard("{blast_radius: {of: entity, share: 50%, within: 1h}}", "there is no of");
+    guard("{blast_radius: {of: group, share: 50%, within: 1h}}", "needs `on.group`");
     refuse(p, "failures: 3", "evidence: usual", 10, "not supported yet");
     refuse(p, "do: [remediate]", "do: [remediate]\n    verify: {}", 15, "lacks `worked`");
     let s = "subscriptions/telephony.json";

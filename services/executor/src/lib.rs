@@ -1,12 +1,14 @@
 //! Takes commands, calls targets, reports outcomes.
 //!
 //! [`protocol`] is the way of one command, readable from top to bottom: at most one executor acts on an entity at a
-//! time ([`lock`]), no call leaves before its turn ([`rate`]) or while people have stopped it ([`pauses`]), what is about to be called is written down before it is
+//! time ([`lock`]), no call leaves before its turn ([`rate`]) or while people have stopped it ([`pauses`]), no
+//! remedy beyond its playbook's budget ([`budget`]), what is about to be called is written down before it is
 //! called ([`intent`]), and an outcome goes out on `hl.internal.outcome.<p>` only, from where it can never begin an
 //! incident. [`native`] is the way of an action on the platform itself, which keeps what was there before ([`kept`]);
 //! [`verify`] looks at what a remedy led to. Which targets fail is noted for the dlq-replayer ([`target`]). What an
 //! answer means stands in `decide::execute`.
 
+mod budget;
 mod call;
 mod intent;
 mod kept;

@@ -1,7 +1,7 @@
 //! The way of one command, from top to bottom (architecture.md 8).
 //!
 //! Outcome already there? → stopped by people? → lock → still the incident's latest decision? → earlier calls →
-//! deadline → turn in the rate window → intent → still not stopped? → lock still sure? → call → outcome → release, acknowledge. A crash between any two
+//! deadline → budget → turn in the rate window → intent → still not stopped? → lock still sure? → call → outcome → release, acknowledge. A crash between any two
 //! lines leads to one more delivery, which finds out from the intent and the outcome how far this one had got.
 
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use holdline_stage::queue::{Answer, Work};
 use holdline_stage::telemetry::Metric;
 use sha2::{Digest, Sha256};
 
+use crate::budget;
 use crate::call::{Caller, Destination};
 use crate::intent::{self, Earlier};
 use crate::lock::{self, Lock, Locks};
@@ -155,6 +156,22 @@ impl Executor {
             let attempts = earlier.attempts;
             self.park(work, DeadLetter { reason: reason.into(), attempts, ..DeadLetter::default() }).await?;
             return self.report(command, Done::Held { reason: reason.into() }, attempts, lock).await;
+        }
+        // What people allow holds at once, also for incidents that were opened under an earlier set.
+        let current = self.playbooks.current();
+        let allowing = current.as_ref().map_or(set, |(_, current)| current);
+        let taken = match budget::take(&self.bus, &self.time, allowing, command).await {
+            Ok(taken) => taken,
+            Err(error) => {
+                lock.release(&self.bus).await;
+                return Err(error);
+            }
+        };
+        if let Err(reason) = taken {
+            let attempts = earlier.attempts;
+            self.park(work, DeadLetter { reason: reason.clone(), attempts, ..DeadLetter::default() }).await?;
+            let done = Done::Failed { reason, perhaps_done: earlier.perhaps_done };
+            return self.report(command, done, attempts, lock).await;
         }
         match &action.what {
             Doing::Webhook(webhook) => self.send(work, command, set, webhook, earlier, lock).await,

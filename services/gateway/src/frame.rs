@@ -871,6 +871,7 @@ mod tests {
                 playbooks: BTreeMap::new(),
                 targets: vec![],
                 platform: None,
+                group_sizes: BTreeMap::new(),
             };
             let ms = |at: Instant| i64::try_from(at.duration_since(began).as_millis()).unwrap();
             let mut held: BTreeSet<usize> = (0..accepted.len()).collect();

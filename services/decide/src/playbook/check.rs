@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::finding::{Finding, Findings, Source};
 use super::parse::{self, At, Draft, FileKind};
 use super::{Action, Doing, Facts, Lane, On, Path, Playbook, Predicate, Set, Subscription};
+use crate::budget::AtMost;
 use crate::debounce::Rules;
 use crate::explain::duration;
 use crate::verify::Look;
@@ -65,6 +66,7 @@ pub(super) fn load(bundle: &Bundle) -> (Option<Set>, Vec<Finding>) {
         playbooks,
         targets: drafts.settings.targets,
         platform: drafts.settings.platform,
+        group_sizes: drafts.settings.group_sizes,
     };
     (Some(set), findings.list)
 }
@@ -470,6 +472,7 @@ fn finish(name: String, draft: Draft, subscriptions: Vec<String>, drafts: &Draft
         failover: lane(draft.failover),
         scaling: lane(draft.scaling),
         verify: draft.verify,
+        guard: draft.guard,
         paths,
     }
 }
@@ -502,6 +505,18 @@ pub fn explain(set: &Set) -> String {
         writeln!(text, "{}", playbook.name).ok();
         let on = &playbook.on;
         writeln!(text, "  listens to {}, one incident per {}", on.subscriptions.join(", "), on.entity).ok();
+        if let Some(AtMost { actions, per, within_ms }) = playbook.guard.at_most {
+            let within = duration(within_ms);
+            writeln!(text, "  at most {actions} remedied incidents per {per:?} within {within}; the rest is held").ok();
+        }
+        if let Some(radius) = playbook.guard.blast_radius {
+            let (share, within) = (radius.share_percent, duration(radius.within_ms));
+            writeln!(text, "  at most {share}% of a group's entities within {within}; the rest is held").ok();
+            for (group, size) in &set.group_sizes {
+                writeln!(text, "    {group}: {} of {size}", radius.entities(Some(*size))).ok();
+            }
+            writeln!(text, "    any other: {}", radius.entities(None)).ok();
+        }
         for (kind, rules) in [("failed", &playbook.failover), ("degraded", &playbook.scaling)] {
             let Some(rules) = rules else { continue };
             let revert = &rules.revert;

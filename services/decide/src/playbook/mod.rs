@@ -38,6 +38,8 @@ pub struct Set {
     pub targets: Vec<Target>,
     /// The organisation that native actions act on.
     pub platform: Option<Platform>,
+    /// How many entities a group has, for blast radii.
+    pub group_sizes: BTreeMap<String, u32>,
 }
 
 /// Reads a set. Gives the set when there is no error among the findings; all findings at once, in the order
@@ -265,6 +267,8 @@ pub struct Playbook {
     pub scaling: Option<debounce::Rules>,
     /// How it is seen whether the remedies of a lane worked.
     pub verify: BTreeMap<Lane, crate::verify::Verify>,
+    /// How much it may do.
+    pub guard: crate::budget::Guard,
     /// Every path that a template of its actions refers to.
     pub paths: Vec<Path>,
 }

@@ -233,6 +233,16 @@ impl<'a, 'f> Fields<'a, 'f> {
         }
     }
 
+    /// A time in which something is counted.
+    fn window(&mut self, key: &str) -> Option<i64> {
+        let node = self.get(key)?;
+        let ms = self.duration(key, 0);
+        if ms == 0 {
+            self.findings.error(self.source, &node.at, format!("`{key}`: nothing happens within no time"));
+        }
+        Some(ms)
+    }
+
     fn names(&mut self, key: &str) -> Vec<At<String>> {
         let Some(node) = self.get(key) else { return vec![] };
         let Kind::List(items) = &node.kind else {

@@ -40,7 +40,9 @@ impl Incidents {
             Output::Json => {
                 let shown = views.iter().map(|view| {
                     let mut shape = shape(view);
-                    shape["paused"] = paused(view).into();
+                    if let Some(fields) = shape.as_object_mut() {
+                        fields.insert("paused".into(), paused(view).into());
+                    }
                     shape
                 });
                 output::json(&shown.collect());

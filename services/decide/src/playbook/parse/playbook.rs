@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use holdline_proto::limits::BUDGET_MAX;
+
 use super::{At, Fields};
+use crate::budget::{AtMost, BlastRadius, Guard, Per};
 use crate::debounce::{DEADLINE_MS, Flapping, REVERT_STABLE_FOR_MS, Revert, Rules, SILENCE_MS};
 use crate::playbook::finding::{Findings, Source};
 use crate::playbook::node::Node;
@@ -39,6 +42,7 @@ pub(in crate::playbook) struct Draft {
     pub failover: Option<Rules>,
     pub scaling: Option<Rules>,
     pub verify: BTreeMap<playbook::Lane, Verify>,
+    pub guard: Guard,
     /// Every action that is named, where it is.
     pub actions: Vec<At<String>>,
 }
@@ -49,8 +53,8 @@ pub(in crate::playbook) fn playbook(
     node: &Node,
     findings: &mut Findings,
 ) -> Option<Draft> {
-    let known = ["playbook", "description", "owner", "mode", "on", "confirm", "act", "revert"];
-    let mut fields = Fields::of(node, "a playbook", &known, &["guard"], source, findings)?;
+    let known = ["playbook", "description", "owner", "mode", "on", "confirm", "act", "revert", "guard"];
+    let mut fields = Fields::of(node, "a playbook", &known, &[], source, findings)?;
     let name = fields.needed_text("playbook");
     let description = fields.text("description").map(|text| text.value);
     let owner = fields.text("owner").map(|text| text.value);
@@ -75,6 +79,7 @@ pub(in crate::playbook) fn playbook(
             fields.missing(key);
         }
     }
+    let guard = fields.get("guard");
     let revert_at = revert.map_or(node.at.clone(), |revert| revert.at.clone());
     let on = on.and_then(|on| read_on(source, on, findings));
     let confirm = confirm.map_or_else(Confirm::default, |confirm| read_confirm(source, confirm, findings));
@@ -100,7 +105,13 @@ pub(in crate::playbook) fn playbook(
         let message = "a failover without a way back: `revert.do` names the action that undoes it, or `undo`";
         findings.error(source, &revert_at, message);
     }
+    let guard_at = guard.map_or(node.at.clone(), |guard| guard.at.clone());
+    let guard = guard.and_then(|guard| read_guard(source, guard, findings)).unwrap_or_default();
     let on = on?;
+    if guard.goes_by_group() && on.group.is_none() {
+        let message = "a budget of a group needs `on.group`, the path that says which group an entity belongs to";
+        findings.error(source, &guard_at, message);
+    }
     if scaling.is_some() && on.degraded.is_none() {
         findings.error(source, &node.at, "`act.degraded` can never begin, because there is no `on.degraded`");
     }
@@ -118,6 +129,7 @@ pub(in crate::playbook) fn playbook(
         failover,
         scaling,
         verify,
+        guard,
         actions,
     })
 }
@@ -202,6 +214,48 @@ fn read_flapping(source: Source<'_>, node: &Node, findings: &mut Findings) -> Op
         factor: fields.count("factor", 2, 1),
         most_ms: fields.duration("most", 30 * 60_000),
     })
+}
+
+fn read_guard(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<Guard> {
+    let planned = ["inhibited_by", "approval"];
+    let fields = Fields::of(node, "`guard`", &["at_most", "blast_radius"], &planned, source, findings)?;
+    let (at_most, blast_radius) = (fields.get("at_most"), fields.get("blast_radius"));
+    Some(Guard {
+        at_most: at_most.and_then(|node| read_at_most(source, node, fields.findings)),
+        blast_radius: blast_radius.and_then(|node| read_blast_radius(source, node, fields.findings)),
+    })
+}
+
+fn read_at_most(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<AtMost> {
+    let mut fields = Fields::of(node, "`at_most`", &["actions", "per", "within"], &[], source, findings)?;
+    for key in ["actions", "per", "within"] {
+        if fields.get(key).is_none() {
+            fields.missing(key);
+        }
+    }
+    let actions = fields.count("actions", 1, 1);
+    if actions > BUDGET_MAX {
+        let at = fields.key_at("actions");
+        fields.findings.error(source, &at, format!("`actions`: at most {BUDGET_MAX}"));
+    }
+    let within_ms = fields.window("within")?;
+    Some(AtMost { actions, per: fields.choice("per", &Per::NAMES)?, within_ms })
+}
+
+fn read_blast_radius(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<BlastRadius> {
+    let mut fields = Fields::of(node, "`blast_radius`", &["of", "share", "within"], &[], source, findings)?;
+    for key in ["of", "share", "within"] {
+        if fields.get(key).is_none() {
+            fields.missing(key);
+        }
+    }
+    fields.choice("of", &[("group", ())]);
+    let within_ms = fields.window("within")?;
+    let share_percent = fields.parsed("share", |text| {
+        let number = text.strip_suffix('%').and_then(|number| number.trim().parse().ok());
+        number.filter(|share| (1..=100).contains(share)).ok_or_else(|| format!("{text:?}: expected 1% to 100%"))
+    })?;
+    Some(BlastRadius { share_percent: share_percent.value, within_ms })
 }
 
 fn default_revert() -> Revert {

@@ -1,11 +1,12 @@
-//! `holdline.yaml`: the installation's targets, its platform, whom to page.
+//! `holdline.yaml`: the installation's targets, its platform, whom to page, how large its groups are.
 
 use std::collections::BTreeMap;
 
 use super::{At, Fields};
 use crate::playbook::finding::{Findings, Source};
-use crate::playbook::node::{Kind, Node};
+use crate::playbook::node::{Entry, Kind, Node};
 use crate::playbook::{Client, ConnectTo, Platform, Target};
+use holdline_proto::limits::BUDGET_MAX;
 
 /// The installation's settings.
 #[derive(Debug, Default)]
@@ -14,24 +15,53 @@ pub(in crate::playbook) struct Settings {
     pub platform: Option<Platform>,
     /// Name of the action that tells people of held incidents, and where it stands.
     pub pager: Option<At<String>>,
+    /// Entities of each group.
+    pub group_sizes: BTreeMap<String, u32>,
 }
 
 /// Reads the installation's settings.
 pub(in crate::playbook) fn settings(source: Source<'_>, node: &Node, findings: &mut Findings) -> Settings {
-    let planned = ["business_hours", "people", "groups", "vault"];
-    let known = ["targets", "platform", "pager"];
+    let planned = ["business_hours", "people", "vault"];
+    let known = ["targets", "platform", "pager", "groups"];
     let Some(mut fields) = Fields::of(node, "holdline.yaml", &known, &planned, source, findings) else {
         return Settings::default();
     };
     let platform = fields.get("platform").and_then(|node| platform(source, node, fields.findings));
     let pager = fields.text("pager");
-    let Some(list) = fields.get("targets") else { return Settings { targets: vec![], platform, pager } };
+    let group_sizes = fields.get("groups").map(|node| group_sizes(source, node, fields.findings));
+    let group_sizes = group_sizes.unwrap_or_default();
+    let Some(list) = fields.get("targets") else {
+        return Settings { targets: vec![], platform, pager, group_sizes };
+    };
     let Kind::List(items) = &list.kind else {
         fields.findings.error(source, &list.at, format!("`targets`: expected a list, found {}", list.what()));
-        return Settings { targets: vec![], platform, pager };
+        return Settings { targets: vec![], platform, pager, group_sizes };
     };
     let targets = items.iter().filter_map(|item| target(source, item, fields.findings)).collect();
-    Settings { targets, platform, pager }
+    Settings { targets, platform, pager, group_sizes }
+}
+
+fn group_sizes(source: Source<'_>, node: &Node, findings: &mut Findings) -> BTreeMap<String, u32> {
+    let Kind::Map(entries) = &node.kind else {
+        let message = format!("`groups`: expected a map, found {}", node.what());
+        findings.error_with(source, &node.at, message, "as in `groups: {lisbon: 12}`, entities of each");
+        return BTreeMap::new();
+    };
+    let mut sizes = BTreeMap::new();
+    for Entry { key, value, .. } in entries {
+        let size = match &value.kind {
+            Kind::Scalar(size) => size.as_u64().and_then(|size| u32::try_from(size).ok()),
+            _ => None,
+        };
+        match size.filter(|size| (1..=BUDGET_MAX).contains(size)) {
+            Some(size) => drop(sizes.insert(key.clone(), size)),
+            None => {
+                let message = format!("group {key}: expected how many entities it has, 1 to {BUDGET_MAX}");
+                findings.error(source, &value.at, message);
+            }
+        }
+    }
+    sizes
 }
 
 fn platform(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<Platform> {
