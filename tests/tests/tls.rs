@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -64,6 +65,39 @@ fn s_client(address: SocketAddr, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+/// Of RFC 5246: kinds of records, and the alert for a version that is not spoken.
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+const FATAL: u8 = 2;
+const PROTOCOL_VERSION: u8 = 70;
+
+/// The first record that `openssl s_client` sends. Bytes 9 and 10 are the version that it asks for.
+fn client_hello(arguments: &[&str]) -> Vec<u8> {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| s_client(address, arguments));
+        let hello = record(&mut listener.accept().unwrap().0);
+        client.join().unwrap();
+        hello
+    })
+}
+
+/// What comes back first for a record.
+fn answer(address: SocketAddr, to: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(to).unwrap();
+    record(&mut stream)
+}
+
+fn record(stream: &mut TcpStream) -> Vec<u8> {
+    let mut record = vec![0; 5];
+    stream.read_exact(&mut record).unwrap();
+    record.resize(5 + usize::from(u16::from_be_bytes([record[3], record[4]])), 0);
+    stream.read_exact(&mut record[5..]).unwrap();
+    record
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g6_tls_1_2_and_1_3_are_spoken_and_nothing_older() {
     let (mut installation, authority, address) = gateway("tls-versions");
@@ -103,9 +137,15 @@ async fn g6_tls_1_2_and_1_3_are_spoken_and_nothing_older() {
     }
     for version in ["-tls1_1", "-tls1"] {
         let told = spoken(&[version, "-cipher", "DEFAULT:@SECLEVEL=0"]);
-        // The client offered it: what it reports is the alert that the gateway has sent.
-        assert!(told.contains("alert protocol version") && told.contains("alert number 70"), "{told}");
-        assert!(told.contains("Cipher is (NONE)"), "{told}");
+        // The client has offered it: what it reports is the alert that came back.
+        assert!(told.contains("SSL alert number") && told.contains("Cipher is (NONE)"), "{told}");
+    }
+    // The version alone is enough: the same hello is answered in 1.2, and refused in 1.1 by the alert for versions.
+    let hello = client_hello(&["-tls1_2"]);
+    assert_eq!(answer(address, &hello)[0], HANDSHAKE);
+    for minor in [2, 1, 0] {
+        let older = [&hello[..10], &[minor], &hello[11..]].concat();
+        assert_eq!(answer(address, &older), [ALERT, 3, 3, 0, 2, FATAL, PROTOCOL_VERSION], "minor {minor}");
     }
 
     let mut byte = [0];
@@ -182,7 +222,8 @@ async fn g6_a_certificate_is_replaced_under_load_and_no_connection_is_refused() 
     let log = || installation.log_of("gateway", 0);
     until("a key that does not fit is told", || log().contains("does not belong to the certificate")).await;
     let ready = || installation.admin("gateway", 0, "/readyz");
-    until("readiness says so", || ready().contains("\r\n\r\nready\ncertificate: gateway.tls_key_file: ")).await;
+    until("readiness says so", || ready().contains("\r\n\r\nready\nnew certificate: gateway.tls_key_file: "))
+        .await;
     let key = std::fs::read_to_string(&stranger.1).unwrap().replace('\n', "");
     std::fs::write(folder.join("damaged"), &key).unwrap();
     replace(&folder.join("damaged"), &shown.1);
@@ -290,16 +331,13 @@ async fn g6_a_broker_that_asks_for_certificates_is_shown_one() {
         typed.args(arguments).args(["--nats", &cluster.url(), "--keys"]).arg(cluster.keys());
         typed
     };
-    let provisioned = typed(&["provision"]).envs(good.clone()).output().unwrap();
-    assert!(provisioned.status.success(), "{}", told(&provisioned));
-    let pushed = typed(&["push", sample("loop").to_str().unwrap(), "--nats-tls-ca-file"])
-        .arg(&ca)
-        .arg("--nats-tls-certificate-file")
-        .arg(&client)
-        .arg("--nats-tls-key-file")
-        .arg(&client_key)
-        .output()
-        .unwrap();
+    until("the broker is provisioned", || {
+        typed(&["provision"]).envs(good.clone()).output().unwrap().status.success()
+    })
+    .await;
+    let flags = ["--nats-tls-ca-file", "--nats-tls-certificate-file", "--nats-tls-key-file"];
+    let flags = flags.into_iter().zip(&good).flat_map(|(flag, (_, file))| [flag, file.to_str().unwrap()]);
+    let pushed = typed(&["push", sample("loop").to_str().unwrap()]).args(flags).output().unwrap();
     assert!(pushed.status.success(), "{}", told(&pushed));
 
     let (listen, admin) = (free_address(), free_address());
@@ -327,16 +365,16 @@ async fn g6_a_broker_that_asks_for_certificates_is_shown_one() {
     // Without a certificate, with a stranger's, and where the broker's own comes from a stranger.
     let strangers = Authority::new(&folder.join("strangers"));
     let (stranger, stranger_key) = strangers.issue("client");
-    for (name, variables) in [
-        ("without", &good[..1]),
-        ("stranger", &files(&ca, &stranger, &stranger_key)),
-        ("elsewhere", &files(&strangers.file(), &client, &client_key)),
-        ("nothing", &[]),
+    for (name, variables, setting) in [
+        ("without", &good[..1], "nats.tls_certificate_file"),
+        ("stranger", &files(&ca, &stranger, &stranger_key), "nats.tls_certificate_file"),
+        ("elsewhere", &files(&strangers.file(), &client, &client_key), "nats.tls_ca_file"),
+        ("nothing", &[], "nats.tls_ca_file"),
     ] {
         assert_eq!(start(name, variables).wait(SOON), Some(69), "{name}");
         let told = std::fs::read_to_string(folder.join(format!("{name}.log"))).unwrap();
-        eprintln!("{name}: {told}");
-        assert!(told.contains("no nats-server at ") && told.contains("nats.tls_ca_file"), "{name}: {told}");
+        let question = told.lines().find_map(|line| line.split_once("no nats-server at "));
+        assert!(question.is_some_and(|(_, question)| question.contains(setting)), "{name}: {told}");
     }
     drop(cluster);
     std::fs::remove_dir_all(folder).unwrap();

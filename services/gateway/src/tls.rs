@@ -22,6 +22,9 @@ const CERTIFICATE_EVERY: Duration = Duration::from_secs(2);
 /// What is wrong with the files is told from this look on: the two are replaced one after the other.
 const TOLD_FROM_LOOK: u32 = 2;
 
+/// What is missing, as readiness has it, while there are files that cannot be used.
+const NEW: &str = "new certificate";
+
 /// A certificate, and how connections are served with it.
 #[derive(Clone)]
 pub struct Tls {
@@ -49,7 +52,6 @@ impl Tls {
     /// Looks at the files again and again, until the service stops. Only new connections see what changes.
     pub(crate) fn keep(mut self, shell: &Shell) {
         let shell = shell.clone();
-        shell.health.cover("certificate", "the one that was read before");
         shell.tasks.clone().spawn(async move {
             let mut looks_in_vain = 0;
             loop {
@@ -60,15 +62,16 @@ impl Tls {
                 match self.look() {
                     Ok(()) => {
                         looks_in_vain = 0;
-                        shell.health.present("certificate");
+                        shell.health.present(NEW);
                     }
                     Err(why) => {
                         looks_in_vain += 1;
                         if looks_in_vain == TOLD_FROM_LOOK {
                             tracing::error!("the certificate is not replaced: {why}");
+                            shell.health.cover(NEW, "the one from before");
                         }
                         if looks_in_vain >= TOLD_FROM_LOOK {
-                            shell.health.missing("certificate", why);
+                            shell.health.missing(NEW, why);
                         }
                     }
                 }

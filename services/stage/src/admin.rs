@@ -84,11 +84,7 @@ impl Health {
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn serve(
-    listen: SocketAddr,
-    tasks: Tasks,
-    healths: Vec<(String, Health)>,
-) -> anyhow::Result<()> {
+pub async fn serve(listen: SocketAddr, tasks: Tasks, healths: Vec<(String, Health)>) -> anyhow::Result<()> {
     use anyhow::Context;
     let router = axum::Router::new()
         .route("/livez", get(|| async { "alive\n" }))

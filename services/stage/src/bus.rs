@@ -417,13 +417,18 @@ fn context(client: &async_nats::Client) -> Context {
 
 /// What to ask oneself about a broker that cannot be reached.
 fn question(nats: &Nats, error: &ConnectError) -> &'static str {
-    // Who is refused over TLS 1.3 may only see that the connection ends.
-    let over_tls = nats.tls.is_set() || error.to_string().contains("certificate");
-    if over_tls {
-        "is it running, is nats.url right and a name in its certificate, does that come from nats.tls_ca_file, and \
-         does it ask for a certificate of ours that nats.tls_certificate_file lacks?"
-    } else {
-        "is it running, and is nats.url right?"
+    match error.to_string() {
+        error if error.contains("invalid peer certificate") || error.contains("platform certs") => {
+            "does its certificate come from nats.tls_ca_file, and is the host of nats.url a name in it?"
+        }
+        error if error.contains("received fatal alert") => {
+            "is nats.tls_certificate_file set, and one that it takes?"
+        }
+        // Whose certificate is refused over TLS 1.3 may see no more than the end of the connection.
+        _ if nats.tls.is_set() => {
+            "is it running, is nats.url right, does it speak TLS, and does it take nats.tls_certificate_file?"
+        }
+        _ => "is it running, and is nats.url right?",
     }
 }
 
