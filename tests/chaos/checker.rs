@@ -12,7 +12,7 @@ use holdline_stage::admin::Health;
 use holdline_stage::bus::Bus;
 use holdline_stage::pipe::Reader;
 use holdline_stage::run::Tasks;
-use holdline_stage::settings::Nats;
+use holdline_stage::settings::{Nats, NatsTls};
 use holdline_tests::cluster::Cluster;
 use holdline_tests::reference::{Delivered, Status, actions};
 use serde_json::Value;
@@ -80,6 +80,7 @@ impl Logs {
         let nats = Nats {
             url: cluster.url(),
             seed_file: Some(cluster.keys().join("operator.nk")),
+            tls: NatsTls::default(),
             topology: Topology::default(),
             patience: std::time::Duration::from_secs(30),
         };

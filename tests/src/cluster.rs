@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Cluster {
     folder: PathBuf,
     servers: Vec<Server>,
+    /// What else stands in every server's configuration.
+    more: String,
 }
 
 struct Server {
@@ -32,6 +34,11 @@ struct Server {
 impl Cluster {
     /// Starts so many servers; with their users, without streams.
     pub fn start(folder: &Path, size: usize) -> Cluster {
+        Cluster::configured(folder, size, "")
+    }
+
+    /// The same, with more in the servers' configuration.
+    pub fn configured(folder: &Path, size: usize, more: &str) -> Cluster {
         let folder = folder.join("nats");
         std::fs::create_dir_all(&folder).unwrap();
         let users = command("holdline")
@@ -50,7 +57,7 @@ impl Cluster {
                 process: None,
             })
             .collect();
-        let mut cluster = Cluster { folder, servers };
+        let mut cluster = Cluster { folder, servers, more: more.into() };
         for server in 0..size {
             cluster.revive(server);
         }
@@ -160,6 +167,7 @@ impl Cluster {
             )
             .unwrap();
         }
+        text.push_str(&self.more);
         text.push_str("include \"users.conf\"\n");
         let file = self.folder.join(format!("server-{server}.conf"));
         std::fs::write(&file, text).unwrap();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::print_stderr)]
 
+pub mod certificates;
 pub mod cluster;
 pub mod platform;
 pub mod programs;

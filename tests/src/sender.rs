@@ -36,6 +36,7 @@ pub fn event(id: &str, entity: &str, status: &str, at_ms: i64) -> Value {
 #[derive(Clone)]
 pub struct Sender {
     client: reqwest::Client,
+    scheme: &'static str,
     gateways: Vec<SocketAddr>,
     subscription: String,
     turn: Arc<AtomicUsize>,
@@ -45,7 +46,7 @@ impl Sender {
     pub fn new(gateways: Vec<SocketAddr>, subscription: &str) -> Sender {
         rustls::crypto::ring::default_provider().install_default().ok();
         let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).no_proxy().build().unwrap();
-        Sender { client, gateways, subscription: subscription.into(), turn: Arc::default() }
+        Sender { client, scheme: "http", gateways, subscription: subscription.into(), turn: Arc::default() }
     }
 
     /// The same for another subscription.
@@ -53,23 +54,32 @@ impl Sender {
         Sender { subscription: subscription.into(), ..self.clone() }
     }
 
+    /// The same over TLS, by a client that knows whom to trust.
+    pub fn over_tls(&self, client: reqwest::Client) -> Sender {
+        Sender { client, scheme: "https", ..self.clone() }
+    }
+
     /// Posts once, to the next gateway in turn.
     pub async fn post(&self, body: &[u8]) -> Result<(u16, Value), reqwest::Error> {
+        let response = self.send(body).await?;
+        let status = response.status().as_u16();
+        let text = response.text().await?;
+        Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
+    /// The same, for what else the answer says.
+    pub async fn send(&self, body: &[u8]) -> Result<reqwest::Response, reqwest::Error> {
         let timestamp = (clock::wall_ms() / 1_000).to_string();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let gateway = self.gateways[turn % self.gateways.len()];
-        let response = self
-            .client
-            .post(format!("http://{gateway}/v1/events/{}", self.subscription))
+        self.client
+            .post(format!("{}://{gateway}/v1/events/{}", self.scheme, self.subscription))
             .header("Content-Type", "application/json")
             .header("X-PureCloud-Signature", sign(&timestamp, body))
             .header("X-PureCloud-Timestamp", timestamp)
             .body(body.to_vec())
             .send()
-            .await?;
-        let status = response.status().as_u16();
-        let text = response.text().await?;
-        Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+            .await
     }
 
     /// Posts until it is accepted; gives the number of tries. Panics on any answer but 200 and 503.

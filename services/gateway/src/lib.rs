@@ -15,6 +15,7 @@ mod receive;
 mod secrets;
 pub mod signature;
 mod spool;
+mod tls;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -41,6 +42,7 @@ use poll::Pages;
 use receive::Entrance;
 use secrets::Secrets;
 use spool::{Folder, Spool};
+pub use tls::Tls;
 
 /// A connection that sends no complete header within this is closed.
 const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
@@ -65,6 +67,8 @@ const SIGXFSZ: i32 = 25;
 #[derive(Clone)]
 pub struct Settings {
     pub listen: SocketAddr,
+    /// Without it events are received over plain HTTP.
+    pub tls: Option<Tls>,
     /// Stable name of this gateway, unique in the installation.
     pub name: Option<String>,
     /// Where events wait while the broker is away; none: they are answered 503 then.
@@ -83,6 +87,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            tls: None,
             name: None,
             spool: None,
             spool_bytes_max: 1024 * 1024 * 1024,
@@ -94,8 +99,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads `gateway.listen`, `gateway.name`, `gateway.spool`, `gateway.spool_bytes_max` and
-    /// `gateway.notification_silence_ms`.
+    /// Reads `gateway.listen`, `gateway.tls_certificate_file`, `gateway.tls_key_file`, `gateway.name`,
+    /// `gateway.spool`, `gateway.spool_bytes_max` and `gateway.notification_silence_ms`.
     pub fn read(reader: &mut Reader) -> Settings {
         let default = Settings::default();
         let silence_ms = reader.optional("gateway", "notification_silence_ms");
@@ -105,6 +110,7 @@ impl Settings {
         Settings {
             notification_silence: silence_ms.map_or(default.notification_silence, Duration::from_millis),
             listen: reader.or("gateway", "listen", default.listen),
+            tls: Tls::read(reader),
             name: reader.optional("gateway", "name"),
             spool: reader.optional("gateway", "spool"),
             spool_bytes_max: reader.or("gateway", "spool_bytes_max", default.spool_bytes_max),
@@ -294,10 +300,21 @@ async fn serve(
         .http1()
         .timer(hyper_util::rt::TokioTimer::new())
         .header_read_timeout(Some(HEADER_TIME_MAX));
+    // There a header has no time of its own.
+    server.http_builder().http2().keep_alive_interval(HEADER_TIME_MAX).keep_alive_timeout(HEADER_TIME_MAX);
     settings.bound.send_replace(Some(address));
-    tracing::info!("the gateway listens on {address}");
-    let router = receive::router(entrance);
-    server.serve(router.into_make_service_with_connect_info::<SocketAddr>()).await?;
+    let service = receive::router(entrance).into_make_service_with_connect_info::<SocketAddr>();
+    match &settings.tls {
+        Some(tls) => {
+            tracing::info!("the gateway listens on {address}, over TLS");
+            tls.clone().keep(shell);
+            server.acceptor(tls.acceptor()).serve(service).await?;
+        }
+        None => {
+            tracing::info!("the gateway listens on {address}");
+            server.serve(service).await?;
+        }
+    }
     Ok(())
 }
 

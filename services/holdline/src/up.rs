@@ -16,7 +16,7 @@ use holdline_stage::admin::Health;
 use holdline_stage::bus::Bus;
 use holdline_stage::run::{Shell, Tasks, signalled};
 use holdline_stage::secret::{Lookup, environment_with, fetch};
-use holdline_stage::settings::{Common, Nats, Reader, host_name};
+use holdline_stage::settings::{Common, Nats, NatsTls, Reader, host_name};
 use holdline_stage::{admin, clock, playbooks};
 use secrecy::SecretString;
 use tokio::sync::watch;
@@ -64,6 +64,8 @@ pub(crate) struct Up {
     /// Folder with the seeds of the users of --nats (<role>.nk)
     #[arg(long, value_name = "DIR", requires = "nats")]
     keys: Option<PathBuf>,
+    #[command(flatten)]
+    tls: broker::Tls,
     /// When the embedded broker syncs
     #[arg(long, value_enum, default_value = "always")]
     sync: Sync,
@@ -80,15 +82,14 @@ impl Up {
         let data = DataDir(self.data.clone());
         data.prepare()?;
         let _lock = data.lock()?;
-        let (embedded, url, keys) = match &self.nats {
-            Some(url) => (None, url.clone(), self.keys.clone()),
+        let (embedded, site) = match &self.nats {
+            Some(url) => (None, self.elsewhere(url)?),
             None => {
                 let embedded = Embedded::start(&data, None, self.sync)?;
-                let url = embedded.url.clone();
-                (Some(embedded), url, Some(data.keys()))
+                let (url, keys) = (embedded.url.clone(), Some(data.keys()));
+                (Some(embedded), Site { url, keys, tls: NatsTls::default(), tasks: Tasks::default() })
             }
         };
-        let site = Site { url, keys, tasks: Tasks::default() };
         site.provision(Layout { partitions: self.partitions, replicas: None }).await?;
         let ran = self.with_services(&site, &data).await;
         site.tasks.finish().await;
@@ -97,9 +98,15 @@ impl Up {
         ran
     }
 
+    /// A broker that is not ours.
+    fn elsewhere(&self, url: &str) -> anyhow::Result<Site> {
+        let (keys, tls) = (self.keys.clone(), self.tls.read()?);
+        Ok(Site { url: url.into(), keys, tls, tasks: Tasks::default() })
+    }
+
     /// Plays the demonstration through programs that somebody else has started.
     async fn play_apart(&self, url: &str, gateway: SocketAddr) -> anyhow::Result<()> {
-        let site = Site { url: url.into(), keys: self.keys.clone(), tasks: Tasks::default() };
+        let site = self.elsewhere(url)?;
         let demo = Demo::start().await?;
         site.push(&demo.bundle(), true).await?;
         // The services look for a new set every second, and for its secrets at once.
@@ -136,12 +143,17 @@ impl Up {
             ready = running.ready() => ready?,
             () = signalled() => return running.stop().await,
         };
-        line(format!("holdline is up: events are received on http://{gateway}/v1/events/SUBSCRIPTION"));
+        let scheme = if running.over_tls { "https" } else { "http" };
+        line(format!("holdline is up: events are received on {scheme}://{gateway}/v1/events/SUBSCRIPTION"));
         line(format!("  data folder {}, broker {}", data.0.display(), site.url));
         if let Some(admin) = self.admin {
             line(format!("  health and metrics on http://{admin}/readyz and /metrics"));
         }
         if let Some(demo) = &demo {
+            if running.over_tls {
+                running.stop().await?;
+                bail!("the demonstration sends plain HTTP; start it without gateway.tls_certificate_file");
+            }
             let played = tokio::select! {
                 played = demo.play(site, gateway) => played,
                 ended = running.ended() => ended.and_then(|()| bail!("a service ended")),
@@ -183,12 +195,13 @@ fn find_secrets(bundle: &Bundle, lookup: &Lookup) -> anyhow::Result<()> {
 pub(crate) struct Site {
     pub url: String,
     pub keys: Option<PathBuf>,
+    pub tls: NatsTls,
     pub tasks: Tasks,
 }
 
 impl Site {
     pub(crate) fn connection(&self, role: Role) -> Nats {
-        broker::connection(&self.url, self.keys.as_deref(), role)
+        broker::connection(&self.url, self.keys.as_deref(), self.tls.clone(), role)
     }
 
     pub(crate) async fn bus(&self, role: Role) -> anyhow::Result<Bus> {
@@ -237,6 +250,7 @@ struct Running {
     tasks: Tasks,
     healths: Vec<(&'static str, Health)>,
     bound: watch::Receiver<Option<SocketAddr>>,
+    over_tls: bool,
     failed: watch::Receiver<Option<String>>,
     ended: Tasks,
 }
@@ -255,6 +269,7 @@ impl Running {
             tasks,
             healths: vec![],
             bound: watch::channel(None).1,
+            over_tls: false,
             failed,
             ended: Tasks::default(),
         };
@@ -266,6 +281,7 @@ impl Running {
             ..holdline_gateway::Settings::read(&mut reader)
         };
         running.bound = gateway.bound.subscribe();
+        running.over_tls = gateway.tls.is_some();
         let classifier = holdline_classifier::Settings::read(&mut reader);
         let debouncer = holdline_debouncer::Settings::read(&mut reader);
         let executor =
@@ -278,14 +294,9 @@ impl Running {
         running.spawn(site, Role::Executor, &failure, |shell| holdline_executor::run(executor, shell));
         running.spawn(site, Role::DlqReplayer, &failure, |shell| holdline_dlq_replayer::run(replayer, shell));
         if let Some(listen) = admin_listen {
-            let healths = running.healths.clone();
-            admin::serve(listen, running.tasks.clone(), move || {
-                let all = healths.iter().flat_map(|(stage, health)| {
-                    health.report().into_iter().map(move |(what, why)| (format!("{stage}: {what}"), why))
-                });
-                all.collect()
-            })
-            .await?;
+            let healths = running.healths.iter();
+            let healths = healths.map(|(stage, health)| (format!("{stage}: "), health.clone())).collect();
+            admin::serve(listen, running.tasks.clone(), healths).await?;
         }
         Ok(running)
     }

@@ -70,20 +70,25 @@ impl Health {
         missing.retain(|what, _| !covered.contains_key(what));
         missing
     }
+
+    /// Everything that is missing and covered for, with the reason.
+    pub fn covered(&self) -> BTreeMap<String, String> {
+        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let covered = self.covered.lock().unwrap_or_else(PoisonError::into_inner);
+        let both = covered.iter().filter_map(|(what, by)| Some((what, missing.get(what)?, by)));
+        both.map(|(what, why, by)| (what.clone(), format!("{why}; {by} does its work meanwhile"))).collect()
+    }
 }
 
-/// Answers on the admin address until the service stops; `report` says what is missing, and why.
+/// Answers on the admin address until the service stops, for everything in it: by what stands before its words.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn serve<R>(listen: SocketAddr, tasks: Tasks, report: R) -> anyhow::Result<()>
-where
-    R: Fn() -> BTreeMap<String, String> + Clone + Send + Sync + 'static,
-{
+pub async fn serve(listen: SocketAddr, tasks: Tasks, healths: Vec<(String, Health)>) -> anyhow::Result<()> {
     use anyhow::Context;
     let router = axum::Router::new()
         .route("/livez", get(|| async { "alive\n" }))
-        .route("/readyz", get(move || std::future::ready(ready(&report()))))
+        .route("/readyz", get(move || std::future::ready(ready(&healths))))
         .route("/metrics", get(|| async { telemetry::prometheus_text() }));
     let listener = tokio::net::TcpListener::bind(listen)
         .await
@@ -100,12 +105,18 @@ where
     Ok(())
 }
 
-fn ready(missing: &BTreeMap<String, String>) -> (StatusCode, String) {
+fn ready(healths: &[(String, Health)]) -> (StatusCode, String) {
+    let lines = |of: fn(&Health) -> BTreeMap<String, String>| -> String {
+        let told = healths.iter().flat_map(|(before, health)| {
+            of(health).into_iter().map(move |(what, why)| format!("{before}{what}: {why}\n"))
+        });
+        told.collect()
+    };
+    let (missing, covered) = (lines(Health::report), lines(Health::covered));
     if missing.is_empty() {
-        return (StatusCode::OK, "ready\n".into());
+        return (StatusCode::OK, format!("ready\n{covered}"));
     }
-    let text = missing.iter().map(|(what, why)| format!("{what}: {why}\n")).collect();
-    (StatusCode::SERVICE_UNAVAILABLE, text)
+    (StatusCode::SERVICE_UNAVAILABLE, missing + &covered)
 }
 
 #[cfg(test)]
@@ -118,10 +129,13 @@ mod tests {
         let check = |expected: &[&str]| {
             assert_eq!(health.report().into_keys().collect::<Vec<_>>(), expected);
         };
+        let readiness = || ready(&[(String::new(), health.clone())]).1;
         health.missing("nats", "away");
         check(&["nats"]);
+        assert_eq!(readiness(), "nats: away\n");
         health.cover("nats", "the spool");
         check(&[]);
+        assert_eq!(readiness(), "ready\nnats: away; the spool does its work meanwhile\n");
         health.missing("secrets", "not found");
         check(&["secrets"]);
         health.uncover("nats", "full");

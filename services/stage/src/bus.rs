@@ -10,7 +10,7 @@ use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorK
 use async_nats::jetstream::message::{OutboundMessage, PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind};
 use async_nats::jetstream::{Context, stream};
-use async_nats::{ConnectOptions, Event};
+use async_nats::{ConnectError, ConnectOptions, Event};
 use bytes::Bytes;
 use holdline_proto::topology::{Bucket, Role, Stream, Topology};
 use tokio::sync::watch;
@@ -119,16 +119,16 @@ impl Bus {
         health.awaiting("nats", "not connected yet");
         let began = crate::clock::now();
         let client = loop {
-            let options = options(role, seed.as_deref(), epoch_sender.clone(), health.clone());
+            let options = options(role, nats, seed.as_deref(), epoch_sender.clone(), health.clone());
             let error = match options.connect(nats.url.split(',').collect::<Vec<_>>()).await {
                 Ok(client) => break client,
                 Err(error) => error,
             };
             health.missing("nats", format!("{} does not answer: {error}", nats.url));
             if began.elapsed() >= nats.patience {
-                let waited = nats.patience.as_secs();
+                let (waited, question) = (nats.patience.as_secs(), question(nats, &error));
                 return Err(Unavailable(format!(
-                    "no nats-server at {} within {waited} s ({error}); is it running, and is nats.url right?",
+                    "no nats-server at {} within {waited} s ({error}); {question}",
                     nats.url
                 ))
                 .into());
@@ -150,7 +150,7 @@ impl Bus {
         use anyhow::Context;
         let (epoch_sender, epoch) = watch::channel(0u64);
         health.awaiting("nats", "not connected yet");
-        let options = options(role, seed(nats)?.as_deref(), epoch_sender, health.clone());
+        let options = options(role, nats, seed(nats)?.as_deref(), epoch_sender, health.clone());
         let options = options.retry_on_initial_connect();
         let client = options.connect(nats.url.split(',').collect::<Vec<_>>()).await.context("nats.url")?;
         Ok(Bus { context: context(&client), client, topology: nats.topology.clone(), epoch })
@@ -415,6 +415,23 @@ fn context(client: &async_nats::Client) -> Context {
         .build(client.clone())
 }
 
+/// What to ask oneself about a broker that cannot be reached.
+fn question(nats: &Nats, error: &ConnectError) -> &'static str {
+    match error.to_string() {
+        error if error.contains("invalid peer certificate") || error.contains("platform certs") => {
+            "does its certificate come from nats.tls_ca_file, and is the host of nats.url a name in it?"
+        }
+        error if error.contains("received fatal alert") => {
+            "is nats.tls_certificate_file set, and one that it takes?"
+        }
+        // Whose certificate is refused over TLS 1.3 may see no more than the end of the connection.
+        _ if nats.tls.is_set() => {
+            "is it running, is nats.url right, does it speak TLS, and does it take nats.tls_certificate_file?"
+        }
+        _ => "is it running, and is nats.url right?",
+    }
+}
+
 fn seed(nats: &Nats) -> anyhow::Result<Option<String>> {
     use anyhow::Context;
     let Some(file) = &nats.seed_file else { return Ok(None) };
@@ -423,13 +440,26 @@ fn seed(nats: &Nats) -> anyhow::Result<Option<String>> {
     Ok(Some(seed))
 }
 
-fn options(role: Role, seed: Option<&str>, epoch: watch::Sender<u64>, health: Health) -> ConnectOptions {
-    let options = match seed {
+fn options(
+    role: Role,
+    nats: &Nats,
+    seed: Option<&str>,
+    epoch: watch::Sender<u64>,
+    health: Health,
+) -> ConnectOptions {
+    let mut options = match seed {
         Some(seed) => ConnectOptions::with_nkey(seed.trim().to_string()),
         None => ConnectOptions::new(),
     };
+    if let Some(file) = &nats.tls.ca_file {
+        options = options.add_root_certificates(file.clone());
+    }
+    if let Some(pair) = &nats.tls.certificate {
+        options = options.add_client_certificate(pair.certificate_file.clone(), pair.key_file.clone());
+    }
     let epoch = Arc::new((epoch, AtomicU64::new(0)));
     options
+        .require_tls(nats.tls.is_set())
         .name(format!("holdline-{}", role.name()))
         .custom_inbox_prefix(role.inbox())
         .client_capacity(UNWRITTEN_MAX)

@@ -11,6 +11,8 @@ pub mod run;
 
 pub mod settings;
 
+pub mod tls;
+
 pub mod clock;
 
 pub mod bus;

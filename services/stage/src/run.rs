@@ -134,8 +134,7 @@ where
             }
         });
         if let Some(listen) = shell.common.admin {
-            let health = shell.health.clone();
-            admin::serve(listen, shell.tasks.clone(), move || health.report()).await?;
+            admin::serve(listen, shell.tasks.clone(), vec![(String::new(), shell.health.clone())]).await?;
         }
         let tasks = shell.tasks.clone();
         let ran = run(settings, shell).await;

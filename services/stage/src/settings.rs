@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use holdline_proto::topology::Topology;
 
+use crate::tls::{self, Pair};
+
 /// Everything that was wrong with the settings; a process that meets it exits with 64.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
@@ -137,24 +139,60 @@ pub struct Nats {
     pub url: String,
     /// File with the nkey seed of this role; without one no credentials are sent.
     pub seed_file: Option<PathBuf>,
+    pub tls: NatsTls,
     pub topology: Topology,
     /// How long a start waits for the broker before it gives up with exit code 69.
     pub patience: Duration,
 }
 
 impl Nats {
-    /// Reads `nats.url`, `nats.seed_file`, `nats.prefix` and `nats.patience_s`.
+    /// Reads `nats.url`, `nats.seed_file`, `nats.prefix`, `nats.patience_s` and the files of [`NatsTls`].
     pub fn read(reader: &mut Reader) -> Nats {
         let prefix: String = reader.or("nats", "prefix", "hl".into());
         Nats {
             url: reader.or("nats", "url", "nats://127.0.0.1:4222".into()),
             seed_file: reader.optional("nats", "seed_file"),
+            tls: NatsTls::read(reader),
             topology: Topology::new(&prefix).unwrap_or_else(|problem| {
                 reader.problem(format!("nats.prefix: {problem}"));
                 Topology::default()
             }),
             patience: Duration::from_secs(reader.or("nats", "patience_s", 60)),
         }
+    }
+}
+
+/// TLS to the broker; with none of it, only where the broker asks for it. The files are read anew for every
+/// connection, so that they can be replaced.
+#[derive(Debug, Clone, Default)]
+pub struct NatsTls {
+    /// Certificates that the broker's must come from; without them those that this machine trusts.
+    pub ca_file: Option<PathBuf>,
+    /// Who we are, to a broker that asks.
+    pub certificate: Option<Pair>,
+}
+
+impl NatsTls {
+    /// Reads `nats.tls_ca_file`, `nats.tls_certificate_file` and `nats.tls_key_file`.
+    fn read(reader: &mut Reader) -> NatsTls {
+        let tls = NatsTls {
+            ca_file: reader.optional("nats", "tls_ca_file"),
+            certificate: Pair::read(reader, "nats"),
+        };
+        tls.problems().into_iter().for_each(|problem| reader.problem(problem));
+        tls
+    }
+
+    /// Whether the connection must be over TLS, whatever the broker says.
+    pub fn is_set(&self) -> bool {
+        self.ca_file.is_some() || self.certificate.is_some()
+    }
+
+    /// What is wrong with the files at the moment.
+    pub fn problems(&self) -> Vec<String> {
+        let roots = self.ca_file.as_ref().and_then(|file| tls::roots("nats.tls_ca_file", file).err());
+        let certificate = self.certificate.as_ref().and_then(|pair| pair.load().err());
+        roots.into_iter().chain(certificate).collect()
     }
 }
 

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use holdline_proto::topology::{Role, Topology};
-use holdline_stage::settings::Nats;
+use holdline_stage::settings::{BadSettings, Nats, NatsTls};
+use holdline_stage::tls::Pair;
 
 pub use config::Sync;
 pub use keeper::become_child;
@@ -63,7 +64,7 @@ impl DataDir {
                 self.0.display()
             )
         })?;
-        Ok(connection(url.trim(), Some(&self.keys()), role))
+        Ok(connection(url.trim(), Some(&self.keys()), NatsTls::default(), role))
     }
 }
 
@@ -74,11 +75,41 @@ pub(crate) fn private_folder(folder: &Path) -> anyhow::Result<()> {
     made.with_context(|| format!("the folder {} cannot be made", folder.display()))
 }
 
+/// TLS to a broker that is not ours, as a command is told of it.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Tls {
+    /// For TLS to --nats: the certificates that the broker's must come from
+    #[arg(long, value_name = "FILE", env = "HOLDLINE_NATS_TLS_CA_FILE", hide_short_help = true)]
+    nats_tls_ca_file: Option<PathBuf>,
+    /// A certificate for --nats, which may ask for one
+    #[arg(long, value_name = "FILE", env = "HOLDLINE_NATS_TLS_CERTIFICATE_FILE", hide_short_help = true)]
+    nats_tls_certificate_file: Option<PathBuf>,
+    /// Its private key
+    #[arg(long, value_name = "FILE", env = "HOLDLINE_NATS_TLS_KEY_FILE", hide_short_help = true)]
+    nats_tls_key_file: Option<PathBuf>,
+}
+
+impl Tls {
+    /// # Errors
+    /// What is wrong with the files.
+    pub(crate) fn read(&self) -> Result<NatsTls, BadSettings> {
+        let Tls { nats_tls_ca_file, nats_tls_certificate_file, nats_tls_key_file } = self.clone();
+        let certificate = Pair::of("nats", nats_tls_certificate_file, nats_tls_key_file);
+        let certificate = certificate.map_err(|problem| BadSettings(vec![problem]))?;
+        let tls = NatsTls { ca_file: nats_tls_ca_file, certificate };
+        match tls.problems() {
+            problems if problems.is_empty() => Ok(tls),
+            problems => Err(BadSettings(problems)),
+        }
+    }
+}
+
 /// How a role reaches a broker, with the seed from a folder of keys if there is one.
-pub fn connection(url: &str, keys: Option<&Path>, role: Role) -> Nats {
+pub fn connection(url: &str, keys: Option<&Path>, tls: NatsTls, role: Role) -> Nats {
     Nats {
         url: url.into(),
         seed_file: keys.map(|keys| config::seed_file(keys, role)),
+        tls,
         topology: Topology::default(),
         patience: std::time::Duration::from_secs(20),
     }

@@ -38,7 +38,8 @@ impl Broker {
         let stop = signalled();
         tokio::pin!(stop);
         let embedded = Embedded::start(&data, self.listen, self.sync)?;
-        let installation = Installation { data: data.0.clone(), nats: None, keys: None };
+        let installation =
+            Installation { data: data.0.clone(), nats: None, keys: None, tls: crate::broker::Tls::default() };
         let layout = Layout { partitions: self.partitions, replicas: None };
         let provisioning = async {
             let bus = installation.bus(Role::Provisioner).await?;

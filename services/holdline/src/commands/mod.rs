@@ -81,16 +81,18 @@ pub(crate) struct Installation {
     /// Folder with the seeds of the broker's users (<role>.nk); with --data it is the data folder's own
     #[arg(long, value_name = "DIR")]
     keys: Option<PathBuf>,
+    #[command(flatten)]
+    tls: broker::Tls,
 }
 
 impl Installation {
     pub(crate) fn connection(&self, role: Role) -> anyhow::Result<Nats> {
         match &self.nats {
-            Some(url) => Ok(broker::connection(url, self.keys.as_deref(), role)),
+            Some(url) => Ok(broker::connection(url, self.keys.as_deref(), self.tls.read()?, role)),
             None => {
                 let own = DataDir(self.data.clone()).connection(role)?;
                 Ok(match &self.keys {
-                    Some(keys) => broker::connection(&own.url, Some(keys), role),
+                    Some(keys) => broker::connection(&own.url, Some(keys), own.tls, role),
                     None => own,
                 })
             }
