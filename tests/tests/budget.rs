@@ -79,7 +79,11 @@ impl World {
 
     fn calls(&self, direction: &str) -> Vec<String> {
         let path = format!("/act/{direction}/");
-        self.target.calls().into_iter().filter_map(|call| Some(call.path.strip_prefix(&path)?.into())).collect()
+        self.target
+            .calls()
+            .into_iter()
+            .filter_map(|call| Some(call.path.strip_prefix(&path)?.into()))
+            .collect()
     }
 
     async fn until(&self, what: &str, done: impl Fn(&World) -> bool) {
@@ -97,7 +101,8 @@ fn entities(numbers: std::ops::Range<usize>) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a5_forty_incidents_at_once_on_four_executors_get_exactly_what_the_budget_allows() {
-    let mut world = World::start("budget-forty", "at_most: {actions: 7, per: playbook, within: 10m}", 4).await;
+    let mut world =
+        World::start("budget-forty", "at_most: {actions: 7, per: playbook, within: 10m}", 4).await;
     world.report(&entities(0..40), "lisbon", "FAILED").await;
     world.until("the rest is held", |world| world.held("the budget of this playbook is spent") == 33).await;
     clock::sleep(SETTLED).await;
@@ -105,9 +110,12 @@ async fn a5_forty_incidents_at_once_on_four_executors_get_exactly_what_the_budge
     // People allow more, and send again what was held: each is done once.
     let more = playbooks(&world.target, "at_most: {actions: 40, per: playbook, within: 10m}");
     world.installation.push(&more);
-    let sets = |world: &World, replica| world.installation.log_of("executor", replica).matches("is in force").count();
+    let sets = |world: &World, replica| {
+        world.installation.log_of("executor", replica).matches("is in force").count()
+    };
     world.until("every executor has it", |world| (0..4).all(|replica| sets(world, replica) >= 2)).await;
-    let asked = world.installation.holdline(&["dlq", "replay", "--all", "--stage", "executor", "--rate", "100"]);
+    let asked =
+        world.installation.holdline(&["dlq", "replay", "--all", "--stage", "executor", "--rate", "100"]);
     assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
     world.until("all of them", |world| world.calls("remediate").len() >= 40).await;
     clock::sleep(SETTLED).await;

@@ -386,10 +386,12 @@ async fn e5_an_api_in_trouble_is_asked_again_with_patience() {
     world.ends_well();
 }
 
-/// Nobody gets a token for a minute: no storm, no wrong answer, and it goes on by itself.
+/// Nobody gets a token for a minute: no storm, no wrong answer, and it goes on by itself, out of the dead letters.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f8_e5_the_token_endpoint_is_down_for_a_minute() {
-    let world = World::start("native-minute", Options::default(), &[group()]).await;
+    let mut world = World::start("native-minute", Options::default(), &[group()]).await;
+    world.installation.spawn_with("dlq-replayer", 0, &[("HOLDLINE_REPLAYER_TIERS_S", "30,30,30")]);
+    world.installation.wait_ready();
     let before = content(world.group());
     for (done, round) in [(true, "in doing"), (false, "in undoing")] {
         world.simulator.fault(Fault::status("/oauth/token", 503));

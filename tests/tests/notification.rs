@@ -296,7 +296,8 @@ async fn e2_e11_g9_a_trunk_goes_down_and_the_emergency_group_is_enabled_verified
             })
             .await;
     }
-    let writes = world.simulator.calls().iter().filter(|call| call.method == "PUT").count();
+    let path = format!("/api/v2/architect/emergencygroups/{GROUP_EVACUATION}");
+    let writes = world.called("PUT", &path);
     assert_eq!(writes, 6, "each once");
     world.installation.conserved();
 }

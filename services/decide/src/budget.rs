@@ -55,7 +55,9 @@ pub struct BlastRadius {
 impl BlastRadius {
     /// Entities of a group that it allows. Of one whose size is not known, one: nobody can say that more is little.
     pub fn entities(self, size: Option<u32>) -> u32 {
-        size.map_or(1, |size| u32::try_from(u64::from(size) * u64::from(self.share_percent) / 100).unwrap_or(0))
+        size.map_or(1, |size| {
+            u32::try_from(u64::from(size) * u64::from(self.share_percent) / 100).unwrap_or(0)
+        })
     }
 }
 

@@ -39,7 +39,10 @@ pub(crate) async fn take(
                 Ok(spent) => spent.unwrap_or_default(),
                 // What was taken is not known, so nothing more is.
                 Err(error) => {
-                    return Ok(Err(format!("the entry {key} of BUDGETS cannot be read ({}): {error}", budget.told)));
+                    return Ok(Err(format!(
+                        "the entry {key} of BUDGETS cannot be read ({}): {error}",
+                        budget.told
+                    )));
                 }
             };
             let taken = match budget::take(&spent, &budget, &command.incident, time.now_ms()) {

@@ -507,7 +507,11 @@ pub fn explain(set: &Set) -> String {
         writeln!(text, "  listens to {}, one incident per {}", on.subscriptions.join(", "), on.entity).ok();
         if let Some(AtMost { actions, per, within_ms }) = playbook.guard.at_most {
             let within = duration(within_ms);
-            writeln!(text, "  at most {actions} remedied incidents per {per:?} within {within}; the rest is held").ok();
+            writeln!(
+                text,
+                "  at most {actions} remedied incidents per {per:?} within {within}; the rest is held"
+            )
+            .ok();
         }
         if let Some(radius) = playbook.guard.blast_radius {
             let (share, within) = (radius.share_percent, duration(radius.within_ms));

@@ -109,7 +109,8 @@ pub(in crate::playbook) fn playbook(
     let guard = guard.and_then(|guard| read_guard(source, guard, findings)).unwrap_or_default();
     let on = on?;
     if guard.goes_by_group() && on.group.is_none() {
-        let message = "a budget of a group needs `on.group`, the path that says which group an entity belongs to";
+        let message =
+            "a budget of a group needs `on.group`, the path that says which group an entity belongs to";
         findings.error(source, &guard_at, message);
     }
     if scaling.is_some() && on.degraded.is_none() {
@@ -253,7 +254,9 @@ fn read_blast_radius(source: Source<'_>, node: &Node, findings: &mut Findings) -
     let within_ms = fields.window("within")?;
     let share_percent = fields.parsed("share", |text| {
         let number = text.strip_suffix('%').and_then(|number| number.trim().parse().ok());
-        number.filter(|share| (1..=100).contains(share)).ok_or_else(|| format!("{text:?}: expected 1% to 100%"))
+        number
+            .filter(|share| (1..=100).contains(share))
+            .ok_or_else(|| format!("{text:?}: expected 1% to 100%"))
     })?;
     Some(BlastRadius { share_percent: share_percent.value, within_ms })
 }
