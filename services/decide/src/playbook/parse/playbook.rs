@@ -250,15 +250,15 @@ fn read_blast_radius(source: Source<'_>, node: &Node, findings: &mut Findings) -
             fields.missing(key);
         }
     }
-    fields.choice("of", &[("group", ())]);
-    let within_ms = fields.window("within")?;
+    let (of, within_ms) = (fields.choice("of", &[("group", ())]), fields.window("within"));
     let share_percent = fields.parsed("share", |text| {
         let number = text.strip_suffix('%').and_then(|number| number.trim().parse().ok());
         number
             .filter(|share| (1..=100).contains(share))
             .ok_or_else(|| format!("{text:?}: expected 1% to 100%"))
-    })?;
-    Some(BlastRadius { share_percent: share_percent.value, within_ms })
+    });
+    of?;
+    Some(BlastRadius { share_percent: share_percent?.value, within_ms: within_ms? })
 }
 
 fn default_revert() -> Revert {
