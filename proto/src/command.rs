@@ -56,6 +56,9 @@ pub struct Command {
     /// Tiers of the dlq-replayer that this action has been through.
     #[serde(default)]
     pub replays: u32,
+    /// People were asked for it under this id ([`crate::approval::id`]), and have decided.
+    #[serde(default)]
+    pub approval: Option<String>,
 }
 
 /// What is about to be called, written down before it is called (E9): an entry of INTENTS, one per track.

@@ -134,6 +134,22 @@ pub struct Intended {
     /// See [`Command::replays`].
     #[serde(default)]
     pub replays: u32,
+    /// See [`Command::approval`].
+    #[serde(default)]
+    pub approval: Option<String>,
+}
+
+/// What waits for people to allow it. Nothing else of its track is issued meanwhile.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Awaiting {
+    /// Under which id people are asked.
+    pub approval: String,
+    pub intended: Intended,
+    /// It is looked at again then, whatever people say until then. Unix milliseconds.
+    pub until_ms: i64,
+    /// It is done then, unless somebody has objected; otherwise people are asked anew.
+    #[serde(default)]
+    pub unless_denied: bool,
 }
 
 /// Everything known of one entity under one playbook and lane.
@@ -177,6 +193,9 @@ pub struct Track {
     /// The command under way.
     #[serde(default)]
     pub outstanding: Option<Command>,
+    /// It waits for people.
+    #[serde(default)]
+    pub awaiting: Option<Awaiting>,
     /// What comes after it, in order.
     #[serde(default)]
     pub lineup: Vec<Intended>,
@@ -201,6 +220,9 @@ pub struct View {
     pub decision: u32,
     #[serde(default)]
     pub held: Option<String>,
+    /// The approval that it waits for.
+    #[serde(default)]
+    pub awaiting: Option<String>,
 }
 
 impl Wire for View {

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::approval::Verdict;
 use crate::command::Command;
 use crate::event::Origin;
 use crate::incident::{Lane, Phase, Track, TrackKey, View};
@@ -141,6 +142,14 @@ pub enum What {
     Retried { action: String, replays: u32 },
     /// A command came back from the dead letters, and the incident had moved on.
     FencedOff { action: String, decision: u32, reason: String },
+    /// People have decided on what waited for them.
+    Ruled { action: String, verdict: Verdict, by: String, reason: String },
+    /// Nobody objected in time to what was to be done unless somebody did.
+    NobodyObjected { action: String },
+    /// Nobody decided in time: people are asked anew.
+    NobodyDecided { action: String },
+    /// People have decided on what no longer waits for them.
+    RuledInVain { approval: String, by: String },
     /// A healthy event after the failover, not enough to believe it.
     Recovering { healthy: u32, needed: u32, span_ms: i64, stable_for_ms: i64 },
     /// Trouble again after healthy events: the recovery was false.

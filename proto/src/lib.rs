@@ -26,6 +26,8 @@ pub mod rate;
 
 pub mod pause;
 
+/// What waits for people.
+pub mod approval;
 pub mod budget;
 
 pub mod playbooks;

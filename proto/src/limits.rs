@@ -51,5 +51,11 @@ pub const BUDGET_MAX: u32 = 1_000;
 /// Pauses that stand at once. Beyond: `holdline pause` is refused.
 pub const PAUSES_MAX: usize = 256;
 
+/// Rulings that are kept of one request. Beyond: `holdline approve` is refused.
+pub const RULINGS_MAX: usize = 16;
+
+/// Bytes of a request that people are shown. Beyond: it is cut, and says so; what they allow is all of it.
+pub const SHOWN_BYTES_MAX: usize = 16 * 1024;
+
 /// Partitions of an installation.
 pub const PARTITIONS_MAX: u16 = 256;

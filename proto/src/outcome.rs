@@ -73,6 +73,19 @@ pub enum Done {
         /// What was seen, shortened; or why nothing was.
         seen: String,
     },
+    /// People have to allow it first (E7). No call has left; it is issued anew once they have decided.
+    AwaitsApproval {
+        /// Under which id they are asked.
+        approval: String,
+        /// It is looked at again then. Unix milliseconds.
+        until_ms: i64,
+        /// See [`crate::incident::Awaiting::unless_denied`].
+        #[serde(default)]
+        unless_denied: bool,
+        /// See [`Done::Failed`].
+        #[serde(default)]
+        perhaps_done: bool,
+    },
     /// The incident had moved on before a call left; the debouncer no longer waits for this issue.
     Withdrawn { reason: String },
 }

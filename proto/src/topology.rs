@@ -87,6 +87,7 @@ pub enum Bucket {
     Rate,
     Pauses,
     Budgets,
+    Approvals,
 }
 
 /// How a stream is kept. Every field is what `provision` sets and `--diff` compares.
@@ -234,6 +235,11 @@ impl Topology {
         format!("{}.internal.retry.{partition}.{key}", self.prefix)
     }
 
+    /// What people have decided.
+    pub fn operator(&self, partition: u16) -> String {
+        format!("{}.internal.operator.{partition}", self.prefix)
+    }
+
     /// What the debouncer of a partition decides on, as filters of its consumer.
     pub fn debouncer_inputs(&self, partition: u16) -> Vec<String> {
         vec![
@@ -271,6 +277,7 @@ impl Topology {
             Bucket::Rate => "RATE",
             Bucket::Pauses => "PAUSES",
             Bucket::Budgets => "BUDGETS",
+            Bucket::Approvals => "APPROVALS",
         })
     }
 
@@ -381,6 +388,11 @@ impl Topology {
             },
             BucketSpec { history: 64, ..spec(Bucket::Pauses, "what people have stopped, and why") },
             BucketSpec { entry_ttl: true, ..spec(Bucket::Budgets, "what remedies have taken of budgets") },
+            BucketSpec {
+                history: 64,
+                entry_ttl: true,
+                ..spec(Bucket::Approvals, "what waits for people, and what they have said")
+            },
         ]
     }
 
@@ -435,6 +447,11 @@ impl Topology {
                 let pauses = self.bucket_stream(Bucket::Pauses);
                 publish.push(format!("$JS.API.STREAM.INFO.{pauses}"));
                 publish.push(format!("$JS.API.STREAM.MSG.GET.{pauses}"));
+                // What it asks people for, and what they say: from the leader, too.
+                publish.push(self.entry(Bucket::Approvals, ">"));
+                let approvals = self.bucket_stream(Bucket::Approvals);
+                publish.push(format!("$JS.API.STREAM.INFO.{approvals}"));
+                publish.push(format!("$JS.API.STREAM.MSG.GET.{approvals}"));
                 // Whether a command is still its incident's latest decision.
                 publish.extend(self.look_up_rights(Bucket::Incidents));
                 // Its own outcomes, by subject, from the leader: a consumer of INPUTS it may not have.
@@ -466,6 +483,7 @@ impl Topology {
                 publish.extend(own(&["internal.operator.*", "retry.asked"]));
                 publish.push(self.entry(Bucket::Playbooks, ">"));
                 publish.push(self.entry(Bucket::Pauses, ">"));
+                publish.push(self.entry(Bucket::Approvals, ">"));
                 for spec in self.streams() {
                     publish.extend(self.read_rights(spec.stream));
                 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use holdline_decide::MACHINE;
 use holdline_decide::debounce::{Input, Partition, Rulebook, Step};
 use holdline_decide::playbook::{self, Set};
+use holdline_proto::approval::Ruled;
 use holdline_proto::command::Command;
 use holdline_proto::dead_letter::Retry;
 use holdline_proto::incident::{Phase, TrackKey};
@@ -77,6 +78,7 @@ pub enum Decoded {
     Outcome(Box<Outcome>),
     Fired(WakeUp),
     Retried(Box<Command>),
+    Ruled(Box<Ruled>),
 }
 
 impl Decoded {
@@ -114,6 +116,8 @@ impl Decoded {
             Ok(Decoded::Classified(Box::new(record.body)))
         } else if subject == topology.fired(partition) {
             Ok(Decoded::Fired(wire::decode(payload)?))
+        } else if subject == topology.operator(partition) {
+            Ok(Decoded::Ruled(Box::new(wire::decode(payload)?)))
         } else {
             Ok(Decoded::Outcome(Box::new(wire::decode(payload)?)))
         }
@@ -126,6 +130,7 @@ impl Decoded {
             Decoded::Outcome(outcome) => Input::Outcome(outcome),
             Decoded::Fired(wake_up) => Input::Fired(wake_up),
             Decoded::Retried(command) => Input::Retried(command),
+            Decoded::Ruled(ruled) => Input::Ruled(ruled),
         }
     }
 }

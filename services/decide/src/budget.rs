@@ -159,6 +159,7 @@ mod tests {
             deadline_ms: 0,
             values: BTreeMap::new(),
             replays: 0,
+            approval: None,
         }
     }
 

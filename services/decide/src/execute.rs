@@ -1,10 +1,13 @@
 //! What a command sends, and what an answer means.
 
+use sha2::{Digest, Sha256};
+
 use crate::native::{Change, Given};
-use crate::playbook::{Method, Native, RenderError, Webhook};
+use crate::playbook::{Action, Doing, Method, Native, Playbook, RenderError, Webhook};
 use crate::rate::Limits;
-use holdline_proto::command::{Command, Intent};
-use holdline_proto::incident::View;
+use holdline_proto::command::{Command, Direction, Intent};
+use holdline_proto::incident::{Lane, View};
+use holdline_proto::limits::SHOWN_BYTES_MAX;
 use holdline_proto::outcome::Done;
 use holdline_proto::signal::Values;
 
@@ -52,6 +55,87 @@ pub fn change(native: &Native, command: &Command) -> Result<Change, String> {
     let given = Given(&parameters);
     given.check(native.kind)?;
     (native.kind.change)(&given)
+}
+
+/// A request as people are asked to allow it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    pub text: String,
+    /// SHA-256 of all of it, hex.
+    pub request: String,
+}
+
+/// Headers whose values people see; those of others may be credentials.
+const HEADERS_SHOWN: [&str; 3] = ["accept", "content-type", IDEMPOTENCY_HEADER];
+
+/// The request that a command would send, as people are asked to allow it.
+///
+/// # Errors
+/// Why there is none: a placeholder that cannot be filled, a parameter that cannot be used.
+pub fn shown(action: &Action, command: &Command) -> Result<Shown, String> {
+    let mut hasher = Sha256::new();
+    let mut digest = |part: &str| {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part.as_bytes());
+    };
+    let mut text;
+    match &action.what {
+        Doing::Webhook(webhook) => {
+            let request = request(webhook, command).map_err(|error| error.to_string())?;
+            digest(request.method.name());
+            digest(&request.url);
+            text = format!("{} {}", request.method.name(), request.url);
+            for (name, value) in &request.headers {
+                digest(name);
+                digest(value);
+                let shown = HEADERS_SHOWN.iter().any(|shown| shown.eq_ignore_ascii_case(name));
+                text += &format!("\n{name}: {}", if shown { value } else { "(not shown)" });
+            }
+            digest(request.body.as_deref().unwrap_or_default());
+            if let Some(body) = &request.body {
+                text += &format!("\n\n{body}");
+            }
+        }
+        Doing::Native(native) => {
+            change(native, command)?;
+            let parameters = native.parameters.render(&command.values).map_err(|error| error.to_string())?;
+            let what = if command.undo.is_some() { "undo " } else { "" };
+            let client = native.client.as_deref().unwrap_or_default();
+            for part in [what, native.kind.name, client, &parameters] {
+                digest(part);
+            }
+            text = format!("{what}{} {parameters}", native.kind.name);
+        }
+    }
+    if text.len() > SHOWN_BYTES_MAX {
+        let mut end = SHOWN_BYTES_MAX;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let left = text.len() - end;
+        text.truncate(end);
+        text += &format!("\n({left} more bytes are not shown)");
+    }
+    let digest = hasher.finalize();
+    Ok(Shown { text, request: hex(&digest) })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether the playbook's lane has the action in that direction. A warning's lane has no failover (A2): what says
+/// otherwise has not come from these decisions.
+pub fn belongs(playbook: &Playbook, command: &Command) -> bool {
+    let rules = match command.key.lane {
+        Lane::Failover => &playbook.failover,
+        Lane::Scaling => &playbook.scaling,
+    };
+    rules.as_ref().is_some_and(|rules| match command.direction {
+        Direction::Remediate => rules.act.contains(&command.action),
+        Direction::Revert => rules.revert.act.contains(&command.action),
+        Direction::Page => rules.pager.as_ref() == Some(&command.action),
+    })
 }
 
 /// How a command stands to its incident's latest decision, as its view shows it (O2).

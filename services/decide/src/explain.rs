@@ -1,5 +1,6 @@
 //! Decisions in a person's words.
 
+use holdline_proto::approval::Verdict;
 use holdline_proto::command::Direction;
 use holdline_proto::incident::Lane;
 use holdline_proto::journal::{Decision, Disposition, What};
@@ -81,6 +82,15 @@ pub fn sentence(decision: &Decision) -> String {
                     outcome.action
                 )
             }
+            Done::AwaitsApproval { approval, unless_denied, .. } => format!(
+                "{} for {entity} {} (`holdline approve {approval}`, `holdline deny {approval}`).",
+                outcome.action,
+                if *unless_denied {
+                    "is prepared and sent unless somebody objects"
+                } else {
+                    "waits for approval"
+                }
+            ),
             Done::Withdrawn { reason } => {
                 format!("{} for {entity} was withdrawn before a call left: {reason}.", outcome.action)
             }
@@ -97,6 +107,21 @@ pub fn sentence(decision: &Decision) -> String {
         ),
         What::FencedOff { action, decision, reason } => format!(
             "{action} for {entity} (decision {decision}) came back from the dead letters and was fenced off: {reason}."
+        ),
+        What::Ruled { action, verdict: Verdict::Approve, by, reason } => {
+            format!("{action} for {entity} is approved by {by}: {reason}. It is issued anew.")
+        }
+        What::Ruled { action, verdict: Verdict::Deny, by, reason } => {
+            format!("{action} for {entity} is denied by {by}: {reason}.")
+        }
+        What::NobodyObjected { action } => {
+            format!("Nobody has objected to {action} for {entity} in time. It is issued anew.")
+        }
+        What::NobodyDecided { action } => {
+            format!("Nobody has decided on {action} for {entity} in time. It is decided anew.")
+        }
+        What::RuledInVain { approval, by } => format!(
+            "{by} has decided on {approval}, and the incident of {entity} no longer waits for that. Nothing came of it."
         ),
         What::Recovering { healthy, needed, span_ms, stable_for_ms } => format!(
             "{entity} reports health ({healthy} of {needed} in a row, {} of {}). Not reverting yet.",

@@ -26,6 +26,10 @@ pub mod pause;
 
 pub mod budget;
 
+pub mod approval;
+
+pub mod hours;
+
 pub mod verify;
 
 pub mod retry;

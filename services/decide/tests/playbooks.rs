@@ -227,6 +227,25 @@ fn what_is_wrong_is_said_with_its_place() {
     guard("{blast_radius: {of: group, share: 101%, within: 1h}}", "1% to 100%");
     guard("{blast_radius: {of: entity, share: 50%, within: 1h}}", "there is no of");
     guard("{blast_radius: {of: group, share: 50%, within: 1h}}", "needs `on.group`");
+    let settings = |text: &str, message| {
+        let to = format!("{text}\ntargets:");
+        check("holdline.yaml", "targets:", &to, &[(Error, 2, message)]);
+    };
+    let window = |text: &str, message| settings(&format!("windows: {{office: {text}}}"), message);
+    window("{zone: Europe/Lisboa, days: [mon], hours: 08:00-20:00}", "no time zone");
+    window("{zone: Europe/Lisbon, days: [mom], hours: 08:00-20:00}", "did you mean `mon`?");
+    window("{zone: Europe/Lisbon, days: [], hours: 08:00-20:00}", "names none of mon");
+    window("{zone: Europe/Lisbon, days: [mon], hours: 8 to 20}", "such as `08:00-20:00`");
+    window("{zone: Europe/Lisbon, days: [mon], hours: 08:00-20:00, closed: [christmas]}", "is no date");
+    window("{zone: Europe/Lisbon, days: [mon]}", "lacks `hours`");
+    let public = format!("U{}", "A".repeat(55));
+    let person = |text: &str, message| settings(&format!("people: {{ada: {text}}}"), message);
+    person("{token: SUAB, roles: [approve]}", "the public half");
+    person(&format!("{{token: {public}, roles: [aprove]}}"), "did you mean `approve`?");
+    person(&format!("{{token: {public}, roles: [approve], until: soon}}"), "the last day");
+    let two = format!("{{token: {public}, roles: [approve]}}");
+    settings(&format!("people: {{ada: {two}, bob: {two}}}"), "has the token of ada");
+    guard("{approval: {for: [failover]}}", "1 must approve, and 0 may");
     refuse(p, "failures: 3", "evidence: usual", 10, "not supported yet");
     refuse(p, "do: [remediate]", "do: [remediate]\n    verify: {}", 15, "lacks `worked`");
     let s = "subscriptions/telephony.json";
@@ -279,19 +298,51 @@ fn what_is_wrong_is_said_with_its_place() {
     check(s, "\"authType\"", filter, &[(Warning, 2, "keeps every healthy event away")]);
     let a = "actions/remediate.json";
     refuse(a, "\"WEBHOOK\"", "\"GENESYSS\"", 3, "there is no actionType");
-    refuse(
-        a,
-        "\"method\": \"POST\"",
-        "\"method\": \"POST\", \"allowOverride\": true",
-        5,
-        "not supported yet",
-    );
+    let post = r#""method": "POST""#;
+    check(a, post, &format!(r#"{post}, "allowOverride": true"#), &[(Error, 14, "nobody may")]);
+    check(a, post, &format!(r#"{post}, "allowOverride": false"#), &[]);
     refuse(a, "127.0.0.1:44001", "example.com", 2, "plain HTTP");
     refuse(a, "http://127.0.0.1:44001", "http://{{data.host}}", 4, "host or port");
     refuse(a, "{{event.id}}", "{{event.id", 6, "never closed");
     refuse(a, "\\\"gatewayId\\\"", "gatewayId", 7, "not JSON");
     refuse("holdline.yaml", "calls_per_second: 5000", "connect_to: 10.0.0.1:80", 4, "loopback");
-    refuse("holdline.yaml", "targets:", "business_hours: {}\ntargets:", 2, "not supported yet");
+    refuse("holdline.yaml", "targets:", "business_hours: {}\ntargets:", 2, "windows");
+}
+
+#[test]
+fn e7_who_approves_what_is_checked_before_it_runs() {
+    let public = |letter: &str| format!("U{}", letter.repeat(55));
+    let settings = format!(
+        "people: {{ada: {{token: {}, roles: [approve]}}, eve: {{token: {}, roles: [look, operate]}}}}\nwindows: \
+         {{office: {{zone: Europe/Lisbon, days: [mon], hours: 08:00-20:00}}}}\n",
+        public("A"),
+        public("B")
+    );
+    let check = |approval: &str, expected: Option<&str>| {
+        let mut bundle = sample("loop");
+        bundle.files.get_mut("holdline.yaml").unwrap().push_str(&settings);
+        let guard = format!("guard: {{approval: {approval}}}\n");
+        bundle.files.get_mut("loop.playbook.yaml").unwrap().push_str(&guard);
+        let (set, findings) = playbook::load(&bundle);
+        let told: Vec<String> = findings
+            .iter()
+            .map(|f| format!("{} {}", f.message, f.help.clone().unwrap_or_default()))
+            .collect();
+        match expected {
+            None => assert!(set.is_some() && told.is_empty(), "{approval}: {told:?}"),
+            Some(part) => assert!(told.len() == 1 && told[0].contains(part), "{approval}: {told:?}"),
+        }
+    };
+    check("{for: [failover]}", None);
+    check("{for: [failover, revert], when: outside office, expires: 5m, unless_denied: 1m}", None);
+    check("{for: [failover], people: 2}", Some("2 must approve, and 1 may"));
+    check("{for: [failover], when: outside ofice}", Some("`windows` in holdline.yaml has office"));
+    check("{for: [failover], when: at night}", Some("the name of a window"));
+    check("{when: always}", Some("lacks `for`"));
+    check("{for: [failovr]}", Some("did you mean `failover`?"));
+    check("{for: []}", Some("names none of failover"));
+    check("{for: [failover], expires: 1m, unless_denied: 1m}", Some("never be sent"));
+    check("{for: [failover], expires: 0s}", Some("no time"));
 }
 
 #[test]

@@ -91,6 +91,7 @@ mod tests {
             deadline_ms: 0,
             values: BTreeMap::new(),
             replays: 0,
+            approval: None,
         };
         let remedy = key(&command(Direction::Remediate, 0));
         assert_eq!(remedy, key(&command(Direction::Revert, 1)));

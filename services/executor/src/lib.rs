@@ -8,6 +8,7 @@
 //! [`verify`] looks at what a remedy led to. Which targets fail is noted for the dlq-replayer ([`target`]). What an
 //! answer means stands in `decide::execute`.
 
+mod approvals;
 mod budget;
 mod call;
 mod intent;
@@ -85,6 +86,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
         locks: lock::Locks::default(),
         rates: rate::Rates::new(time),
         targets: target::Targets::default(),
+        tasks: shell.tasks.clone(),
     });
     queue::run(&bus, &shell, Stream::Commands, EXECUTOR_CONSUMER, settings.at_once, move |work| {
         let executor = executor.clone();

@@ -1,8 +1,9 @@
 //! The way of one command, from top to bottom (architecture.md 8).
 //!
 //! Outcome already there? → stopped by people? → lock → still the incident's latest decision? → earlier calls →
-//! deadline → budget → turn in the rate window → intent → still not stopped? → lock still sure? → call → outcome → release, acknowledge. A crash between any two
-//! lines leads to one more delivery, which finds out from the intent and the outcome how far this one had got.
+//! deadline → allowed by people? → budget → turn in the rate window → intent → still not stopped, still allowed? →
+//! lock still sure? → call → outcome → release, acknowledge. A crash between any two lines leads to one more delivery,
+//! which finds out from the intent and the outcome how far this one had got.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +27,11 @@ use holdline_stage::crash::{self, Point};
 use holdline_stage::dead_letter;
 use holdline_stage::playbooks::{Playbooks, SetError};
 use holdline_stage::queue::{Answer, Work};
+use holdline_stage::run::Tasks;
 use holdline_stage::telemetry::Metric;
 use sha2::{Digest, Sha256};
 
+use crate::approvals::Word;
 use crate::budget;
 use crate::call::{Caller, Destination};
 use crate::intent::{self, Earlier};
@@ -58,6 +61,8 @@ pub(crate) struct Executor {
     pub locks: Locks,
     pub rates: Rates,
     pub targets: Targets,
+    /// Says when this process stops.
+    pub tasks: Tasks,
 }
 
 /// A call that is about to be made.
@@ -157,9 +162,33 @@ impl Executor {
             self.park(work, DeadLetter { reason: reason.into(), attempts, ..DeadLetter::default() }).await?;
             return self.report(command, Done::Held { reason: reason.into() }, attempts, lock).await;
         }
+        if set
+            .playbooks
+            .get(&command.key.playbook)
+            .is_none_or(|playbook| !execute::belongs(playbook, command))
+        {
+            let reason = format!("{} is no {} of {}", command.action, command.direction, command.key.lane);
+            return self.cannot(work, command, reason).await;
+        }
         // What people allow holds at once, also for incidents that were opened under an earlier set.
         let current = self.playbooks.current();
         let allowing = current.as_ref().map_or(set, |(_, current)| current);
+        let word = match self.word_of_people(command, action, allowing, earlier.perhaps_done).await {
+            Ok(word) => word,
+            Err(error) => {
+                lock.release(&self.bus).await;
+                return Err(error);
+            }
+        };
+        let command = &match word {
+            Word::Allowed(approval) => Command { approval, ..command.clone() },
+            Word::Awaited(done) => return self.report(command, done, earlier.attempts, lock).await,
+            Word::Denied(reason) => {
+                let done = Done::Failed { reason, perhaps_done: earlier.perhaps_done };
+                return self.report(command, done, earlier.attempts, lock).await;
+            }
+            Word::Unaskable(reason) => return self.cannot(work, command, reason).await,
+        };
         let taken = match budget::take(&self.bus, &self.time, allowing, command).await {
             Ok(taken) => taken,
             Err(error) => {
@@ -272,6 +301,9 @@ impl Executor {
     /// A turn for a call that only looks, and is part of nothing.
     pub(crate) async fn probe_turn(&self, pace: &Pace) -> Result<(), String> {
         loop {
+            if self.tasks.is_stopping() {
+                return Err("this executor stops".into());
+            }
             let granted = self.rates.turn(&self.bus, pace, Purpose::Other).await;
             match granted.map_err(|error| error.to_string())? {
                 Granted::Later(wait) => {
@@ -287,15 +319,23 @@ impl Executor {
         }
     }
 
-    /// A turn in the rate window, or how long there is none. Nothing has left then, and no attempt is spent.
+    /// A turn in the rate window, or after how long to ask again. Nothing has left then, and no attempt is spent.
     pub(crate) async fn turn(
         &self,
         command: &Command,
         pace: &Pace,
         lock: &mut Lock,
     ) -> Result<Result<Turn, Duration>, StoreError> {
+        // However often a turn is let pass: not beyond the deadline, and nobody waits for one while this stops.
+        if self.is_late(command) {
+            return Ok(Err(Duration::ZERO));
+        }
         let taking = self.rates.turn(&self.bus, pace, Purpose::Remediation);
-        let turn = match self.holding(lock, command, taking).await? {
+        let granted = tokio::select! {
+            () = self.tasks.stopping() => return Ok(Err(Duration::ZERO)),
+            granted = self.holding(lock, command, taking) => granted?,
+        };
+        let turn = match granted {
             Granted::Turn(turn) => turn,
             Granted::Later(wait) => return Ok(Err(wait)),
         };
@@ -366,8 +406,8 @@ impl Executor {
         let leaves = loop {
             let looked = clock::now();
             match pauses::stopping(&self.bus, &self.time, command).await {
-                Ok(None) => {}
-                Ok(Some(_)) => break false,
+                Ok(None) if self.is_still_allowed(command).await => {}
+                Ok(_) => break false,
                 Err(error) => {
                     tracing::warn!(
                         entity = command.key.entity,

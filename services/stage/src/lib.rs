@@ -23,6 +23,8 @@ pub mod playbooks;
 
 pub mod secret;
 
+pub mod token;
+
 pub mod pipe;
 
 pub mod lease;

@@ -3,10 +3,11 @@
 //! [`Partition`] folds the inputs of one partition, in their order, over the tracks of its entities: that is
 //! where a signal becomes an incident. [`track`] holds the machine of one entity: what an event, an outcome
 //! or a wake-up does to it. The judgements themselves stand in [`confirm`] (is it real), [`recover`] (is it
-//! over) and [`flap`] (does it change too often to act).
+//! over) and [`flap`] (does it change too often to act); [`approve`] is about what waits for people.
 
 use crate::playbook::Reports;
 
+mod approve;
 mod confirm;
 mod flap;
 mod partition;

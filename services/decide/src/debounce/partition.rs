@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use holdline_proto::approval::Ruled;
 use holdline_proto::command::Command;
 use holdline_proto::incident::{Incident, Lane, Phase, Track, TrackKey, View};
 use holdline_proto::journal::{Alive, Decided, Decision, Disposed, Disposition, Effect, WakeUp};
@@ -27,6 +28,8 @@ pub enum Input<'a> {
     Fired(&'a WakeUp),
     /// A command that comes back from the dead letters.
     Retried(&'a Command),
+    /// People have decided on what waits for them.
+    Ruled(&'a Ruled),
 }
 
 /// Finds the set of playbooks that an input or an open incident names. The shell makes sure that it is there.
@@ -110,6 +113,11 @@ impl Partition {
             Input::Retried(command) => {
                 let by = Judged::By(&command.playbooks);
                 self.at(rulebook, &command.key, by, sequence, out, |machine, _| machine.retried(command));
+            }
+            Input::Ruled(ruled) => {
+                self.at(rulebook, &ruled.key, Judged::AsItBegan, sequence, out, |machine, _| {
+                    machine.ruled(ruled)
+                });
             }
             Input::Fired(wake_up) => {
                 self.at(rulebook, &wake_up.key, Judged::AsItBegan, sequence, out, |machine, alive| {

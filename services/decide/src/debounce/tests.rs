@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use holdline_proto::approval::{Ruled, Verdict as Word};
 use holdline_proto::command::Command;
 use holdline_proto::event::Origin;
 use holdline_proto::journal::{Decision, Disposition, Effect, Record, WakeUp, What};
@@ -17,6 +18,9 @@ use crate::replay::{Recorded, Replay, Verdict};
 const SUBSCRIPTION: &str = r#"{"name": "s", "topicName": "telephony.service.status", "authType": "HMAC", "secretToken": "env:S" CHANGES}"#;
 const ACTION: &str =
     r#"{"name": "NAME", "actionType": "WEBHOOK", "url": "https://t.example.com/NAME", "method": "POST"}"#;
+
+/// Not at the epoch, so that a forgotten zero shows.
+const BEGIN: i64 = 1_000_000;
 
 struct Book(Set);
 
@@ -58,6 +62,8 @@ struct World {
     timers: Vec<WakeUp>,
     actions: Vec<(i64, String)>,
     decisions: Vec<Decision>,
+    /// Approvals that people were asked for.
+    asked: Vec<String>,
     dispositions: Vec<Disposition>,
     circumstances: Circumstances,
     records: u64,
@@ -101,9 +107,23 @@ impl World {
         for command in commands {
             let carried = Some(Done::Carried { status: 200 });
             let answer = self.circumstances.outcomes.get(command.action.as_str()).cloned();
+            let asks = matches!(answer, Some(Some(Done::AwaitsApproval { .. })));
+            if asks && command.approval.is_none() {
+                self.asked.push(command.issue_key());
+            }
             let Some(result) = answer.unwrap_or(carried) else { continue };
-            // What expires does so once; issued anew it is carried out.
+            // What expires does so once, and what people have allowed is; issued anew it is carried out.
             let result = match result {
+                Done::AwaitsApproval { until_ms, unless_denied, .. } => {
+                    if command.approval.is_some() {
+                        Done::Carried { status: 200 }
+                    } else {
+                        // As long from now as was said.
+                        let until_ms = at_ms + until_ms;
+                        let approval = command.issue_key();
+                        Done::AwaitsApproval { approval, until_ms, unless_denied, perhaps_done: false }
+                    }
+                }
                 Done::Expired { .. } if command.decision > 1 => Done::Carried { status: 200 },
                 result => result,
             };
@@ -122,6 +142,23 @@ impl World {
             ..Classified::default()
         };
         let commands = self.step(at_ms, Input::Classified(&classified));
+        self.outcomes(at_ms, commands);
+    }
+
+    /// People decide on the nth thing that they were asked for.
+    fn ruled(&mut self, at_s: i64, nth: usize, verdict: Word) {
+        let at_ms = BEGIN + at_s * 1_000;
+        let track = self.live.tracks().values().next().unwrap();
+        let incident = track.open.iter().chain(&track.closing).next();
+        let ruled = Ruled {
+            key: track.key.clone(),
+            incident: incident.map(|incident| incident.id.clone()).unwrap_or_default(),
+            approval: self.asked[nth].clone(),
+            verdict,
+            by: "ada".into(),
+            reason: "seen".into(),
+        };
+        let commands = self.step(at_ms, Input::Ruled(&ruled));
         self.outcomes(at_ms, commands);
     }
 
@@ -182,12 +219,11 @@ fn run(rules: &str, circumstances: Circumstances, timeline: &str, until_s: i64) 
         timers: vec![],
         actions: vec![],
         decisions: vec![],
+        asked: vec![],
         dispositions: vec![],
         circumstances,
         records: 0,
     };
-    // Not at the epoch, so that a forgotten zero shows.
-    const BEGIN: i64 = 1_000_000;
     let mut now_ms = BEGIN;
     for (n, (received, event, entity, health)) in events(timeline).into_iter().enumerate() {
         world.pass(now_ms, BEGIN + received);
@@ -445,4 +481,80 @@ fn an_incident_ends_with_its_revert_and_the_next_is_another() {
         .collect();
     assert_eq!(opened.len(), 2);
     assert_ne!(opened[0], opened[1]);
+}
+
+/// What waits for people, who are left a minute, and are asked anew unless it is a soft block.
+fn asking(action: &'static str, unless_denied: bool) -> Circumstances {
+    let asks = Done::AwaitsApproval {
+        approval: String::new(),
+        until_ms: 60_000,
+        unless_denied,
+        perhaps_done: false,
+    };
+    Circumstances { outcomes: BTreeMap::from([(action, Some(asks))]), ..Circumstances::default() }
+}
+
+#[test]
+fn e7_what_waits_for_people_is_issued_anew_once_they_have_decided() {
+    let check =
+        |rules: &str, ask: Circumstances, timeline: &str, words: &[(i64, usize, Word)], expected: &str| {
+            let mut world = run(rules, ask, timeline, 10);
+            let mut now_s = 10;
+            for (at_s, nth, word) in words {
+                world.pass(BEGIN + now_s * 1_000, BEGIN + at_s * 1_000);
+                world.ruled(*at_s, *nth, *word);
+                now_s = *at_s;
+            }
+            world.pass(BEGIN + now_s * 1_000, BEGIN + 100_000);
+            let found: Vec<String> = world
+                .actions
+                .iter()
+                // Those of the first ten seconds are told from the beginning.
+                .map(|(at, action)| {
+                    format!("{} {action}", (if *at >= BEGIN { at - BEGIN } else { *at }) / 1_000)
+                })
+                .collect();
+            let held = world.live.tracks().values().flat_map(|track| track.open.iter().chain(&track.closing));
+            let held = held.filter(|incident| incident.held.is_some()).count();
+            assert_eq!(
+                format!("{}; {held} held", found.join(", ")),
+                expected,
+                "{words:?}\n{:#?}",
+                world.decisions
+            );
+        };
+    let both = LOOP.replace("do: [fail]", "do: [fail, also]");
+    let trouble = "0 +1 x3 F";
+    let hard = || asking("fail", false);
+    check(&both, hard(), trouble, &[], "2 fail gw, 62 fail gw; 1 held");
+    check(&both, hard(), trouble, &[(20, 0, Word::Approve)], "2 fail gw, 20 fail gw, 20 also gw; 0 held");
+    check(&both, hard(), trouble, &[(20, 0, Word::Deny)], "2 fail gw; 1 held");
+    // Nobody decided in time: they are asked anew, and the old word is void.
+    check(&both, hard(), trouble, &[(70, 0, Word::Approve)], "2 fail gw, 62 fail gw; 1 held");
+    check(
+        &both,
+        hard(),
+        trouble,
+        &[(70, 1, Word::Approve)],
+        "2 fail gw, 62 fail gw, 70 fail gw, 70 also gw; 0 held",
+    );
+    // Only once, whatever is said twice.
+    let twice = [(20, 0, Word::Approve), (21, 0, Word::Approve)];
+    check(&both, hard(), trouble, &twice, "2 fail gw, 20 fail gw, 20 also gw; 0 held");
+    // The trouble ended meanwhile: nothing is done, nothing undone, whatever is said then.
+    let over = "0 +1 x3 F, 5 H, 6 H";
+    check(&both, hard(), over, &[], "2 fail gw; 0 held");
+    check(&both, hard(), over, &[(20, 0, Word::Approve)], "2 fail gw; 0 held");
+    // A soft block.
+    let soft = || asking("fail", true);
+    check(&both, soft(), trouble, &[], "2 fail gw, 62 fail gw, 62 also gw; 0 held");
+    check(&both, soft(), trouble, &[(20, 0, Word::Deny)], "2 fail gw; 1 held");
+    check(&both, soft(), over, &[], "2 fail gw; 0 held");
+    // A step that was done before the one that waits is undone all the same.
+    check(&both, asking("also", false), over, &[], "2 fail gw, 2 also gw, 6 restore gw; 0 held");
+    // What undoes waits, too, and stays in sight.
+    let undo = || asking("restore", false);
+    check(LOOP, undo(), over, &[], "2 fail gw, 6 restore gw, 66 restore gw; 1 held");
+    check(LOOP, undo(), over, &[(20, 0, Word::Approve)], "2 fail gw, 6 restore gw, 20 restore gw; 0 held");
+    check(LOOP, undo(), over, &[(20, 0, Word::Deny)], "2 fail gw, 6 restore gw; 1 held");
 }

@@ -75,6 +75,7 @@ pub(super) fn fresh(key: TrackKey, partition: u16, signal: &Signal) -> Track {
         open: None,
         closing: vec![],
         outstanding: None,
+        awaiting: None,
         lineup: vec![],
     }
 }
@@ -84,6 +85,7 @@ pub(super) fn is_idle(track: &Track) -> bool {
     track.open.is_none()
         && track.closing.is_empty()
         && track.outstanding.is_none()
+        && track.awaiting.is_none()
         && track.lineup.is_empty()
         && track.armed.is_none()
 }
@@ -279,8 +281,9 @@ impl Machine<'_> {
         self.track.reverted_ms = Some(self.now_ms);
         let Some(mut incident) = self.track.open.take() else { return };
         incident.held = None;
-        // What still waits for its turn has nothing left to remedy: it is not issued any more.
+        // What still waits for its turn, or for people, has nothing left to remedy: it is not issued any more.
         self.track.lineup.retain(|next| next.incident != incident.id);
+        self.track.awaiting.take_if(|awaiting| awaiting.intended.incident == incident.id);
         let undo = incident.acted || self.under_way(&incident.id, Direction::Remediate);
         self.track.closing.push(incident.clone());
         if undo {
@@ -292,7 +295,13 @@ impl Machine<'_> {
     /// Something of an incident is with the executor or waits for its turn.
     fn under_way(&self, id: &str, direction: Direction) -> bool {
         self.track.outstanding.as_ref().is_some_and(|c| c.incident == id && c.direction == direction)
-            || self.track.lineup.iter().any(|next| next.incident == id && next.direction == direction)
+            || self.lined_up().any(|next| next.incident == id && next.direction == direction)
+    }
+
+    /// What is decided on and not with the executor: it waits for people or for its turn.
+    fn lined_up(&self) -> impl Iterator<Item = &Intended> {
+        let awaiting = self.track.awaiting.as_ref().map(|awaiting| &awaiting.intended);
+        awaiting.into_iter().chain(&self.track.lineup)
     }
 
     /// The actions of a direction, in order.
@@ -315,6 +324,7 @@ impl Machine<'_> {
         for (step, action) in (0u32..).zip(&actions) {
             let intended = Intended {
                 replays: 0,
+                approval: None,
                 incident: incident.id.clone(),
                 direction,
                 step,
@@ -322,7 +332,7 @@ impl Machine<'_> {
                 deadline_ms: incident.counted_ms.saturating_add(self.rules.deadline_ms),
                 values: incident.values.clone(),
             };
-            if self.track.outstanding.is_some() || !self.track.lineup.is_empty() {
+            if self.track.outstanding.is_some() || self.lined_up().next().is_some() {
                 self.decide_for(&incident.id, What::LinedUp { action: action.clone() });
             }
             self.track.lineup.push(intended);
@@ -332,8 +342,9 @@ impl Machine<'_> {
 
     /// Hands the next action to the executor, if none is under way. What had to wait for its turn is decided
     /// on at its turn, so its deadline counts from there.
-    fn advance(&mut self, waited: bool) {
-        if self.track.outstanding.is_some() || self.track.lineup.is_empty() {
+    pub(super) fn advance(&mut self, waited: bool) {
+        let busy = self.track.outstanding.is_some() || self.track.awaiting.is_some();
+        if busy || self.track.lineup.is_empty() {
             return;
         }
         let next = self.track.lineup.remove(0);
@@ -362,6 +373,7 @@ impl Machine<'_> {
             deadline_ms: if waited { next.deadline_ms.max(fresh_deadline_ms) } else { next.deadline_ms },
             values: next.values,
             replays: next.replays,
+            approval: next.approval,
         };
         self.track.outstanding = Some(command.clone());
         self.effects.push(Effect::Command(command.clone()));
@@ -385,11 +397,19 @@ impl Machine<'_> {
         match &outcome.result {
             Done::Carried { .. } => self.carried(&id, command.direction),
             Done::Failed { reason, perhaps_done } => {
-                self.gave_up(&command, reason, *perhaps_done);
+                self.gave_up(&id, command.direction, &command.action, reason, *perhaps_done);
             }
-            Done::Held { reason } => self.gave_up(&command, reason, true),
+            Done::Held { reason } => {
+                self.gave_up(&id, command.direction, &command.action, reason, true);
+            }
             Done::Expired { perhaps_done } => self.decide_anew(command, *perhaps_done),
             Done::Withdrawn { .. } => self.decide_anew(command, false),
+            Done::AwaitsApproval { approval, until_ms, unless_denied, perhaps_done } => {
+                if *perhaps_done {
+                    self.carried(&id, command.direction);
+                }
+                self.await_people(command, approval, *until_ms, *unless_denied);
+            }
             Done::Verified { .. } => {}
         }
         self.settle(&id);
@@ -422,20 +442,25 @@ impl Machine<'_> {
     }
 
     /// An action cannot be carried out: what should follow it in its direction must not, and a person is told.
-    fn gave_up(&mut self, command: &Command, reason: &str, perhaps_done: bool) {
-        self.track
-            .lineup
-            .retain(|next| next.incident != command.incident || next.direction != command.direction);
-        if let Some(incident) = self.incident_mut(&command.incident) {
-            incident.acted |= perhaps_done && command.direction == Direction::Remediate;
+    pub(super) fn gave_up(
+        &mut self,
+        id: &str,
+        direction: Direction,
+        action: &str,
+        reason: &str,
+        perhaps_done: bool,
+    ) {
+        self.track.lineup.retain(|next| next.incident != id || next.direction != direction);
+        if let Some(incident) = self.incident_mut(id) {
+            incident.acted |= perhaps_done && direction == Direction::Remediate;
         }
-        let reason = format!("{} did not go through: {reason}", command.action);
-        self.hold(&command.incident, Hold { reason, until_heard: false });
+        let reason = format!("{action} did not go through: {reason}");
+        self.hold(id, Hold { reason, until_heard: false });
     }
 
     /// L2: its deadline passed before a call left, so it is looked at anew: a failover is still needed while
     /// its incident is open, a revert always.
-    fn decide_anew(&mut self, command: Command, perhaps_done: bool) {
+    pub(super) fn decide_anew(&mut self, command: Command, perhaps_done: bool) {
         if perhaps_done {
             self.carried(&command.incident, command.direction);
         }
@@ -454,6 +479,7 @@ impl Machine<'_> {
                 action: command.action,
                 values: command.values,
                 replays: command.replays,
+                approval: command.approval,
             };
             self.track.lineup.insert(0, again);
         } else {
@@ -487,6 +513,7 @@ impl Machine<'_> {
                 deadline_ms: self.now_ms.saturating_add(self.rules.deadline_ms),
                 values: command.values.clone(),
                 replays,
+                approval: None,
             };
             self.track.lineup.push(intended);
         }
@@ -514,7 +541,7 @@ impl Machine<'_> {
 
     /// Ends an incident in its closing when nothing of it is under way any more. If nothing was done, nothing
     /// is undone.
-    fn settle(&mut self, id: &str) {
+    pub(super) fn settle(&mut self, id: &str) {
         let Some(incident) = self.track.closing.iter().find(|incident| incident.id == id) else { return };
         let (acted, held) = (incident.acted, incident.held.is_some());
         if self.under_way(id, Direction::Remediate) {
@@ -560,7 +587,13 @@ impl Machine<'_> {
         if self.track.armed.take_if(ready).is_none() {
             return;
         }
-        if self.wanted().is_some_and(|deadline_ms| deadline_ms <= self.watermark_ms) {
+        let past = |deadline_ms| deadline_ms <= self.watermark_ms;
+        let (people_due, judged_due) =
+            (self.people_until().is_some_and(past), self.judged_at().is_some_and(past));
+        if people_due {
+            self.time_of_people_over();
+        }
+        if judged_due {
             let phase = self.track.open.as_ref().map(|incident| incident.phase);
             match phase {
                 Some(Phase::Detected) => self.confirm(self.track.newest_ms),
@@ -601,6 +634,11 @@ impl Machine<'_> {
 
     /// When the state wants to be looked at again without an event. Unix milliseconds.
     fn wanted(&self) -> Option<i64> {
+        self.judged_at().into_iter().chain(self.people_until()).min()
+    }
+
+    /// When the open incident is to be judged again.
+    fn judged_at(&self) -> Option<i64> {
         let incident = self.track.open.as_ref()?;
         match incident.phase {
             Phase::Detected => confirm::confirmed_at(self.rules, incident.counted_ms),
@@ -613,13 +651,14 @@ impl Machine<'_> {
 
     /// Has the broker wake us, unless an earlier wake-up is under way already: that one will look and arm
     /// the next.
-    fn arm(&mut self) {
+    pub(super) fn arm(&mut self) {
         let Some(deadline_ms) = self.wanted() else { return };
         if self.track.armed.is_some_and(|armed| armed.deadline_ms <= deadline_ms) {
             return;
         }
-        let Some(incident) = &self.track.open else { return };
-        let incident = incident.id.clone();
+        let awaiting = self.track.awaiting.as_ref().map(|awaiting| &awaiting.intended.incident);
+        let open = self.track.open.as_ref().map(|incident| &incident.id);
+        let Some(incident) = open.or(awaiting).cloned() else { return };
         self.track.generation = self.track.generation.saturating_add(1);
         let generation = self.track.generation;
         self.track.armed = Some(Armed { generation, deadline_ms, fired: false });
@@ -631,7 +670,7 @@ impl Machine<'_> {
         }));
     }
 
-    fn hold(&mut self, id: &str, hold: Hold) {
+    pub(super) fn hold(&mut self, id: &str, hold: Hold) {
         let reason = hold.reason.clone();
         // What waits for a person goes on waiting, whatever is heard.
         if let Some(incident) = self.incident_mut(id)
@@ -676,6 +715,7 @@ impl Machine<'_> {
             deadline_ms,
             values,
             replays: 0,
+            approval: None,
         };
         self.effects.push(Effect::Command(command));
     }
@@ -689,7 +729,7 @@ impl Machine<'_> {
         self.track.open = None;
     }
 
-    fn incident_mut(&mut self, id: &str) -> Option<&mut Incident> {
+    pub(super) fn incident_mut(&mut self, id: &str) -> Option<&mut Incident> {
         self.track.open.iter_mut().chain(&mut self.track.closing).find(|incident| incident.id == id)
     }
 
@@ -701,7 +741,7 @@ impl Machine<'_> {
         }
     }
 
-    fn decide_for(&mut self, id: &str, what: What) {
+    pub(super) fn decide_for(&mut self, id: &str, what: What) {
         let mut incidents = self.track.open.iter().chain(&self.track.closing);
         let incident = incidents.find(|incident| incident.id == id);
         let phase = incident.map_or(Phase::Resolved, |incident| incident.phase);
@@ -722,6 +762,7 @@ impl Machine<'_> {
 
 /// An incident as people see it.
 pub(super) fn view(track: &Track, incident: &Incident, threshold: u32) -> View {
+    let awaiting = track.awaiting.as_ref().filter(|awaiting| awaiting.intended.incident == incident.id);
     View {
         id: incident.id.clone(),
         partition: track.partition,
@@ -736,6 +777,7 @@ pub(super) fn view(track: &Track, incident: &Incident, threshold: u32) -> View {
         threshold,
         decision: incident.decision,
         held: incident.held.as_ref().map(|hold| hold.reason.clone()),
+        awaiting: awaiting.map(|awaiting| awaiting.approval.clone()),
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::finding::{Finding, Findings, Source};
 use super::parse::{self, At, Draft, FileKind};
 use super::{Action, Doing, Facts, Lane, On, Path, Playbook, Predicate, Set, Subscription};
+use crate::approval::{Approval, Right, Terms, When};
 use crate::budget::AtMost;
 use crate::debounce::Rules;
 use crate::explain::duration;
@@ -67,6 +68,8 @@ pub(super) fn load(bundle: &Bundle) -> (Option<Set>, Vec<Finding>) {
         targets: drafts.settings.targets,
         platform: drafts.settings.platform,
         group_sizes: drafts.settings.group_sizes,
+        windows: drafts.settings.windows,
+        people: drafts.settings.people,
     };
     (Some(set), findings.list)
 }
@@ -223,6 +226,52 @@ fn check_looks(source: Source<'_>, draft: &Draft, drafts: &Drafts<'_>, findings:
     }
 }
 
+/// What people have to allow needs people who may, and windows that there are.
+fn check_approval(source: Source<'_>, draft: &Draft, drafts: &Drafts<'_>, findings: &mut Findings) {
+    if drafts.broken.contains(&FileKind::Settings) {
+        return;
+    }
+    let may =
+        drafts.settings.people.values().filter(|person| person.rights.contains(&Right::Approve)).count();
+    let help =
+        "name them under `people` in holdline.yaml, with the role `approve`; `holdline token` makes tokens";
+    let overriding = |name: &&At<String>| {
+        drafts.actions.get(&name.value).is_some_and(|action| action.value.allow_override)
+    };
+    match &draft.approval {
+        Some(At { value: approval, at }) => {
+            let needed = approval.terms.people;
+            if may < usize::try_from(needed).unwrap_or(usize::MAX) {
+                let message = format!("{needed} must approve, and {may} may: it would never be done");
+                findings.error_with(source, at, message, help);
+            }
+            if let When::Outside(name) | When::Inside(name) = &approval.when
+                && !drafts.settings.windows.contains_key(name)
+            {
+                let there: Vec<&str> = drafts.settings.windows.keys().map(String::as_str).collect();
+                findings.error_with(
+                    source,
+                    at,
+                    format!("`when`: there is no window {name}"),
+                    match there.is_empty() {
+                        true => "name it under `windows` in holdline.yaml, with its time zone".into(),
+                        false => format!("`windows` in holdline.yaml has {}", there.join(", ")),
+                    },
+                );
+            }
+        }
+        None => {
+            if let Some(action) = draft.actions.iter().find(overriding)
+                && may == 0
+            {
+                let message =
+                    format!("{} has `allowOverride`: a person must approve it, and nobody may", action.value);
+                findings.error_with(source, &action.at, message, help);
+            }
+        }
+    }
+}
+
 /// Native actions need a platform to act on, and a client that acts; channels one that listens.
 fn check_clients(drafts: &Drafts<'_>, findings: &mut Findings) {
     for filed in drafts.actions.values() {
@@ -296,6 +345,7 @@ fn join(drafts: &mut Drafts<'_>, findings: &mut Findings) -> BTreeMap<String, Pl
         }
         check_undo(source, &draft, drafts, findings);
         check_looks(source, &draft, drafts, findings);
+        check_approval(source, &draft, drafts, findings);
         agree(source, &draft, &subscriptions, drafts, findings);
         agree_on_reports(source, &draft, &subscriptions, drafts, findings);
         try_predicates(source, &draft, &subscriptions, drafts, findings);
@@ -473,6 +523,7 @@ fn finish(name: String, draft: Draft, subscriptions: Vec<String>, drafts: &Draft
         scaling: lane(draft.scaling),
         verify: draft.verify,
         guard: draft.guard,
+        approval: draft.approval.map(|approval| approval.value),
         paths,
     }
 }
@@ -498,6 +549,25 @@ fn check_use(drafts: &Drafts<'_>, playbooks: &BTreeMap<String, Playbook>, findin
     }
 }
 
+fn explain_approval(approval: &Approval) -> String {
+    let Approval { covers, when, terms: Terms { people, expires_ms, unless_denied_ms } } = approval;
+    let covers: Vec<String> = covers.iter().map(|covered| format!("{covered:?}").to_lowercase()).collect();
+    let when = match when {
+        When::Always => "always".into(),
+        When::Outside(name) => format!("outside {name}"),
+        When::Inside(name) => format!("inside {name}"),
+    };
+    let sent = match unless_denied_ms {
+        Some(ms) => format!("; sent after {} unless somebody objects", duration(*ms)),
+        None => String::new(),
+    };
+    format!(
+        "{} needs approval {when}, by {people}, within {}{sent}; the deadline stands still meanwhile",
+        covers.join(", "),
+        duration(*expires_ms)
+    )
+}
+
 /// Every default and every rule that applies, in words: nothing is hidden.
 pub fn explain(set: &Set) -> String {
     let mut text = String::new();
@@ -520,6 +590,9 @@ pub fn explain(set: &Set) -> String {
                 writeln!(text, "    {group}: {} of {size}", radius.entities(Some(*size))).ok();
             }
             writeln!(text, "    any other: {}", radius.entities(None)).ok();
+        }
+        if let Some(approval) = &playbook.approval {
+            writeln!(text, "  {}", explain_approval(approval)).ok();
         }
         for (kind, rules) in [("failed", &playbook.failover), ("degraded", &playbook.scaling)] {
             let Some(rules) = rules else { continue };

@@ -40,6 +40,10 @@ pub struct Set {
     pub platform: Option<Platform>,
     /// How many entities a group has, for blast radii.
     pub group_sizes: BTreeMap<String, u32>,
+    /// Windows of the week, such as business hours.
+    pub windows: BTreeMap<String, crate::hours::Window>,
+    /// Who may approve.
+    pub people: BTreeMap<String, crate::approval::Person>,
 }
 
 /// Reads a set. Gives the set when there is no error among the findings; all findings at once, in the order
@@ -167,6 +171,8 @@ pub enum Reports {
 #[derive(Debug, Clone)]
 pub struct Action {
     pub name: String,
+    /// `allowOverride`: people have to allow it, whatever its playbook says.
+    pub allow_override: bool,
     pub what: Doing,
 }
 
@@ -269,6 +275,8 @@ pub struct Playbook {
     pub verify: BTreeMap<Lane, crate::verify::Verify>,
     /// How much it may do.
     pub guard: crate::budget::Guard,
+    /// What of it people have to allow, and when.
+    pub approval: Option<crate::approval::Approval>,
     /// Every path that a template of its actions refers to.
     pub paths: Vec<Path>,
 }

@@ -112,6 +112,18 @@ impl<'a, 'f> Fields<'a, 'f> {
         entry.map_or(self.at.clone(), |entry| entry.key_at.clone())
     }
 
+    /// The entries of a map from names.
+    fn entries_of(&mut self, key: &str) -> &'a [Entry] {
+        match self.get(key).map(|node| (&node.kind, node)) {
+            Some((Kind::Map(entries), _)) => entries,
+            Some((_, node)) => {
+                self.wrong(key, node, "a map from names");
+                &[]
+            }
+            None => &[],
+        }
+    }
+
     fn missing(&mut self, key: &str) {
         let at = self.entries.first().map_or(self.at.clone(), |entry| entry.key_at.clone());
         self.findings.error(self.source, &at, format!("{} lacks `{key}`", self.what));
@@ -185,6 +197,30 @@ impl<'a, 'f> Fields<'a, 'f> {
             self.findings.error_with(self.source, &text.at, message, help);
         }
         chosen.map(|(_, value)| *value)
+    }
+
+    /// A list of words out of several.
+    fn choices<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Vec<T> {
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let mut chosen = vec![];
+        for name in self.names(key) {
+            match words.iter().find(|(word, _)| *word == name.value) {
+                Some((_, value)) => chosen.push(*value),
+                None => {
+                    let message = format!("`{key}`: there is no {:?}", name.value);
+                    let help = match nearest(&name.value, &known) {
+                        Some(near) => format!("did you mean `{near}`? There are {}", known.join(", ")),
+                        None => format!("there are {}", known.join(", ")),
+                    };
+                    self.findings.error_with(self.source, &name.at, message, help);
+                }
+            }
+        }
+        if chosen.is_empty() && self.get(key).is_some() && !self.findings.has_errors() {
+            let at = self.key_at(key);
+            self.findings.error(self.source, &at, format!("`{key}`: names none of {}", known.join(", ")));
+        }
+        chosen
     }
 
     fn count(&mut self, key: &str, default: u32, least: u32) -> u32 {

@@ -93,6 +93,7 @@ pub(crate) fn shape(view: &View) -> Value {
         "openedAt": iso(view.opened_ms),
         "decisionNumber": view.decision,
         "held": view.held,
+        "awaitsApproval": view.awaiting,
         "playbookSet": view.playbooks,
         "partition": view.partition,
     })

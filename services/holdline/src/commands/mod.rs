@@ -1,5 +1,6 @@
 //! What a person types, one file per noun.
 
+mod approval;
 mod check;
 mod dlq;
 mod doctor;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use holdline_proto::approval::Verdict;
 use holdline_proto::topology::Role;
 use holdline_stage::admin::Health;
 use holdline_stage::bus::Bus;
@@ -61,6 +63,14 @@ enum Command {
     Resume(pause::Resume),
     /// What is paused, by whom and why
     Pauses(pause::Pauses),
+    /// What waits for people to allow it, with the exact request
+    Approvals(approval::Approvals),
+    /// Allow what waits, with your token
+    Approve(approval::Rule),
+    /// Forbid what waits, or take back what you have allowed
+    Deny(approval::Rule),
+    /// Make a token for a person
+    Token(approval::NewToken),
     /// The dead letters: list, show, replay, discard
     Dlq(dlq::Dlq),
     /// The platform's side: subscriptions as the playbooks' folder has them
@@ -145,6 +155,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Pause(pause) => pause.run().await,
         Command::Resume(resume) => resume.run().await,
         Command::Pauses(pauses) => pauses.run().await,
+        Command::Approvals(approvals) => approvals.run().await,
+        Command::Approve(rule) => rule.run(Verdict::Approve).await,
+        Command::Deny(rule) => rule.run(Verdict::Deny).await,
+        Command::Token(token) => token.run(),
         Command::Dlq(dlq) => dlq.run().await,
         Command::Subscriptions(subscriptions) => Box::pin(subscriptions.run()).await,
         Command::Doctor(doctor) => doctor.run().await,

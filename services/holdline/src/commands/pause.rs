@@ -88,7 +88,7 @@ pub(crate) struct Pauses {
     output: Output,
 }
 
-fn text(text: &str) -> Result<String, String> {
+pub(super) fn text(text: &str) -> Result<String, String> {
     match text.trim() {
         "" => Err("expected something that others understand".into()),
         long if long.len() > REASON_BYTES_MAX => Err(format!("at most {REASON_BYTES_MAX} bytes")),

@@ -26,8 +26,9 @@ pub(in crate::playbook) fn action(
 }
 
 fn webhook(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<At<Action>> {
-    let known = ["name", "actionType", "url", "method", "headers", "bodyTemplate", "idempotent"];
-    let mut fields = Fields::of(node, "an action", &known, &["allowOverride"], source, findings)?;
+    let known =
+        ["name", "actionType", "url", "method", "headers", "bodyTemplate", "idempotent", "allowOverride"];
+    let mut fields = Fields::of(node, "an action", &known, &[], source, findings)?;
     let name = fields.needed_text("name");
     if let Some(kind) = fields.needed_text("actionType").filter(|kind| kind.value != "WEBHOOK") {
         let message = format!("there is no actionType {:?}", kind.value);
@@ -51,6 +52,7 @@ fn webhook(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<A
         other => Err(format!("there is no method {other:?}")),
     });
     let idempotent = fields.truth("idempotent", true);
+    let allow_override = fields.truth("allowOverride", false);
     let headers = match fields.get("headers") {
         Some(headers) => read_headers(source, headers, fields.findings),
         None => vec![],
@@ -70,12 +72,15 @@ fn webhook(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<A
         body: body.map(|body| body.value),
         idempotent,
     };
-    Some(At { value: Action { name: name.value, what: Doing::Webhook(webhook) }, at: name.at })
+    Some(At {
+        value: Action { name: name.value, allow_override, what: Doing::Webhook(webhook) },
+        at: name.at,
+    })
 }
 
 fn native_action(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<At<Action>> {
-    let known = ["name", "actionType", "kind", "client", "parameters"];
-    let mut fields = Fields::of(node, "an action", &known, &["allowOverride"], source, findings)?;
+    let known = ["name", "actionType", "kind", "client", "parameters", "allowOverride"];
+    let mut fields = Fields::of(node, "an action", &known, &[], source, findings)?;
     let name = fields.needed_text("name");
     let kind = fields.needed_text("kind").and_then(|kind| {
         let found = native::kind(&kind.value);
@@ -91,6 +96,7 @@ fn native_action(source: Source<'_>, node: &Node, findings: &mut Findings) -> Op
         found
     });
     let client = fields.text("client").map(|client| client.value);
+    let allow_override = fields.truth("allowOverride", false);
     let Some(parameters) = fields.get("parameters") else {
         fields.missing("parameters");
         return None;
@@ -100,7 +106,8 @@ fn native_action(source: Source<'_>, node: &Node, findings: &mut Findings) -> Op
     match try_parameters(kind, &json) {
         Ok(parameters) => {
             let native = Native { kind, client, parameters };
-            Some(At { value: Action { name: name.value, what: Doing::Native(native) }, at: name.at })
+            let what = Doing::Native(native);
+            Some(At { value: Action { name: name.value, allow_override, what }, at: name.at })
         }
         Err(error) => {
             fields.findings.error(source, &parameters.at, error);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use holdline_proto::limits::BUDGET_MAX;
 
 use super::{At, Fields};
+use crate::approval::{Approval, Covered, EXPIRES_MS, Terms, When};
 use crate::budget::{AtMost, BlastRadius, Guard, Per};
 use crate::debounce::{DEADLINE_MS, Flapping, REVERT_STABLE_FOR_MS, Revert, Rules, SILENCE_MS};
 use crate::playbook::finding::{Findings, Source};
@@ -43,6 +44,7 @@ pub(in crate::playbook) struct Draft {
     pub scaling: Option<Rules>,
     pub verify: BTreeMap<playbook::Lane, Verify>,
     pub guard: Guard,
+    pub approval: Option<At<Approval>>,
     /// Every action that is named, where it is.
     pub actions: Vec<At<String>>,
 }
@@ -106,7 +108,7 @@ pub(in crate::playbook) fn playbook(
         findings.error(source, &revert_at, message);
     }
     let guard_at = guard.map_or(node.at.clone(), |guard| guard.at.clone());
-    let guard = guard.and_then(|guard| read_guard(source, guard, findings)).unwrap_or_default();
+    let (guard, approval) = guard.and_then(|guard| read_guard(source, guard, findings)).unwrap_or_default();
     let on = on?;
     if guard.goes_by_group() && on.group.is_none() {
         let message =
@@ -131,6 +133,7 @@ pub(in crate::playbook) fn playbook(
         scaling,
         verify,
         guard,
+        approval,
         actions,
     })
 }
@@ -217,14 +220,50 @@ fn read_flapping(source: Source<'_>, node: &Node, findings: &mut Findings) -> Op
     })
 }
 
-fn read_guard(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<Guard> {
-    let planned = ["inhibited_by", "approval"];
-    let fields = Fields::of(node, "`guard`", &["at_most", "blast_radius"], &planned, source, findings)?;
+fn read_guard(
+    source: Source<'_>,
+    node: &Node,
+    findings: &mut Findings,
+) -> Option<(Guard, Option<At<Approval>>)> {
+    let known = ["at_most", "blast_radius", "approval"];
+    let fields = Fields::of(node, "`guard`", &known, &["inhibited_by"], source, findings)?;
     let (at_most, blast_radius) = (fields.get("at_most"), fields.get("blast_radius"));
-    Some(Guard {
+    let approval = fields.get("approval");
+    let guard = Guard {
         at_most: at_most.and_then(|node| read_at_most(source, node, fields.findings)),
         blast_radius: blast_radius.and_then(|node| read_blast_radius(source, node, fields.findings)),
-    })
+    };
+    Some((guard, approval.and_then(|node| read_approval(source, node, fields.findings))))
+}
+
+fn read_approval(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<At<Approval>> {
+    let known = ["for", "when", "people", "expires", "unless_denied"];
+    let mut fields = Fields::of(node, "`approval`", &known, &[], source, findings)?;
+    if fields.get("for").is_none() {
+        fields.missing("for");
+    }
+    let covers = fields.choices("for", &Covered::NAMES);
+    let when = fields.parsed("when", |text| {
+        match text.split_once(' ').map(|(word, name)| (word, name.trim().to_string())) {
+            None if text == "always" => Ok(When::Always),
+            Some(("outside", name)) => Ok(When::Outside(name)),
+            Some(("inside", name)) => Ok(When::Inside(name)),
+            _ => {
+                Err(format!("{text:?}: expected `always`, or `outside` or `inside` and the name of a window"))
+            }
+        }
+    });
+    let when = if fields.get("when").is_some() { when?.value } else { When::Always };
+    let people = fields.count("people", 1, 1);
+    let expires_ms = if fields.get("expires").is_some() { fields.window("expires")? } else { EXPIRES_MS };
+    let unless_denied_ms = fields.window("unless_denied");
+    if unless_denied_ms.is_some_and(|unless_denied_ms| unless_denied_ms >= expires_ms) {
+        let at = fields.key_at("unless_denied");
+        let message = "`unless_denied`: by then the request has expired, so it would never be sent";
+        fields.findings.error(source, &at, message);
+    }
+    let terms = Terms { people, expires_ms, unless_denied_ms };
+    Some(At { value: Approval { covers, when, terms }, at: node.at.clone() })
 }
 
 fn read_at_most(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<AtMost> {

@@ -1,12 +1,17 @@
-//! `holdline.yaml`: the installation's targets, its platform, whom to page, how large its groups are.
+//! `holdline.yaml`: the installation's targets, its platform, whom to page, how large its groups are, its hours and its
+//! people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{At, Fields};
+use crate::approval::{Person, Right};
+use crate::hours::{self, Window};
 use crate::playbook::finding::{Findings, Source};
 use crate::playbook::node::{Entry, Kind, Node};
 use crate::playbook::{Client, ConnectTo, Platform, Target};
 use holdline_proto::limits::BUDGET_MAX;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 
 /// The installation's settings.
 #[derive(Debug, Default)]
@@ -17,28 +22,98 @@ pub(in crate::playbook) struct Settings {
     pub pager: Option<At<String>>,
     /// Entities of each group.
     pub group_sizes: BTreeMap<String, u32>,
+    pub windows: BTreeMap<String, Window>,
+    pub people: BTreeMap<String, Person>,
 }
 
 /// Reads the installation's settings.
 pub(in crate::playbook) fn settings(source: Source<'_>, node: &Node, findings: &mut Findings) -> Settings {
-    let planned = ["business_hours", "people", "vault"];
-    let known = ["targets", "platform", "pager", "groups"];
+    let planned = ["vault"];
+    let known = ["targets", "platform", "pager", "groups", "windows", "people"];
     let Some(mut fields) = Fields::of(node, "holdline.yaml", &known, &planned, source, findings) else {
         return Settings::default();
     };
     let platform = fields.get("platform").and_then(|node| platform(source, node, fields.findings));
     let pager = fields.text("pager");
     let group_sizes = fields.get("groups").map(|node| group_sizes(source, node, fields.findings));
-    let group_sizes = group_sizes.unwrap_or_default();
-    let Some(list) = fields.get("targets") else {
-        return Settings { targets: vec![], platform, pager, group_sizes };
-    };
+    let mut settings =
+        Settings { platform, pager, group_sizes: group_sizes.unwrap_or_default(), ..Settings::default() };
+    for Entry { key, value, .. } in fields.entries_of("windows") {
+        settings.windows.extend(window(source, value, fields.findings).map(|window| (key.clone(), window)));
+    }
+    for Entry { key, value, .. } in fields.entries_of("people") {
+        let Some(person) = person(source, value, fields.findings) else { continue };
+        if let Some((other, _)) = settings.people.iter().find(|(_, other)| other.token == person.token) {
+            // Otherwise one could speak for two.
+            let message = format!("{key} has the token of {other}; each person has one of their own");
+            fields.findings.error(source, &value.at, message);
+        }
+        settings.people.insert(key.clone(), person);
+    }
+    let Some(list) = fields.get("targets") else { return settings };
     let Kind::List(items) = &list.kind else {
         fields.findings.error(source, &list.at, format!("`targets`: expected a list, found {}", list.what()));
-        return Settings { targets: vec![], platform, pager, group_sizes };
+        return settings;
     };
-    let targets = items.iter().filter_map(|item| target(source, item, fields.findings)).collect();
-    Settings { targets, platform, pager, group_sizes }
+    settings.targets = items.iter().filter_map(|item| target(source, item, fields.findings)).collect();
+    settings
+}
+
+/// A window of the week: `{zone: Europe/Lisbon, days: [mon, fri], hours: 08:00-20:00, closed: [2026-12-25]}`.
+fn window(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<Window> {
+    let known = ["zone", "days", "hours", "closed"];
+    let mut fields = Fields::of(node, "a window", &known, &[], source, findings)?;
+    for key in ["zone", "days", "hours"] {
+        if fields.get(key).is_none() {
+            fields.missing(key);
+        }
+    }
+    let zone = fields.parsed("zone", |name| {
+        TimeZone::get(name)
+            .map_err(|_| format!("there is no time zone {name:?}; expected a name such as Europe/Lisbon"))
+    });
+    let days = fields.choices("days", &hours::DAYS);
+    let hours = fields.parsed("hours", hours::hours);
+    let mut closed = BTreeSet::new();
+    for date in fields.names("closed") {
+        match date.value.parse::<Date>() {
+            Ok(date) => drop(closed.insert(date)),
+            Err(_) => {
+                let message =
+                    format!("`closed`: {:?} is no date; expected one such as 2026-12-25", date.value);
+                fields.findings.error(source, &date.at, message);
+            }
+        }
+    }
+    let (from, to) = hours?.value;
+    Some(Window { zone: zone?.value, days, from, to, closed })
+}
+
+/// A person: `{token: U…, roles: [approve], until: 2027-01-31}`.
+fn person(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<Person> {
+    let mut fields = Fields::of(node, "a person", &["token", "roles", "until"], &[], source, findings)?;
+    for key in ["token", "roles"] {
+        if fields.get(key).is_none() {
+            fields.missing(key);
+        }
+    }
+    let token = fields.parsed("token", |text| {
+        let public = text.len() == 56 && text.starts_with('U');
+        let plain = text.bytes().all(|byte| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte));
+        if public && plain {
+            return Ok(text.to_string());
+        }
+        // A seed says S first, and must stand nowhere: it is not repeated.
+        Err("expected the public half of a token, `U` and 55 more, as `holdline token` prints it".into())
+    });
+    let rights = fields.choices("roles", &Right::NAMES).into_iter().collect();
+    let until_ms = fields.parsed("until", |text| {
+        let expected = || format!("{text:?} is no date; expected the last day, such as 2027-01-31");
+        let after = text.parse::<Date>().and_then(|date| date.tomorrow()).map_err(|_| expected())?;
+        let end = after.to_zoned_datetime(TimeZone::UTC).map_err(|_| expected())?;
+        Ok(end.timestamp().as_millisecond())
+    });
+    Some(Person { token: token?.value, rights, until_ms: until_ms.map(|until| until.value) })
 }
 
 fn group_sizes(source: Source<'_>, node: &Node, findings: &mut Findings) -> BTreeMap<String, u32> {

@@ -1,0 +1,314 @@
+//! May it be done without a person, and have people allowed it (E7, A4)?
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holdline_proto::approval::{Asked, Ruling, Verdict};
+use holdline_proto::command::{Command, Direction};
+use holdline_proto::incident::Lane;
+use holdline_proto::limits::RULINGS_MAX;
+
+use crate::playbook::{Action, Set};
+
+/// `guard.approval.expires` unless set. Milliseconds.
+pub const EXPIRES_MS: i64 = 10 * 60_000;
+
+/// `guard.approval` of a playbook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approval {
+    /// What of the playbook needs it.
+    pub covers: Vec<Covered>,
+    pub when: When,
+    pub terms: Terms,
+}
+
+/// What a playbook does, as `for` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Covered {
+    Failover,
+    Scaling,
+    /// Undoing either.
+    Revert,
+}
+
+impl Covered {
+    pub const NAMES: [(&str, Covered); 3] =
+        [("failover", Covered::Failover), ("scaling", Covered::Scaling), ("revert", Covered::Revert)];
+
+    fn of(command: &Command) -> Option<Covered> {
+        match (command.direction, command.key.lane) {
+            (Direction::Remediate, Lane::Failover) => Some(Covered::Failover),
+            (Direction::Remediate, Lane::Scaling) => Some(Covered::Scaling),
+            (Direction::Revert, _) => Some(Covered::Revert),
+            (Direction::Page, _) => None,
+        }
+    }
+}
+
+/// When it is needed. The names are those of `windows` in holdline.yaml.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum When {
+    Always,
+    Outside(String),
+    Inside(String),
+}
+
+/// How people allow something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// How many different people. At least 1.
+    pub people: u32,
+    /// What they say is void this long after they were asked. Milliseconds.
+    pub expires_ms: i64,
+    /// A soft block: it is done this long after they were asked, unless somebody has objected. Milliseconds.
+    pub unless_denied_ms: Option<i64>,
+}
+
+/// A person, as `people` of holdline.yaml has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Person {
+    /// The token's public half: what it signs can be checked with it, and it cannot be guessed from it.
+    pub token: String,
+    pub rights: BTreeSet<Right>,
+    /// The token is void from then on. Unix milliseconds.
+    pub until_ms: Option<i64>,
+}
+
+/// What a person may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Right {
+    Look,
+    Approve,
+    /// Pause, resume, push, replay.
+    Operate,
+}
+
+impl Right {
+    pub const NAMES: [(&str, Right); 3] =
+        [("look", Right::Look), ("approve", Right::Approve), ("operate", Right::Operate)];
+}
+
+/// On which terms people have to allow a command now; `None`: it needs nobody. An action that says so itself
+/// (`allowOverride`) needs them always, unless its playbook says when.
+pub fn terms(set: &Set, action: &Action, command: &Command, now_ms: i64) -> Option<Terms> {
+    let covered = Covered::of(command)?;
+    let approval = set.playbooks.get(&command.key.playbook).and_then(|playbook| playbook.approval.as_ref());
+    let Some(approval) = approval else {
+        let terms = Terms { people: 1, expires_ms: EXPIRES_MS, unless_denied_ms: None };
+        return action.allow_override.then_some(terms);
+    };
+    if !action.allow_override && !approval.covers.contains(&covered) {
+        return None;
+    }
+    let inside = |name: &String| set.windows.get(name).is_some_and(|window| window.contains(now_ms));
+    let needed = match &approval.when {
+        When::Always => true,
+        When::Outside(name) => !inside(name),
+        When::Inside(name) => inside(name),
+    };
+    needed.then_some(approval.terms)
+}
+
+/// What people have said of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// By these; by nobody where nobody has objected to a soft block in time.
+    Allowed {
+        by: Vec<String>,
+    },
+    /// Of so many more people the word is missing; and what was said that counts for nothing, with the reason.
+    Waits {
+        missing: u32,
+        void: Vec<String>,
+    },
+    Denied {
+        by: String,
+        reason: String,
+    },
+    /// Nobody decided in time, or what was allowed was not used in time.
+    Expired,
+}
+
+/// Weighs what people have said. `authentic`: whether the signature of a ruling is its person's.
+pub fn judge(
+    asked: &Asked,
+    people: &BTreeMap<String, Person>,
+    authentic: impl Fn(&Person, &Ruling) -> bool,
+    now_ms: i64,
+) -> Standing {
+    let mut allowed: Vec<String> = vec![];
+    let mut void = vec![];
+    for ruling in asked.rulings.iter().take(RULINGS_MAX) {
+        let person = people.get(&ruling.by);
+        let refused = match person {
+            Some(person) if !authentic(person, ruling) => Some("the signature is not this person's".into()),
+            _ => refused(asked, &ruling.by, person, ruling.at_ms),
+        };
+        if let Some(reason) = refused {
+            void.push(format!("{} by {}: {reason}", ruling.verdict, ruling.by));
+            continue;
+        }
+        match ruling.verdict {
+            Verdict::Deny => {
+                return Standing::Denied { by: ruling.by.clone(), reason: ruling.reason.clone() };
+            }
+            Verdict::Approve if !allowed.contains(&ruling.by) => allowed.push(ruling.by.clone()),
+            Verdict::Approve => {}
+        }
+    }
+    if now_ms >= asked.expires_ms {
+        return Standing::Expired;
+    }
+    let missing = asked.people.max(1).saturating_sub(u32::try_from(allowed.len()).unwrap_or(u32::MAX));
+    if missing == 0 || asked.sends_ms.is_some_and(|sends_ms| now_ms >= sends_ms) {
+        return Standing::Allowed { by: allowed };
+    }
+    Standing::Waits { missing, void }
+}
+
+/// Why a person's word on a request counts for nothing at that time.
+pub fn refused(asked: &Asked, name: &str, person: Option<&Person>, at_ms: i64) -> Option<String> {
+    let Some(person) = person else {
+        return Some(format!("`people` of holdline.yaml has no {name}"));
+    };
+    if !person.rights.contains(&Right::Approve) {
+        return Some(format!("{name} may not approve: `people` of holdline.yaml gives no such role"));
+    }
+    if person.until_ms.is_some_and(|until_ms| at_ms >= until_ms) {
+        return Some(format!("the token of {name} has expired"));
+    }
+    if at_ms >= asked.expires_ms {
+        return Some("the request has expired".into());
+    }
+    (at_ms < asked.asked_ms).then(|| "it was said before anybody was asked".into())
+}
+
+/// Why a ruling cannot be added: it would change nothing, or too much was said already.
+pub fn unneeded(asked: &Asked, name: &str, verdict: Verdict) -> Option<String> {
+    if asked.rulings.iter().any(|ruling| ruling.verdict == Verdict::Deny) {
+        return Some("it is denied already".into());
+    }
+    if verdict == Verdict::Approve && asked.rulings.iter().any(|ruling| ruling.by == name) {
+        return Some(format!("{name} has approved it already; nobody counts twice"));
+    }
+    (asked.rulings.len() >= RULINGS_MAX).then(|| format!("{RULINGS_MAX} people have spoken already"))
+}
+
+#[cfg(test)]
+mod tests {
+    use holdline_proto::incident::TrackKey;
+
+    use super::*;
+
+    fn asked() -> Asked {
+        Asked {
+            id: "id".into(),
+            incident: "i".into(),
+            partition: 0,
+            key: TrackKey { playbook: "p".into(), lane: Lane::Failover, entity: "gw-1".into() },
+            group: None,
+            direction: Direction::Remediate,
+            step: 0,
+            action: "Failover".into(),
+            shown: String::new(),
+            request: "hash".into(),
+            people: 1,
+            asked_ms: 1_000,
+            expires_ms: 10_000,
+            sends_ms: None,
+            rulings: vec![],
+        }
+    }
+
+    fn people() -> BTreeMap<String, Person> {
+        let person = |name: &str, right, until_ms| {
+            (name.to_string(), Person { token: name.into(), rights: BTreeSet::from([right]), until_ms })
+        };
+        BTreeMap::from([
+            person("ada", Right::Approve, None),
+            person("bob", Right::Approve, Some(5_000)),
+            person("eve", Right::Look, None),
+        ])
+    }
+
+    fn ruling(by: &str, verdict: Verdict, at_ms: i64) -> Ruling {
+        Ruling { by: by.into(), verdict, reason: "because".into(), at_ms, signature: by.into() }
+    }
+
+    #[test]
+    fn a4_only_what_counts_allows_a_request() {
+        let check = |change: &dyn Fn(&mut Asked), now_ms: i64, expected: &str| {
+            let mut asked = asked();
+            change(&mut asked);
+            let authentic = |person: &Person, ruling: &Ruling| ruling.signature == person.token.as_bytes();
+            let found = match judge(&asked, &people(), authentic, now_ms) {
+                Standing::Allowed { by } => format!("allowed by {by:?}"),
+                Standing::Waits { missing, void } => format!("waits for {missing} {void:?}"),
+                Standing::Denied { by, .. } => format!("denied by {by}"),
+                Standing::Expired => "expired".into(),
+            };
+            assert!(found.starts_with(expected), "{found}, not {expected}: {asked:?}");
+        };
+        let said = |rulings: Vec<Ruling>| move |asked: &mut Asked| asked.rulings.clone_from(&rulings);
+        let yes = |by, at_ms| ruling(by, Verdict::Approve, at_ms);
+        let no = |by, at_ms| ruling(by, Verdict::Deny, at_ms);
+        check(&|_| {}, 2_000, "waits for 1 []");
+        check(&said(vec![yes("ada", 2_000)]), 2_000, "allowed by [\"ada\"]");
+        check(&said(vec![yes("ada", 2_000)]), 9_999, "allowed");
+        check(&said(vec![yes("ada", 2_000)]), 10_000, "expired");
+        check(&said(vec![yes("ada", 10_000)]), 9_000, "waits for 1 [\"approve by ada: the request has");
+        check(&said(vec![yes("ada", 999)]), 2_000, "waits for 1 [\"approve by ada: it was said before");
+        check(&said(vec![yes("eve", 2_000)]), 2_000, "waits for 1 [\"approve by eve: eve may not");
+        check(&said(vec![yes("mallory", 2_000)]), 2_000, "waits for 1 [\"approve by mallory: `people`");
+        check(&said(vec![yes("bob", 4_999)]), 6_000, "allowed");
+        check(&said(vec![yes("bob", 5_000)]), 6_000, "waits for 1 [\"approve by bob: the token");
+        let forged = Ruling { signature: b"bob".to_vec(), ..yes("ada", 2_000) };
+        check(&said(vec![forged]), 2_000, "waits for 1 [\"approve by ada: the signature");
+        // Taken back, by oneself or by another.
+        check(&said(vec![yes("ada", 2_000), no("ada", 3_000)]), 3_000, "denied by ada");
+        check(&said(vec![yes("ada", 2_000), no("bob", 3_000)]), 3_000, "denied by bob");
+        check(&said(vec![no("eve", 2_000), yes("ada", 2_000)]), 3_000, "allowed");
+        // Two people, never the same one twice.
+        let two = |rulings: Vec<Ruling>| {
+            move |asked: &mut Asked| {
+                asked.people = 2;
+                asked.rulings.clone_from(&rulings);
+            }
+        };
+        check(&two(vec![yes("ada", 2_000)]), 2_000, "waits for 1");
+        check(&two(vec![yes("ada", 2_000), yes("ada", 2_001)]), 3_000, "waits for 1");
+        check(&two(vec![yes("ada", 2_000), yes("bob", 2_001)]), 3_000, "allowed by [\"ada\", \"bob\"]");
+        // A soft block.
+        let soft = |rulings: Vec<Ruling>| {
+            move |asked: &mut Asked| {
+                asked.sends_ms = Some(4_000);
+                asked.rulings.clone_from(&rulings);
+            }
+        };
+        check(&soft(vec![]), 3_999, "waits");
+        check(&soft(vec![]), 4_000, "allowed by []");
+        check(&soft(vec![yes("ada", 2_000)]), 2_500, "allowed by [\"ada\"]");
+        check(&soft(vec![no("ada", 2_000)]), 4_000, "denied by ada");
+        check(&soft(vec![]), 10_000, "expired");
+    }
+
+    #[test]
+    fn nobody_counts_twice() {
+        let check = |rulings: Vec<Ruling>, name, verdict, expected: Option<&str>| {
+            let asked = Asked { rulings, ..asked() };
+            let found = unneeded(&asked, name, verdict);
+            let fits = match (&found, expected) {
+                (Some(found), Some(part)) => found.contains(part),
+                (found, expected) => found.is_none() && expected.is_none(),
+            };
+            assert!(fits, "{found:?}, not {expected:?}");
+        };
+        let yes = ruling("ada", Verdict::Approve, 2_000);
+        check(vec![], "ada", Verdict::Approve, None);
+        check(vec![yes.clone()], "ada", Verdict::Approve, Some("nobody counts twice"));
+        check(vec![yes.clone()], "bob", Verdict::Approve, None);
+        check(vec![yes.clone()], "ada", Verdict::Deny, None);
+        let no = ruling("bob", Verdict::Deny, 2_000);
+        check(vec![yes.clone(), no], "eve", Verdict::Approve, Some("denied already"));
+        check(vec![yes; RULINGS_MAX], "bob", Verdict::Deny, Some("people have spoken"));
+    }
+}

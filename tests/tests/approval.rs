@@ -1,0 +1,364 @@
+//! A4, E7: what needs people is held and shown with its exact request; only the word of the right people, on exactly
+//! this request, in time, has it sent, once; everything else is refused.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stderr)]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use holdline_proto::approval::{Asked, Ruled, Ruling, Verdict};
+use holdline_proto::topology::{Bucket, Topology};
+use holdline_proto::wire;
+use holdline_stage::clock;
+use holdline_stage::token::Token;
+use holdline_tests::programs::{Installation, changed_sample, scratch};
+use holdline_tests::sender::{Sender, event};
+use holdline_tests::target::Target;
+use serde_json::{Value, json};
+
+/// Patience for a run; nothing is asserted of it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What comes too much would come by then.
+const SETTLED: Duration = Duration::from_secs(3);
+
+const STAGES: [&str; 4] = ["gateway", "classifier", "debouncer", "executor"];
+
+struct World {
+    target: Target,
+    installation: Installation,
+    sender: Sender,
+    tokens: PathBuf,
+}
+
+/// A week's window that today is in, or far from, whatever the hour.
+fn window(now_ms: i64, inside: bool) -> String {
+    let days = ["thu", "fri", "sat", "sun", "mon", "tue", "wed"];
+    let today = usize::try_from(now_ms / 86_400_000).unwrap();
+    let of = if inside { vec![today + 6, today, today + 1] } else { vec![today + 3] };
+    let of: Vec<&str> = of.into_iter().map(|day| days[day % 7]).collect();
+    format!(
+        "windows: {{business_hours: {{zone: Europe/Lisbon, days: [{}], hours: 00:00-24:00}}}}\n",
+        of.join(", ")
+    )
+}
+
+/// The loop's playbooks: one failure acts, two healthy events undo it; ada and bob may approve.
+fn playbooks(target: &Target, publics: &BTreeMap<String, String>, approval: &str, inside: bool) -> PathBuf {
+    let folder = scratch("approval-playbooks");
+    let address = target.address.to_string();
+    let (mut people, window) = ("people:\n".to_string(), window(clock::wall_ms(), inside));
+    for (name, public) in publics {
+        let (roles, until) = match name.as_str() {
+            "eve" => ("look, operate", ""),
+            "old" => ("approve", ", until: 2026-01-31"),
+            "mallory" => continue,
+            _ => ("approve", ""),
+        };
+        people += &format!("  {name}: {{token: {public}, roles: [{roles}]{until}}}\n");
+    }
+    changed_sample("loop", &folder, |path, text| {
+        let text = text.replace("127.0.0.1:44001", &address).replace("failures: 3", "failures: 1");
+        match path {
+            "loop.playbook.yaml" => format!("{text}guard:\n  approval: {approval}\n"),
+            "holdline.yaml" => format!("{text}{window}{people}"),
+            _ => text,
+        }
+    });
+    folder
+}
+
+impl World {
+    async fn start(name: &str, approval: &str) -> World {
+        let tokens = scratch("approval-tokens");
+        std::fs::create_dir_all(&tokens).unwrap();
+        let mut publics = BTreeMap::new();
+        for name in ["ada", "bob", "eve", "old", "mallory"] {
+            let file = tokens.join(name);
+            let made =
+                holdline_tests::programs::holdline(&["token", file.to_str().unwrap(), "--output", "json"]);
+            assert!(made.status.success(), "{made:?}");
+            let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+            publics.insert(name.to_string(), made["token"].as_str().unwrap().to_string());
+        }
+        let target = Target::start().await;
+        let playbooks = playbooks(&target, &publics, approval, false);
+        let mut installation = Installation::broker(name, &playbooks, "default");
+        for stage in STAGES {
+            installation.spawn(stage, 0);
+        }
+        installation.wait_ready();
+        let sender = Sender::new(installation.gateways(), "telephony");
+        World { target, installation, sender, tokens }
+    }
+
+    async fn report(&self, entity: &str, status: &str) {
+        let now_ms = clock::wall_ms();
+        let event = event(&format!("{entity}-{status}-{now_ms}"), entity, status, now_ms);
+        self.sender.deliver(&json!([event])).await;
+    }
+
+    async fn over(&self, entity: &str) {
+        for _ in 0..2 {
+            self.report(entity, "HEALTHY").await;
+        }
+    }
+
+    fn calls(&self, direction: &str) -> usize {
+        let path = format!("/act/{direction}/");
+        self.target.calls().iter().filter(|call| call.path.starts_with(&path)).count()
+    }
+
+    /// What waits for people.
+    fn waiting(&self) -> Vec<Value> {
+        let output = self.installation.holdline(&["approvals", "--output", "json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Vec<Value>>(&output.stdout).unwrap()
+    }
+
+    async fn asked(&self) -> Value {
+        let began = clock::now();
+        loop {
+            if let [asked] = self.waiting().as_slice() {
+                return asked.clone();
+            }
+            assert!(began.elapsed() < PATIENCE, "nobody is asked\n{}", self.installation.logs());
+            clock::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// What comes of a person's word: nothing, or why it is refused.
+    fn say(&self, verdict: &str, id: &str, by: &str) -> Option<String> {
+        let token = self.tokens.join(by);
+        let said = ["--reason", "seen on the line", "--token", token.to_str().unwrap(), "--output", "json"];
+        let output = self.installation.holdline(&[&[verdict, id], said.as_slice()].concat());
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| {
+            panic!("{verdict} {id} by {by}: {}", String::from_utf8_lossy(&output.stderr));
+        });
+        let refused = told["refused"].as_str().map(str::to_string);
+        assert_eq!(output.status.code(), Some(i32::from(refused.is_some())), "{told}");
+        refused
+    }
+
+    fn refused(&self, verdict: &str, id: &str, by: &str, because: &str) {
+        let refused = self.say(verdict, id, by);
+        assert!(
+            refused.as_ref().is_some_and(|told| told.contains(because)),
+            "{verdict} by {by}: {refused:?}"
+        );
+    }
+
+    async fn until(&self, what: &str, done: impl Fn(&World) -> bool) {
+        let began = clock::now();
+        while !done(self) {
+            assert!(began.elapsed() < PATIENCE, "{what}\n{}", self.installation.logs());
+            clock::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn explained(&self, incident: &Value) -> String {
+        let output = self.installation.holdline(&["incident", incident.as_str().unwrap(), "explain"]);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a4_only_the_right_word_on_exactly_this_request_has_it_sent_and_restarts_forget_nothing() {
+    let mut world =
+        World::start("approval-one", "{for: [failover], when: outside business_hours, expires: 10m}").await;
+    world.report("gw-1", "FAILED").await;
+    let asked = world.asked().await;
+    let id = asked["id"].as_str().unwrap().to_string();
+    let request = asked["request"].as_str().unwrap();
+    assert!(request.contains(&format!("http://{}/act/remediate/gw-1", world.target.address)), "{request}");
+    world.refused("approve", &id, "mallory", "nobody with the token");
+    world.refused("approve", &id, "eve", "may not approve");
+    world.refused("deny", &id, "eve", "may not approve");
+    world.refused("approve", &id, "old", "has expired");
+    world.refused("approve", "00ff", "ada", "nobody is asked for 00ff");
+    // What was said of another request says nothing of this one.
+    world.report("gw-2", "FAILED").await;
+    world.until("both are asked for", |world| world.waiting().len() == 2).await;
+    let other = world.waiting().into_iter().find(|asked| asked["id"] != id.as_str()).unwrap();
+    assert_eq!(world.say("approve", other["id"].as_str().unwrap(), "bob"), None);
+    world.until("the other", |world| world.calls("remediate") == 1).await;
+
+    for stage in STAGES {
+        world.installation.kill(stage, 0);
+    }
+    world.installation.kill_nats();
+    for stage in STAGES {
+        world.installation.spawn(stage, 0);
+    }
+    world.installation.wait_ready();
+    clock::sleep(SETTLED).await;
+    assert_eq!(world.asked().await["id"], id.as_str(), "still the same, and nobody is asked twice");
+    assert_eq!(world.calls("remediate"), 1);
+    let said = clock::now();
+    assert_eq!(world.say("approve", &id, "ada"), None);
+    world.until("the call", |world| world.calls("remediate") == 2).await;
+    let last = world.target.calls().last().unwrap().at;
+    eprintln!("from the word to the call, the command's own start included: {:?}", last - said);
+    world.refused("approve", &id, "ada", "nobody counts twice");
+    clock::sleep(SETTLED).await;
+    assert_eq!(world.calls("remediate"), 2, "once");
+    let explained = world.explained(&asked["incidentId"]);
+    assert!(explained.contains("approved by ada: seen on the line"), "{explained}");
+    // Undoing is not covered.
+    world.over("gw-1").await;
+    world.until("the revert", |world| world.calls("revert") == 1).await;
+    assert!(world.waiting().is_empty());
+    world.installation.conserved();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e7_two_people_are_two_and_a_denial_holds_the_incident() {
+    let world = World::start("approval-two", "{for: [failover], people: 2}").await;
+    world.report("gw-1", "FAILED").await;
+    let asked = world.asked().await;
+    let id = asked["id"].as_str().unwrap();
+    assert_eq!(world.say("approve", id, "ada"), None);
+    world.refused("approve", id, "ada", "nobody counts twice");
+    clock::sleep(SETTLED).await;
+    assert_eq!(world.calls("remediate"), 0, "one is not two");
+    assert_eq!(world.asked().await["standing"], "waits for 1 more");
+    assert_eq!(world.say("approve", id, "bob"), None);
+    world.until("the call", |world| world.calls("remediate") == 1).await;
+
+    world.report("gw-2", "FAILED").await;
+    let asked = world.asked().await;
+    let id = asked["id"].as_str().unwrap();
+    assert_eq!(world.say("approve", id, "ada"), None);
+    // Taken back before it had come to anything.
+    assert_eq!(world.say("deny", id, "ada"), None);
+    world.refused("approve", id, "bob", "denied already");
+    clock::sleep(SETTLED).await;
+    let explained = world.explained(&asked["incidentId"]);
+    assert!(explained.contains("waits for a person: ") || explained.contains("denied by ada"), "{explained}");
+    assert_eq!(world.calls("remediate"), 1);
+    // What was not done is not undone.
+    world.over("gw-2").await;
+    clock::sleep(SETTLED).await;
+    assert_eq!(world.calls("revert"), 0);
+    world.installation.conserved();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e7_a_soft_block_is_sent_unless_somebody_objects_and_what_is_over_is_not_sent() {
+    let world =
+        World::start("approval-soft", "{for: [failover, revert], unless_denied: 4s, expires: 5m}").await;
+    world.report("gw-1", "FAILED").await;
+    let id = world.asked().await["id"].as_str().unwrap().to_string();
+    assert_eq!(world.calls("remediate"), 0, "not yet");
+    // The trouble of another ends while its time runs: nothing is left to be sent.
+    world.report("gw-2", "FAILED").await;
+    world.until("both are asked for", |world| world.waiting().len() == 2).await;
+    let over = world.waiting().into_iter().find(|asked| asked["id"] != id.as_str()).unwrap();
+    world.over("gw-2").await;
+    world.until("nobody has objected", |world| world.calls("remediate") == 1).await;
+    world.refused("approve", over["id"].as_str().unwrap(), "ada", "no longer waits");
+    // Its undoing is covered as well, and somebody objects.
+    world.over("gw-1").await;
+    let asked = world.asked().await;
+    assert_eq!(asked["direction"], "revert");
+    assert_eq!(world.say("deny", asked["id"].as_str().unwrap(), "bob"), None);
+    clock::sleep(Duration::from_secs(6)).await;
+    assert_eq!((world.calls("remediate"), world.calls("revert")), (1, 0));
+    let explained = world.explained(&asked["incidentId"]);
+    assert!(explained.contains("Nobody has objected"), "{explained}");
+    assert!(explained.contains("denied by bob"), "{explained}");
+    world.installation.conserved();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e7_what_has_expired_is_asked_anew_and_the_old_word_is_void() {
+    let world = World::start("approval-expired", "{for: [failover], expires: 3s}").await;
+    world.report("gw-1", "FAILED").await;
+    let first = world.asked().await;
+    let first = first["id"].as_str().unwrap();
+    world.until("asked anew", |world| world.waiting().iter().any(|asked| asked["id"] != first)).await;
+    world.refused("approve", first, "ada", "expired");
+    assert_eq!(world.calls("remediate"), 0);
+    world.over("gw-1").await;
+    world.until("nothing waits", |world| world.waiting().is_empty()).await;
+    clock::sleep(SETTLED).await;
+    assert_eq!((world.calls("remediate"), world.calls("revert")), (0, 0));
+    world.installation.conserved();
+}
+
+/// Whoever may write on the operator's subjects and has no token gets nothing sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a4_a_forged_word_and_a_changed_request_allow_nothing() {
+    let world = World::start("approval-forged", "{for: [failover], expires: 10m}").await;
+    let topology = Topology::default();
+    world.report("gw-1", "FAILED").await;
+    let id = world.asked().await["id"].as_str().unwrap().to_string();
+    let entry = topology.entry(Bucket::Approvals, &id);
+    let stream = topology.bucket_stream(Bucket::Approvals);
+    let broker = async_nats::jetstream::new(world.installation.client("operator").await);
+    let stream = broker.get_stream(stream).await.unwrap();
+    let stored = stream.get_last_raw_message_by_subject(&entry).await.unwrap();
+    let asked: Asked = wire::decode(&stored.payload).unwrap();
+    let ruled = Ruled {
+        key: asked.key.clone(),
+        incident: asked.incident.clone(),
+        approval: id.clone(),
+        verdict: Verdict::Approve,
+        by: "ada".into(),
+        reason: "forged".into(),
+    };
+    let operator = topology.operator(asked.partition);
+    // A word with a signature that is not ada's.
+    let mut ruling = Ruling {
+        by: "ada".into(),
+        verdict: Verdict::Approve,
+        reason: "forged".into(),
+        at_ms: clock::wall_ms(),
+        signature: vec![],
+    };
+    ruling.signature =
+        Token::read(&world.tokens.join("mallory")).unwrap().sign(&ruling.signed(&asked)).unwrap();
+    let forged = Asked { rulings: vec![ruling.clone()], ..asked.clone() };
+    world.installation.publish("operator", &entry, &wire::encode(&forged)).await;
+    world.installation.publish("operator", &operator, &wire::encode(&ruled)).await;
+    let told =
+        |part: &'static str| move |world: &World| world.installation.log_of("executor", 0).contains(part);
+    world.until("it is told", told("the signature is not this person's")).await;
+    assert_eq!(world.calls("remediate"), 0);
+    // A request that is not the one that would leave, with ada's word on it.
+    world
+        .until("it waits again", |world| world.waiting().iter().any(|asked| asked["id"] == id.as_str()))
+        .await;
+    let mut changed = Asked { request: "0".repeat(64), rulings: vec![], ..asked.clone() };
+    let at_ms = clock::wall_ms();
+    let mut ruling = Ruling { at_ms, reason: "another".into(), signature: vec![], ..ruling };
+    ruling.signature =
+        Token::read(&world.tokens.join("ada")).unwrap().sign(&ruling.signed(&changed)).unwrap();
+    changed.rulings.push(ruling);
+    world.installation.publish("operator", &entry, &wire::encode(&changed)).await;
+    world.installation.publish("operator", &operator, &wire::encode(&ruled)).await;
+    world.until("it is told", told("is for another request")).await;
+    world.until("asked anew", |world| world.waiting().iter().any(|asked| asked["id"] != id.as_str())).await;
+    world.refused("approve", &id, "bob", "changed since");
+    clock::sleep(SETTLED).await;
+    assert_eq!(world.calls("remediate"), 0);
+    world.installation.conserved();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e7_within_its_hours_nobody_is_asked() {
+    let mut world = World::start("approval-hours", "{for: [failover], when: outside business_hours}").await;
+    let approval = "{for: [failover], when: inside business_hours}";
+    world.report("gw-1", "FAILED").await;
+    world.asked().await;
+    let publics =
+        BTreeMap::from([("ada".to_string(), Token::read(&world.tokens.join("ada")).unwrap().public())]);
+    let next = playbooks(&world.target, &publics, approval, false);
+    world.installation.push(&next);
+    let told = |world: &World| world.installation.log_of("executor", 0).matches("is in force").count() >= 2;
+    world.until("it has the set", told).await;
+    world.report("gw-2", "FAILED").await;
+    world.until("the call", |world| world.calls("remediate") == 1).await;
+    assert!(world.target.calls()[0].path.ends_with("gw-2"));
+    world.installation.conserved();
+}
