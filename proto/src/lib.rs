@@ -28,6 +28,8 @@ pub mod pause;
 
 pub mod budget;
 
+pub mod audit;
+
 pub mod playbooks;
 
 pub mod secret;

@@ -51,5 +51,9 @@ pub const BUDGET_MAX: u32 = 1_000;
 /// Pauses that stand at once. Beyond: `holdline pause` is refused.
 pub const PAUSES_MAX: usize = 256;
 
+/// Bytes of one entry of the audit trail, far enough below what the broker takes at least. Beyond: it is not written,
+/// and what it is about is not done.
+pub const AUDIT_ENTRY_BYTES_MAX: usize = 512 * 1024;
+
 /// Partitions of an installation.
 pub const PARTITIONS_MAX: u16 = 256;
