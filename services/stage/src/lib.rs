@@ -35,6 +35,8 @@ pub mod queue;
 
 pub mod dead_letter;
 
+pub mod audit;
+
 pub mod crash;
 
 pub mod admin;
