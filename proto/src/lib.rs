@@ -30,6 +30,8 @@ pub mod pause;
 pub mod approval;
 pub mod budget;
 
+pub mod audit;
+
 pub mod playbooks;
 
 pub mod secret;

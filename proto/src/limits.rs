@@ -57,5 +57,9 @@ pub const RULINGS_MAX: usize = 16;
 /// Bytes of a request that people are shown. Beyond: it is cut, and says so; what they allow is all of it.
 pub const SHOWN_BYTES_MAX: usize = 16 * 1024;
 
+/// Bytes of one entry of the audit trail, far enough below what the broker takes at least. Beyond: it is not written,
+/// and what it is about is not done.
+pub const AUDIT_ENTRY_BYTES_MAX: usize = 512 * 1024;
+
 /// Partitions of an installation.
 pub const PARTITIONS_MAX: u16 = 256;

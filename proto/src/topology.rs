@@ -4,6 +4,7 @@
 //! that the picture, the code and the rights cannot drift apart. A subject or stream name is written
 //! nowhere else.
 
+use crate::audit::KEPT_DAYS;
 use crate::incident::TrackKey;
 
 /// A process that connects with its own key and rights.
@@ -72,6 +73,7 @@ pub enum Stream {
     Commands,
     Dead,
     Retry,
+    Audit,
 }
 
 /// A key-value bucket.
@@ -102,6 +104,8 @@ pub struct StreamSpec {
     pub max_age_days: u32,
     /// Holds schedules (wake-ups).
     pub schedules: bool,
+    /// Nothing can be taken out of it, but by age.
+    pub append_only: bool,
     /// What it is for.
     pub purpose: &'static str,
 }
@@ -240,6 +244,11 @@ impl Topology {
         format!("{}.internal.operator.{partition}", self.prefix)
     }
 
+    /// The audit trail.
+    pub fn audit(&self) -> String {
+        format!("{}.audit", self.prefix)
+    }
+
     /// What the debouncer of a partition decides on, as filters of its consumer.
     pub fn debouncer_inputs(&self, partition: u16) -> Vec<String> {
         vec![
@@ -261,6 +270,7 @@ impl Topology {
             Stream::Commands => "COMMANDS",
             Stream::Dead => "DEAD",
             Stream::Retry => "RETRY",
+            Stream::Audit => "AUDIT",
         })
     }
 
@@ -305,6 +315,7 @@ impl Topology {
             work_queue: stream == Stream::Commands,
             max_age_days,
             schedules: matches!(stream, Stream::Inputs | Stream::Retry),
+            append_only: stream == Stream::Audit,
             purpose,
         };
         vec![
@@ -332,6 +343,7 @@ impl Topology {
                 30,
                 "the way back of dead letters: tiers that run, tiers that have run out, what people ask for",
             ),
+            spec(Stream::Audit, &["audit"], KEPT_DAYS, "who did what and why, chained by hash"),
         ]
     }
 
@@ -433,6 +445,7 @@ impl Topology {
             }
             Role::Executor => {
                 publish.extend(own(&["internal.outcome.*.*", "dead.executor"]));
+                publish.extend(self.audit_rights());
                 publish.push(self.entry(Bucket::Locks, ">"));
                 publish.push(self.entry(Bucket::Intents, ">"));
                 publish.extend(self.look_up_rights(Bucket::Locks));
@@ -481,6 +494,7 @@ impl Topology {
             }
             Role::Operator => {
                 publish.extend(own(&["internal.operator.*", "retry.asked"]));
+                publish.extend(self.audit_rights());
                 publish.push(self.entry(Bucket::Playbooks, ">"));
                 publish.push(self.entry(Bucket::Pauses, ">"));
                 publish.push(self.entry(Bucket::Approvals, ">"));
@@ -544,6 +558,16 @@ impl Topology {
     /// Reading a stream in order from a position, and its last record from the leader.
     fn read_rights(&self, stream: Stream) -> Vec<String> {
         reading(&self.stream(stream))
+    }
+
+    /// Adding to the audit trail: behind its last entry, which is read from the leader.
+    fn audit_rights(&self) -> Vec<String> {
+        let stream = self.stream(Stream::Audit);
+        vec![
+            self.audit(),
+            format!("$JS.API.STREAM.INFO.{stream}"),
+            format!("$JS.API.STREAM.MSG.GET.{stream}"),
+        ]
     }
 
     /// Listing a bucket.
@@ -681,6 +705,7 @@ mod tests {
         assert_eq!(writers("hl.internal.outcome.0.x"), [Role::Executor]);
         assert_eq!(writers("hl.internal.operator.0"), [Role::Operator]);
         assert_eq!(writers("hl.internal.fired.0"), []);
+        assert_eq!(writers("hl.audit"), [Role::Executor, Role::Operator]);
     }
 
     #[test]
@@ -695,6 +720,7 @@ mod tests {
             topology.command(0, "i"),
             topology.outcome(0, "k"),
             topology.dead("gateway"),
+            topology.audit(),
         ];
         for subject in subjects {
             let holders = topology

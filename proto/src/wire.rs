@@ -77,10 +77,22 @@ pub fn decode<T: Wire>(bytes: &[u8]) -> Result<T, DecodeError> {
     }
 }
 
-fn check_label(expected: &'static str, found: &str, version: u16) -> Result<(), DecodeError> {
-    if found != expected {
-        return Err(DecodeError::Kind { expected, found: found.chars().take(40).collect() });
+/// Decodes what every version of a message has, whichever wrote it: for what is kept longer than its neighbours are.
+pub fn decode_common<T: Wire>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let Opened(kind, _, common) = read::<Opened<T>>(T::KIND, bytes)?;
+    check_kind(T::KIND, &kind)?;
+    Ok(common)
+}
+
+fn check_kind(expected: &'static str, found: &str) -> Result<(), DecodeError> {
+    if found == expected {
+        return Ok(());
     }
+    Err(DecodeError::Kind { expected, found: found.chars().take(40).collect() })
+}
+
+fn check_label(expected: &'static str, found: &str, version: u16) -> Result<(), DecodeError> {
+    check_kind(expected, found)?;
     if !(VERSION - 1..=VERSION + 1).contains(&version) {
         return Err(DecodeError::Version { kind: expected, found: version });
     }

@@ -21,7 +21,7 @@ fn subjects(topology: &Topology) -> Vec<String> {
         "hl.internal.operator.0".into(),
         "hl.internal.fact.0".into(),
         "hl.internal.retry.0".into(),
-        "hl.audit".into(),
+        topology.audit(),
         "$SYS.REQ.SERVER.PING".into(),
         "$JS.API.STREAM.CREATE.MINE".into(),
     ];

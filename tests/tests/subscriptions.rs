@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use holdline_simulator::organisation::*;
 use holdline_simulator::{Fault, Kind, Options, Simulator};
-use holdline_tests::programs::{command, scratch};
+use holdline_tests::programs::{Installation, command, sample, scratch};
 use serde_json::{Value, json};
 
 const SECRET: &str = "hush-of-the-platforms-side";
@@ -17,6 +17,8 @@ const PLAYBOOK: &str = "playbook: p\non:\n  subscription: a\n  entity: data.gate
 /// A folder of playbooks and the platform that it is for.
 struct World {
     simulator: Simulator,
+    /// Has the audit trail.
+    installation: Installation,
     folder: PathBuf,
     /// What `env:A_SECRET` leads to.
     secret: &'static str,
@@ -39,7 +41,8 @@ impl World {
         std::fs::write(folder.join("p.playbook.yaml"), PLAYBOOK).unwrap();
         let action = json!({"name": "x", "actionType": "WEBHOOK", "url": "https://example.com/x"});
         std::fs::write(folder.join("actions/x.json"), action.to_string()).unwrap();
-        World { simulator, folder, secret: SECRET }
+        let installation = Installation::broker(name, &sample("loop"), "default");
+        World { simulator, installation, folder, secret: SECRET }
     }
 
     /// Writes a subscription of the guide's, with these fields instead of its own.
@@ -70,6 +73,11 @@ impl World {
     fn run(&self, verb: &str, more: &[&str]) -> (i32, String, String) {
         let output = command("holdline")
             .args(["subscriptions", verb, self.folder.to_str().unwrap(), "--client", "routing"])
+            .args(if verb == "apply" {
+                vec!["--data", self.installation.data.to_str().unwrap()]
+            } else {
+                vec![]
+            })
             .args(more)
             .env("RUST_LOG", "trace")
             .env("A_SECRET", self.secret)
@@ -100,6 +108,15 @@ impl World {
 
     fn same(&self) {
         self.check("diff", &[], 0, &["nothing differs", "`holdline subscriptions apply --rotate`"]);
+    }
+
+    /// Act by act, what the audit trail says was to be changed, why, and which entry failed.
+    fn audited(&self) -> Vec<Value> {
+        let trail =
+            self.installation.holdline(&["audit", "--act", "subscriptions_apply", "--output", "json"]);
+        let trail: Value = serde_json::from_slice(&trail.stdout).unwrap();
+        let entries = trail.as_array().unwrap().iter();
+        entries.map(|e| json!([e["entry"], e["details"]["changes"], e["why"], e["failed"]])).collect()
     }
 
     fn there(&self) -> Vec<Value> {
@@ -163,7 +180,12 @@ async fn g1_the_platform_becomes_what_the_folder_says() {
     world.check("diff", &[], 1, &["create a", "create b", "left alone: \"a\"", "2 change(s) to make"]);
     world.check("apply", &["--dry-run"], 1, &["create a", "2 change(s) to make"]);
     assert_eq!((world.there(), world.writes()), (foreign.clone(), vec![]));
-    world.check("apply", &[], 0, &["made: create a", "2 change(s) made"]);
+    // What cannot be written to the audit trail is not done.
+    let (code, _, logged) = world.run("apply", &["--nats", "nats://127.0.0.1:1", "--keys", "/nowhere"]);
+    assert!(code != 0 && logged.contains("/nowhere"), "{logged}");
+    assert_eq!((world.there(), world.writes(), world.audited()), (foreign.clone(), vec![], vec![]));
+    world.check("apply", &["--reason", "first", "--by", "ada"], 0, &["made: create a", "2 change(s) made"]);
+    assert_eq!(world.audited(), [json!([2, "create a, create b", "first", null])]);
     assert_eq!(world.names(), ["a", "holdline:a", "holdline:b"]);
     let made = &world.there()[1];
     for (field, expected) in [
@@ -181,7 +203,7 @@ async fn g1_the_platform_becomes_what_the_folder_says() {
     world.same();
     world.writes();
     world.check("apply", &[], 0, &["0 change(s) made"]);
-    assert_eq!(world.writes(), [""; 0]);
+    assert_eq!((world.writes().len(), world.audited().len()), (0, 1));
 
     // A change is told field by field, and made by one call.
     world.write("a", json!({"filterExpression": filter, "retryPolicy": {"maxAttempts": 9}}));
@@ -231,6 +253,10 @@ async fn g1_an_error_stops_it_and_the_next_run_goes_on() {
     let parts = ["made: create c", "stopped: update a: PUT", "503", "not made: update a, remove b"];
     world.check("apply", &[], 1, &parts);
     assert_eq!(world.writes(), ["POST 201", "PUT 503"]);
+    let audited = world.audited();
+    assert_eq!(audited[1], json!([3, "create c, update a, remove b", "", null]));
+    let why = audited[2][2].as_str().unwrap();
+    assert!(audited[2][3] == 3 && why.contains("update a: PUT") && why.contains("503"), "{audited:?}");
     // The answer is lost, and yet it was carried out: the next run sees it.
     let lost =
         Fault { outcome: holdline_simulator::Outcome::CloseMidBody, ..Fault::status("/api/v2/events", 0) };

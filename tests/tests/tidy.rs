@@ -78,7 +78,9 @@ fn names_of_the_broker_are_written_once() {
     files(&root().join("services"), "rs", &mut sources);
     for path in sources {
         let text = std::fs::read_to_string(&path).unwrap();
-        for raw in ["\"hl.", "\"$KV", "\"$JS", "\"KV_", "\"EVENTS", "\"INPUTS", "\"JOURNAL", "\"COMMANDS"] {
+        for raw in
+            ["\"hl.", "\"$KV", "\"$JS", "\"KV_", "\"EVENTS", "\"INPUTS", "\"JOURNAL", "\"COMMANDS", "\"AUDIT"]
+        {
             assert!(
                 !text.contains(raw),
                 "{}: {raw}… is written in place; proto::topology has it",

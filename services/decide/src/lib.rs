@@ -6,7 +6,8 @@
 //! [`execute`] turns a command into a request and a response into an outcome when [`rate`] lets it leave, and
 //! [`native`] what the platform shows into the one call that is needed; [`verify`] says whether it worked;
 //! [`retry`] says what of the dead letters comes back. [`replay`] folds recorded inputs again. [`subscribe`]
-//! compares the platform's subscriptions with a set's. [`playbook`] is what they all go by.
+//! compares the platform's subscriptions with a set's, [`audit`] an audit trail with what it says of itself. [`playbook`]
+//! is what they all go by.
 
 pub mod playbook;
 
@@ -37,6 +38,8 @@ pub mod retry;
 pub mod subscribe;
 
 pub mod replay;
+
+pub mod audit;
 
 pub mod explain;
 

@@ -65,6 +65,8 @@ fn stream_config(spec: &StreamSpec, replicas: usize) -> Config {
         num_replicas: replicas,
         duplicate_window: DUPLICATE_WINDOW,
         allow_direct: true,
+        deny_delete: spec.append_only,
+        deny_purge: spec.append_only,
         allow_message_schedules: spec.schedules,
         allow_message_ttl: spec.schedules || spec.stream == Stream::Dead,
         ..Config::default()
@@ -187,6 +189,7 @@ fn merged(existing: &Config, wanted: Config) -> Config {
         // The broker never takes these back.
         allow_rollup: wanted.allow_rollup || existing.allow_rollup,
         deny_delete: wanted.deny_delete || existing.deny_delete,
+        deny_purge: wanted.deny_purge || existing.deny_purge,
         allow_message_schedules: wanted.allow_message_schedules || existing.allow_message_schedules,
         allow_message_ttl: wanted.allow_message_ttl || existing.allow_message_ttl,
         ..existing.clone()
@@ -225,6 +228,7 @@ fn differences(existing: &Config, wanted: &Config) -> Vec<String> {
     compare("description", format!("{:?}", existing.description), format!("{:?}", wanted.description));
     compare("rollup", existing.allow_rollup.to_string(), wanted.allow_rollup.to_string());
     compare("deny_delete", existing.deny_delete.to_string(), wanted.deny_delete.to_string());
+    compare("deny_purge", existing.deny_purge.to_string(), wanted.deny_purge.to_string());
     changes
 }
 

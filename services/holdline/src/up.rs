@@ -17,12 +17,12 @@ use holdline_stage::bus::Bus;
 use holdline_stage::run::{Shell, Tasks, signalled};
 use holdline_stage::secret::{Lookup, environment_with, fetch};
 use holdline_stage::settings::{Common, Nats, NatsTls, Reader, host_name};
-use holdline_stage::{admin, clock, playbooks};
+use holdline_stage::{admin, clock};
 use secrecy::SecretString;
 use tokio::sync::watch;
 
 use crate::broker::{self, DataDir, Embedded, Sync};
-use crate::commands::files;
+use crate::commands::{Who, files};
 use crate::demo::Demo;
 use crate::output::line;
 use crate::provision::{Layout, provision};
@@ -66,6 +66,8 @@ pub(crate) struct Up {
     keys: Option<PathBuf>,
     #[command(flatten)]
     tls: broker::Tls,
+    #[command(flatten)]
+    who: Who,
     /// When the embedded broker syncs
     #[arg(long, value_enum, default_value = "always")]
     sync: Sync,
@@ -108,7 +110,7 @@ impl Up {
     async fn play_apart(&self, url: &str, gateway: SocketAddr) -> anyhow::Result<()> {
         let site = self.elsewhere(url)?;
         let demo = Demo::start().await?;
-        site.push(&demo.bundle(), true).await?;
+        site.push(&demo.bundle(), self.who.by.clone(), "holdline up --demo", true).await?;
         // The services look for a new set every second, and for its secrets at once.
         clock::sleep(Duration::from_secs(3)).await;
         let played = tokio::select! {
@@ -132,7 +134,8 @@ impl Up {
             ));
             secrets.insert(name, SecretString::from(literal));
         }
-        site.push(&bundle, self.demo).await?;
+        let why = if self.demo { "holdline up --demo" } else { "holdline up" };
+        site.push(&bundle, self.who.by.clone(), why, self.demo).await?;
         let secrets = environment_with(secrets);
         find_secrets(&bundle, &secrets)?;
         let listen = self
@@ -215,7 +218,7 @@ impl Site {
     }
 
     /// Checks a set and makes it the current one.
-    async fn push(&self, bundle: &Bundle, quiet: bool) -> anyhow::Result<()> {
+    async fn push(&self, bundle: &Bundle, by: String, why: &str, quiet: bool) -> anyhow::Result<()> {
         let (set, findings) = playbook::load(bundle);
         for finding in findings.iter().filter(|f| !quiet || f.severity == Severity::Error) {
             line(finding);
@@ -225,7 +228,7 @@ impl Site {
         }
         let bus = self.bus(Role::Operator).await?;
         crate::commands::push::check_partition_keys(&bus, bundle).await?;
-        playbooks::push(&bus, bundle).await?;
+        crate::commands::push::make_current(&bus, bundle, by, why.into()).await?;
         Ok(())
     }
 }

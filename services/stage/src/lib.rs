@@ -37,6 +37,8 @@ pub mod queue;
 
 pub mod dead_letter;
 
+pub mod audit;
+
 pub mod crash;
 
 pub mod admin;

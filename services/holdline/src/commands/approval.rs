@@ -51,7 +51,7 @@ pub(crate) struct Rule {
     /// As `holdline approvals` names it: it stands for exactly the request that is shown there
     id: String,
     /// Why; everybody who looks at the incident reads it
-    #[arg(long, value_name = "TEXT", value_parser = super::pause::text)]
+    #[arg(long, value_name = "TEXT", value_parser = super::text)]
     reason: String,
     /// The file with your token
     #[arg(long, value_name = "FILE", env = "HOLDLINE_TOKEN_FILE")]

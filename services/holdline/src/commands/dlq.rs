@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use async_nats::jetstream::message::PublishMessage;
 use clap::{Args, Subcommand};
 use holdline_decide::explain::duration;
+use holdline_proto::audit::{Act, Deed};
 use holdline_proto::command::Command;
 use holdline_proto::dead_letter::{DeadLetter, Recall, Wish};
 use holdline_proto::event::Frame;
@@ -16,12 +17,16 @@ use holdline_stage::bus::Bus;
 use holdline_stage::clock;
 use serde_json::{Value, json};
 
-use super::{Installation, No};
+use super::audit::audited;
+use super::{Installation, No, Who, text};
 use crate::output::{self, Output, iso, line};
 use crate::read;
 
 /// A person who asks waits this long for the dlq-replayer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Letters that one entry of the audit trail names; more have several.
+const LETTERS_PER_ENTRY_MAX: usize = 1_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct Dlq {
@@ -81,8 +86,10 @@ struct Ask {
     #[command(flatten)]
     filter: Filter,
     /// Why; a discarded letter needs a reason
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    reason: String,
+    #[arg(long, value_name = "TEXT", value_parser = text)]
+    reason: Option<String>,
+    #[command(flatten)]
+    who: Who,
     /// Letters per second
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rate: u32,
@@ -239,7 +246,7 @@ impl Ask {
         if self.letters.is_empty() && !self.all {
             bail!("which letters? Name their numbers, or say --all (with --stage or --containing)");
         }
-        if what == Wish::Discard && self.reason.is_empty() && !self.dry_run {
+        if what == Wish::Discard && self.reason.is_none() && !self.dry_run {
             bail!("a letter is discarded with a --reason, which stays on record");
         }
         let bus = self.filter.installation.bus(Role::Operator).await?;
@@ -254,11 +261,10 @@ impl Ask {
             show_all(&letters, self.filter.output);
             return Ok(());
         }
-        let mut waiting = BTreeSet::new();
-        for lying in &letters {
-            self.ask(&bus, lying.number, what).await?;
-            waiting.insert(lying.number);
-            clock::sleep(Duration::from_secs(1) / self.rate).await;
+        let mut waiting: BTreeSet<u64> = letters.iter().map(|lying| lying.number).collect();
+        let numbers: Vec<u64> = waiting.iter().copied().collect();
+        for some in numbers.chunks(LETTERS_PER_ENTRY_MAX) {
+            audited(&bus, self.deed(some, what), self.ask_for(&bus, some, what)).await?;
         }
         let asked = waiting.len();
         let began = clock::now();
@@ -283,10 +289,31 @@ impl Ask {
         if waiting.is_empty() && !letters.is_empty() { Ok(()) } else { Err(No.into()) }
     }
 
+    fn deed(&self, letters: &[u64], what: Wish) -> Deed {
+        let act = match what {
+            Wish::Replay => Act::DeadLetterReplay,
+            Wish::Discard => Act::DeadLetterDiscard,
+        };
+        let numbers: Vec<String> = letters.iter().map(u64::to_string).collect();
+        let about = match numbers.as_slice() {
+            [one] => format!("dead letter {one}"),
+            more => format!("{} dead letters", more.len()),
+        };
+        let reason = self.reason.clone().unwrap_or_default();
+        Deed::new(&self.who.by, act, about, reason).with("letters", numbers.join(","))
+    }
+
+    async fn ask_for(&self, bus: &Bus, letters: &[u64], what: Wish) -> anyhow::Result<()> {
+        for letter in letters {
+            self.ask(bus, *letter, what).await?;
+            clock::sleep(Duration::from_secs(1) / self.rate).await;
+        }
+        Ok(())
+    }
+
     async fn ask(&self, bus: &Bus, letter: u64, what: Wish) -> anyhow::Result<()> {
-        #[allow(clippy::disallowed_methods, reason = "who asks goes on record")]
-        let by = std::env::var("USER").unwrap_or_else(|_| "operator".into());
-        let recall = Recall { letter, what, by, reason: self.reason.clone() };
+        let reason = self.reason.clone().unwrap_or_default();
+        let recall = Recall { letter, what, by: self.who.by.clone(), reason };
         let message = PublishMessage::build().payload(wire::encode(&recall).into());
         bus.publish(message.outbound_message(bus.topology().retry_asked())).await?;
         Ok(())

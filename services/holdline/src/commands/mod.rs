@@ -1,6 +1,7 @@
 //! What a person types, one file per noun.
 
 mod approval;
+pub(crate) mod audit;
 mod check;
 mod dlq;
 mod doctor;
@@ -28,6 +29,9 @@ use holdline_stage::telemetry;
 
 use crate::broker::{self, DataDir};
 use crate::up::Up;
+
+/// Bytes of a reason, and of a person's name.
+const TEXT_BYTES_MAX: usize = 1_000;
 
 /// Autonomous incident response for contact centres on Genesys Cloud.
 #[derive(Debug, Parser)]
@@ -71,6 +75,8 @@ enum Command {
     Deny(approval::Rule),
     /// Make a token for a person
     Token(approval::NewToken),
+    /// Who did what and why; verify that nothing of it was changed; export it
+    Audit(audit::Audit),
     /// The dead letters: list, show, replay, discard
     Dlq(dlq::Dlq),
     /// The platform's side: subscriptions as the playbooks' folder has them
@@ -111,6 +117,23 @@ impl Installation {
 
     pub(crate) async fn bus(&self, role: Role) -> anyhow::Result<Bus> {
         Bus::connect(role, &self.connection(role)?, &Tasks::default(), &Health::default()).await
+    }
+}
+
+/// Who types it; the audit trail has it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Who {
+    /// Who you are
+    #[arg(long, value_name = "NAME", env = "USER", default_value = "somebody", value_parser = text)]
+    pub by: String,
+}
+
+/// What a person says, for others to read.
+fn text(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("expected something that others understand".into()),
+        long if long.len() > TEXT_BYTES_MAX => Err(format!("at most {TEXT_BYTES_MAX} bytes")),
+        text => Ok(text.into()),
     }
 }
 
@@ -159,6 +182,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Approve(rule) => rule.run(Verdict::Approve).await,
         Command::Deny(rule) => rule.run(Verdict::Deny).await,
         Command::Token(token) => token.run(),
+        Command::Audit(audit) => audit.run().await,
         Command::Dlq(dlq) => dlq.run().await,
         Command::Subscriptions(subscriptions) => Box::pin(subscriptions.run()).await,
         Command::Doctor(doctor) => doctor.run().await,

@@ -7,6 +7,7 @@ use clap::Args;
 use holdline_decide::explain::duration;
 use holdline_decide::pause;
 use holdline_decide::playbook::parse_duration_ms;
+use holdline_proto::audit::{Act, Deed};
 use holdline_proto::limits::NAME_BYTES_MAX;
 use holdline_proto::pause::{EFFECTIVE_AFTER_MS, PAUSES, Pause as Stop, Pauses as Stops, Scope};
 use holdline_proto::topology::{Bucket, Role};
@@ -16,14 +17,12 @@ use holdline_stage::bus::{Bus, Place, Put, StoreError};
 use holdline_stage::clock;
 use serde_json::{Value, json};
 
-use super::{Installation, No};
+use super::audit::audited;
+use super::{Installation, No, Who, text};
 use crate::output::{self, Output, iso, line};
 
 /// Tries to write while others write, too.
 const TRIES_MAX: u32 = 10;
-
-/// Bytes of a reason, and of a person's name.
-const REASON_BYTES_MAX: usize = 1_000;
 
 /// What is meant; without any of these, everything.
 #[derive(Debug, Args)]
@@ -61,9 +60,8 @@ pub(crate) struct Pause {
     /// For how long, as in `30m`; at most 24h. Then it goes on by itself
     #[arg(long = "for", value_name = "TIME", value_parser = time)]
     for_ms: i64,
-    /// Who you are
-    #[arg(long, value_name = "NAME", env = "USER", default_value = "somebody", value_parser = text)]
-    by: String,
+    #[command(flatten)]
+    who: Who,
     #[command(flatten)]
     installation: Installation,
     #[arg(long, value_enum, default_value = "text")]
@@ -74,6 +72,11 @@ pub(crate) struct Pause {
 pub(crate) struct Resume {
     #[command(flatten)]
     selection: Selection,
+    /// Why
+    #[arg(long, value_name = "TEXT", value_parser = text)]
+    reason: Option<String>,
+    #[command(flatten)]
+    who: Who,
     #[command(flatten)]
     installation: Installation,
     #[arg(long, value_enum, default_value = "text")]
@@ -86,14 +89,6 @@ pub(crate) struct Pauses {
     installation: Installation,
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
-}
-
-pub(super) fn text(text: &str) -> Result<String, String> {
-    match text.trim() {
-        "" => Err("expected something that others understand".into()),
-        long if long.len() > REASON_BYTES_MAX => Err(format!("at most {REASON_BYTES_MAX} bytes")),
-        text => Ok(text.into()),
-    }
 }
 
 fn time(text: &str) -> Result<i64, String> {
@@ -113,8 +108,9 @@ impl Pause {
             bail!("expected a name of 1 to {NAME_BYTES_MAX} bytes");
         }
         let bus = self.installation.bus(Role::Operator).await?;
-        let (reason, by, for_ms) = (self.reason, self.by, self.for_ms);
-        let pause = change(&bus, |stops, now_ms| {
+        let (reason, by, for_ms) = (self.reason, self.who.by, self.for_ms);
+        let deed = Deed::new(&by, Act::Pause, scope.to_string(), &reason).with("for_ms", for_ms.to_string());
+        let stop = change(&bus, |stops, now_ms| {
             let pause = Stop {
                 scope: scope.clone(),
                 reason: reason.clone(),
@@ -123,8 +119,8 @@ impl Pause {
                 until_ms: now_ms.saturating_add(for_ms),
             };
             Ok((pause::add(stops, pause.clone())?, pause))
-        })
-        .await?;
+        });
+        let pause = audited(&bus, deed, stop).await?;
         clock::sleep(Duration::from_millis(EFFECTIVE_AFTER_MS)).await;
         match self.output {
             Output::Json => output::json(&json!({"paused": shape(&pause)})),
@@ -143,12 +139,13 @@ impl Resume {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let scope = self.selection.scope();
         let bus = self.installation.bus(Role::Operator).await?;
-        let (was, left) = change(&bus, |stops, now_ms| {
+        let deed = Deed::new(self.who.by, Act::Resume, scope.to_string(), self.reason.unwrap_or_default());
+        let go_on = change(&bus, |stops, now_ms| {
             let was = pause::standing(stops, now_ms).any(|pause| pause.scope == scope);
             let left = pause::without(stops, &scope, now_ms);
             Ok((left.clone(), (was, left)))
-        })
-        .await?;
+        });
+        let (was, left) = audited(&bus, deed, go_on).await?;
         match self.output {
             Output::Json => output::json(&json!({
                 "resumed": was, "scope": scope, "pauses": left.pauses.iter().map(shape).collect::<Vec<_>>(),

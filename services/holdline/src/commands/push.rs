@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use holdline_decide::playbook::{self, Severity};
+use holdline_proto::audit::{Act, Deed};
 use holdline_proto::playbooks::{Bundle, CURRENT};
 use holdline_proto::topology::{Bucket, Role};
 use holdline_proto::wire;
@@ -11,12 +12,18 @@ use holdline_stage::bus::Bus;
 use holdline_stage::playbooks;
 use serde_json::json;
 
-use super::{Installation, No, files};
+use super::audit::audited;
+use super::{Installation, No, Who, files, text};
 use crate::output::{self, Output, line};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Push {
     folder: PathBuf,
+    /// Why
+    #[arg(long, value_name = "TEXT", value_parser = text)]
+    reason: Option<String>,
+    #[command(flatten)]
+    who: Who,
     #[command(flatten)]
     installation: Installation,
     #[arg(long, value_enum, default_value = "text")]
@@ -42,7 +49,7 @@ impl Push {
         let literals = playbook::replace_literals(&mut bundle);
         let bus = self.installation.bus(Role::Operator).await?;
         check_partition_keys(&bus, &bundle).await?;
-        let hash = playbooks::push(&bus, &bundle).await?;
+        let hash = make_current(&bus, &bundle, self.who.by, self.reason.unwrap_or_default()).await?;
         match self.output {
             Output::Json => {
                 let secrets: Vec<&String> = literals.keys().collect();
@@ -61,6 +68,20 @@ impl Push {
         }
         Ok(())
     }
+}
+
+/// Stores a set and makes it the current one; the audit trail says who did and why.
+pub(crate) async fn make_current(
+    bus: &Bus,
+    bundle: &Bundle,
+    by: String,
+    why: String,
+) -> anyhow::Result<String> {
+    let before = bus.get(Bucket::Playbooks, CURRENT).await?;
+    let before =
+        before.map_or_else(|| "none".into(), |entry| String::from_utf8_lossy(&entry.value).into_owned());
+    let deed = Deed::new(by, Act::Push, format!("set {}", bundle.hash()), why).with("before", before);
+    audited(bus, deed, async { Ok(playbooks::push(bus, bundle).await?) }).await
 }
 
 /// A push that changes by what a subscription's events are partitioned would send an entity's next events

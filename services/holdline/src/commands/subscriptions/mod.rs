@@ -13,12 +13,15 @@ use holdline_decide::native::{Call, PAGE_SIZE};
 use holdline_decide::playbook::{self, Platform, Set, Severity};
 use holdline_decide::subscribe::{self, Change, Field, Plan, What};
 use holdline_platform::{Api, Failed, Response};
+use holdline_proto::audit::{Act, Deed};
+use holdline_proto::topology::Role;
 use holdline_stage::secret::{Lookup, environment_with, fetch};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
 use self::listening::Listening;
-use super::{No, files};
+use super::audit::audited;
+use super::{Installation, No, Who, files, text};
 use crate::output::{self, Output, line};
 
 /// Pages that are read of it.
@@ -63,13 +66,28 @@ struct Apply {
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    signed: Signed,
+}
+
+/// What the audit trail needs, which is in the installation's broker.
+#[derive(Debug, Args)]
+struct Signed {
+    /// Why
+    #[arg(long, value_name = "TEXT", value_parser = text)]
+    reason: Option<String>,
+    #[command(flatten)]
+    who: Who,
+    #[command(flatten)]
+    installation: Installation,
 }
 
 impl Subscriptions {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let (which, rotate, apply) = match self.verb {
-            Verb::Diff(which) => (which, false, false),
-            Verb::Apply(Apply { which, rotate, dry_run }) => (which, rotate, !dry_run),
+            Verb::Diff(which) => (which, false, None),
+            Verb::Apply(Apply { which, rotate, dry_run: true, .. }) => (which, rotate, None),
+            Verb::Apply(Apply { which, rotate, signed, .. }) => (which, rotate, Some(signed)),
         };
         let (set, lookup) = which.load()?;
         let platform = set.platform.as_ref().context(
@@ -85,8 +103,11 @@ impl Subscriptions {
             show(&plan, &listening);
         }
         let applied = match apply {
-            true => Some(make(&caller, &plan, &secrets(&set, &plan, &lookup)?, which.output).await),
-            false => None,
+            Some(signed) => {
+                let secrets = secrets(&set, &plan, &lookup)?;
+                Some(signed.make(&caller, &plan, &secrets, rotate, which.output).await?)
+            }
+            None => None,
         };
         which.conclude(&plan, &listening, applied)
     }
@@ -252,6 +273,43 @@ fn secrets(set: &Set, plan: &Plan, lookup: &Lookup) -> anyhow::Result<Vec<Option
     };
     plan.changes.iter().map(secret).collect()
 }
+
+impl Signed {
+    /// Makes the changes; the audit trail has them first, and where they stopped.
+    async fn make(
+        self,
+        caller: &Caller<'_>,
+        plan: &Plan,
+        secrets: &[Option<SecretString>],
+        rotate: bool,
+        output: Output,
+    ) -> anyhow::Result<Applied> {
+        if plan.changes.is_empty() {
+            return Ok(Applied { done: 0, stopped: None });
+        }
+        let about = format!("the platform's subscriptions, as client {}", caller.client);
+        let why = self.reason.unwrap_or_default();
+        let deed = Deed::new(self.who.by, Act::SubscriptionsApply, about, why);
+        let deed = deed.with("changes", titles(&plan.changes));
+        let deed = if rotate { deed.with("secrets", "sent anew") } else { deed };
+        let bus = self.installation.bus(Role::Operator).await?;
+        let mut applied = Applied { done: 0, stopped: None };
+        let made = async {
+            applied = make(caller, plan, secrets, output).await;
+            applied.stopped.clone().map_or(Ok(()), |reason| Err(Stopped(reason).into()))
+        };
+        match audited(&bus, deed, made).await {
+            // Where it stopped is told with what was made.
+            Err(error) if !error.is::<Stopped>() => Err(error),
+            _ => Ok(applied),
+        }
+    }
+}
+
+/// The platform refused a change.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Stopped(String);
 
 /// How far it came.
 struct Applied {
