@@ -154,6 +154,7 @@ impl Machine<'_> {
             decision: 0,
             acted: false,
             held: None,
+            probe: None,
             silence_judged: false,
             values: signal.values.clone(),
             counted_ms: signal.received_ms,
@@ -279,6 +280,7 @@ impl Machine<'_> {
         self.track.reverted_ms = Some(self.now_ms);
         let Some(mut incident) = self.track.open.take() else { return };
         incident.held = None;
+        incident.probe = None;
         // What still waits for its turn has nothing left to remedy: it is not issued any more.
         self.track.lineup.retain(|next| next.incident != incident.id);
         let undo = incident.acted || self.under_way(&incident.id, Direction::Remediate);
@@ -383,7 +385,10 @@ impl Machine<'_> {
         let id = command.incident.clone();
         self.decide_for(&id, What::Reported(Box::new(outcome.clone())));
         match &outcome.result {
-            Done::Carried { .. } => self.carried(&id, command.direction),
+            Done::Carried { .. } => {
+                self.carried(&id, command.direction);
+                self.listen(&command);
+            }
             Done::Failed { reason, perhaps_done } => {
                 self.gave_up(&command, reason, *perhaps_done);
             }
@@ -398,7 +403,7 @@ impl Machine<'_> {
     }
 
     /// A remedy that did not work, or of which that is not known, is a person's business; what was done stays.
-    fn verified(&mut self, outcome: &Outcome, worked: Option<bool>, seen: &str) {
+    pub(super) fn verified(&mut self, outcome: &Outcome, worked: Option<bool>, seen: &str) {
         let id = &outcome.incident;
         if self.incident_mut(id).is_none() {
             return;
@@ -560,6 +565,7 @@ impl Machine<'_> {
         if self.track.armed.take_if(ready).is_none() {
             return;
         }
+        self.told_too_late();
         if self.wanted().is_some_and(|deadline_ms| deadline_ms <= self.watermark_ms) {
             let phase = self.track.open.as_ref().map(|incident| incident.phase);
             match phase {
@@ -614,7 +620,8 @@ impl Machine<'_> {
     /// Has the broker wake us, unless an earlier wake-up is under way already: that one will look and arm
     /// the next.
     fn arm(&mut self) {
-        let Some(deadline_ms) = self.wanted() else { return };
+        let wanted = [self.wanted(), self.told_by()].into_iter().flatten().min();
+        let Some(deadline_ms) = wanted else { return };
         if self.track.armed.is_some_and(|armed| armed.deadline_ms <= deadline_ms) {
             return;
         }
