@@ -103,6 +103,9 @@ pub struct Incident {
     /// Waits for a person, and why.
     #[serde(default)]
     pub held: Option<Hold>,
+    /// Its events are to say whether its remedies worked.
+    #[serde(default)]
+    pub probe: Option<Probe>,
     /// Its silence was looked at and proved nothing: it is not looked at again before something is heard.
     #[serde(default)]
     pub silence_judged: bool,
@@ -112,6 +115,25 @@ pub struct Incident {
     /// `received_ms` of the last event that counted; deadlines count from it.
     #[serde(default)]
     pub counted_ms: i64,
+}
+
+/// The last remedy was reported carried, and what the entity's events say from then on tells whether it worked (E11).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// The issue of that remedy.
+    pub action: String,
+    pub step: u32,
+    pub decision: u32,
+    /// Events from here on say something. Unix milliseconds.
+    pub from_ms: i64,
+    /// One of those accepted until here must have said that it worked. Unix milliseconds.
+    pub until_ms: i64,
+    /// Id of the last event that did not say so.
+    #[serde(default)]
+    pub otherwise: Option<String>,
+    /// Id of the last event that could not be judged.
+    #[serde(default)]
+    pub unjudged: Option<String>,
 }
 
 /// Why an incident waits for a person.

@@ -66,7 +66,8 @@ pub enum Done {
     },
     /// It is not known whether it happened and it must not be repeated: a person has to look.
     Held { reason: String },
-    /// What a look after the remedy has shown (E11). It comes after [`Done::Carried`], as an outcome of its own.
+    /// What a look after the remedy has shown, or what its entity's events have said (E11). It comes after
+    /// [`Done::Carried`], as an outcome of its own; what events say the debouncer concludes itself.
     Verified {
         /// `None`: it could not be told.
         worked: Option<bool>,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Origin;
+use crate::incident::Lane;
 use crate::journal::Disposed;
 use crate::wire::Wire;
 
@@ -41,6 +42,22 @@ pub struct Signal {
     /// What the playbook's action templates refer to, by path.
     #[serde(default)]
     pub values: Values,
+}
+
+/// What an event says of whether the remedies of a playbook's lane worked (E11): of every event of the entity, whatever
+/// its health, for each lane whose `verify` listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// The sender's id of the event.
+    pub event_id: String,
+    pub playbook: String,
+    pub lane: Lane,
+    pub entity: String,
+    /// `None`: the predicate could not be evaluated over it.
+    pub worked: Option<bool>,
+    /// When it happened, and not later than it was accepted: what a sender with a fast clock says, or a spool delivers,
+    /// is not taken for younger than it is. Unix milliseconds.
+    pub at_ms: i64,
 }
 
 /// Template paths (`data.gatewayId`, `event.id`) and what the event has there; absent paths are absent.
@@ -83,6 +100,9 @@ pub struct Classified {
     pub playbooks: String,
     #[serde(default)]
     pub signals: Vec<Signal>,
+    /// What the events say of remedies, besides: it is no disposition, and counts for nothing else.
+    #[serde(default)]
+    pub said: Vec<Said>,
     /// Events that end here, each with its reason.
     #[serde(default)]
     pub disposed: Vec<Disposed>,

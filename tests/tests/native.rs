@@ -30,12 +30,12 @@ struct Action {
     parameters: Value,
     /// `revert.do`
     back: &'static str,
-    /// `verify.worked`
-    worked: Option<String>,
+    /// The fields of `verify`.
+    verify: Option<String>,
 }
 
 const fn action(name: &'static str, kind: &'static str, parameters: Value) -> Action {
-    Action { name, kind, client: "routing", parameters, back: "undo", worked: None }
+    Action { name, kind, client: "routing", parameters, back: "undo", verify: None }
 }
 
 fn group() -> Action {
@@ -180,9 +180,7 @@ fn playbooks(name: &str, simulator: &Simulator, actions: &[Action]) -> PathBuf {
             "secretToken": "env:HOLDLINE_TELEPHONY_SECRET",
         });
         std::fs::write(folder.join(format!("subscriptions/{name}.json")), file.to_string()).unwrap();
-        let verify = action.worked.as_ref().map_or(String::new(), |worked| {
-            format!(", verify: {{after: 500ms, within: 2s, client: routing, worked: \"{worked}\"}}")
-        });
+        let verify = action.verify.as_ref().map_or(String::new(), |verify| format!(", verify: {{{verify}}}"));
         let playbook = format!(
             "playbook: {name}\nmode: live\non:\n  subscription: {name}\n  entity: data.gatewayId\n  \
              failed: status == 'FAILED'\n  healthy: status == 'HEALTHY'\nconfirm: {{failures: 3, stable_for: 0s}}\n\
@@ -441,7 +439,10 @@ async fn one_token_serves_everybody_who_waits() {
 async fn e11_after_acting_it_is_looked_at_whether_it_worked() {
     let pager = Target::start().await;
     let looked_at = format!("get('/api/v2/architect/emergencygroups/{GROUP_EVACUATION}')");
-    let with = |name, worked| Action { name, worked: Some(worked), ..group() };
+    let with = |name, worked: String| {
+        let verify = Some(format!("after: 500ms, within: 2s, client: routing, worked: \"{worked}\""));
+        Action { name, verify, ..group() }
+    };
     let actions = [
         with("worked", format!("{looked_at}.enabled == true")),
         with("failed", format!("{looked_at}.name == 'Backup'")),
@@ -471,5 +472,70 @@ async fn e11_after_acting_it_is_looked_at_whether_it_worked() {
     }
     // Nothing is undone by that, and health ends it as always.
     assert_eq!(world.group()["enabled"], true);
+    world.ends_well();
+}
+
+/// E11: the same three by what the source says after the remedy. The executor looks at nothing, and the remedy's own
+/// answer is no event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e11_after_acting_the_event_stream_tells_whether_it_worked() {
+    let pager = Target::start().await;
+    let with = |name, within| {
+        let verify = Some(format!("after: 500ms, within: {within}, worked: event(status == 'BACKUP')"));
+        Action { name, verify, ..group() }
+    };
+    let actions = [with("worked", "60s"), with("failed", "5s"), with("unknown", "2s")];
+    let world = World::start_with("native-listen", Options::default(), &actions, Some(&pager)).await;
+    // What is told of the incident of an entity, if there is one.
+    let told = |entity: &str, what: &str| {
+        let shown = world.incidents();
+        let of_entity = shown.as_array().unwrap().iter().find(|open| open["entityId"] == entity);
+        let Some(id) = of_entity.and_then(|open| open["incidentId"].as_str()) else { return String::new() };
+        let told = world.installation.holdline(&["incident", id, what]);
+        String::from_utf8(told.stdout).unwrap()
+    };
+    // The source says it until it is heard.
+    world.report("worked", "gw-worked", "FAILED", 3).await;
+    let began = clock::now();
+    while !told("gw-worked", "explain").contains("worked for gw-worked worked (event worked-gw-worked-BACKUP")
+    {
+        assert!(began.elapsed() < SOON, "{}", world.installation.logs());
+        world.report("worked", "gw-worked", "BACKUP", 1).await;
+        clock::sleep(Duration::from_millis(100)).await;
+    }
+    let again = told("gw-worked", "replay");
+    assert!(again.contains("byte for byte"), "{again}");
+    world.report("worked", "gw-worked", "HEALTHY", 2).await;
+    world.until_enabled(false).await;
+    world.until_over().await;
+    assert_eq!(pager.calls().len(), 0);
+    let cases = [
+        ("failed", Some("PRIMARY"), "did not work", "denies it"),
+        ("unknown", None, "it is not known whether it worked", "no event of it was heard within 2 s"),
+    ];
+    for (n, (name, says, reason, seen)) in cases.into_iter().enumerate() {
+        let entity = format!("gw-{name}");
+        world.report(name, &entity, "FAILED", 3).await;
+        let began = clock::now();
+        while pager.effects().len() <= n {
+            assert!(began.elapsed() < SOON, "{}\n{}", told(&entity, "explain"), world.installation.logs());
+            if let Some(status) = says {
+                world.report(name, &entity, status, 1).await;
+            }
+            clock::sleep(Duration::from_millis(100)).await;
+        }
+        let page: Value = serde_json::from_str(&pager.effects()[n].body).unwrap();
+        assert_eq!(page["what"], format!("{entity} of {name}"));
+        let shown = world.incidents();
+        let open = shown.as_array().unwrap().iter().find(|open| open["entityId"] == entity).unwrap();
+        for part in [reason, seen] {
+            assert!(page["why"].as_str().unwrap().contains(part), "{page}");
+            assert!(open["held"].as_str().unwrap().contains(part), "{open}");
+        }
+        let again = told(&entity, "replay");
+        assert!(again.contains(seen) && again.contains("byte for byte"), "{again}");
+    }
+    assert_eq!(world.group()["enabled"], true);
+    assert!(!world.installation.log_of("executor", 0).contains("Verified"), "the executor looked");
     world.ends_well();
 }

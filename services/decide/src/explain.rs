@@ -70,17 +70,14 @@ pub fn sentence(decision: &Decision) -> String {
                 format!("{} for {entity}: its deadline passed before a call left.", outcome.action)
             }
             Done::Held { reason } => format!("{} for {entity} is held: {reason}.", outcome.action),
-            Done::Verified { worked: Some(true), .. } => {
-                format!("Looked at after {} for {entity}: it worked.", outcome.action)
+            Done::Verified { worked: Some(true), seen } => {
+                format!("{} for {entity} worked ({seen}).", outcome.action)
             }
             Done::Verified { worked: Some(false), seen } => {
-                format!("Looked at after {} for {entity}: it did not work ({seen}).", outcome.action)
+                format!("{} for {entity} did not work ({seen}).", outcome.action)
             }
             Done::Verified { worked: None, seen } => {
-                format!(
-                    "Looked at after {} for {entity}: whether it worked is not known ({seen}).",
-                    outcome.action
-                )
+                format!("Whether {} for {entity} worked is not known ({seen}).", outcome.action)
             }
             Done::AwaitsApproval { approval, unless_denied, .. } => format!(
                 "{} for {entity} {} (`holdline approve {approval}`, `holdline deny {approval}`).",

@@ -1,9 +1,12 @@
-//! Whether a remedy worked (E11): what is looked at after it was carried out, and what that says. Worked, failed or
-//! unknown; the answer to our own call proves nothing, so it is never asked.
+//! Whether a remedy worked (E11): what is looked at after it was carried out, and what that says; or what its entity's
+//! events must say. Worked, failed or unknown; the answer to our own call proves nothing, so it is never asked.
+//!
+//! Looks are judged here, for the executor. Events are judged where they are counted, in `debounce::verify`.
 
 use holdline_proto::outcome::Done;
 use serde_json::{Value, json};
 
+use crate::debounce::Listening;
 use crate::playbook::{Facts, Path, Predicate, Template};
 
 /// Between two looks. Milliseconds.
@@ -12,16 +15,25 @@ pub const LOOK_EVERY_MS: i64 = 1_000;
 /// `verify` of a playbook's lane.
 #[derive(Debug, Clone)]
 pub struct Verify {
-    /// The first look comes this long after the last remedy was reported carried. Milliseconds.
+    /// The first look comes, or the first event counts, this long after the last remedy was reported carried.
+    /// Milliseconds.
     pub after_ms: i64,
     /// It must have worked this long after that. Milliseconds.
     pub within_ms: i64,
-    /// What is asked: a URL, or the platform's API.
-    pub look: Look,
-    /// What the answer must say.
+    /// What is asked: a URL, or the platform's API. `None`: nobody; the events of the entity tell.
+    pub look: Option<Look>,
+    /// What the answer, or an event, must say.
     pub worked: Predicate,
     /// As it was written.
     pub text: String,
+}
+
+impl Verify {
+    /// When events count, if it is they that tell.
+    pub fn listening(&self) -> Option<Listening> {
+        let listening = Listening { after_ms: self.after_ms, within_ms: self.within_ms };
+        self.look.is_none().then_some(listening)
+    }
 }
 
 /// What is looked at.
@@ -51,12 +63,64 @@ impl Look {
     }
 }
 
-/// Takes `get('/api/v2/…').state == 'BACKUP'` apart: what is looked at, and what the answer (`data`) must say.
+/// Takes `worked` apart: what is looked at, if anything is, and what the answer or an event must say.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn parse(text: &str, client: Option<String>) -> Result<(Look, Predicate), String> {
-    let expected = "expected what the answer must say, such as `get('/api/v2/…').state == 'BACKUP'`";
+pub fn parse(text: &str, client: Option<String>) -> Result<(Option<Look>, Predicate), String> {
+    let bare = without_quoted(text);
+    match (bare.contains("get("), bare.contains("event(")) {
+        (true, true) => {
+            Err("`get(…)` looks and `event(…)` listens: write the one by which it can be told".into())
+        }
+        (false, true) => Ok((None, parse_event(text, &bare)?)),
+        (_, false) => parse_get(text, client).map(|(look, worked)| (Some(look), worked)),
+    }
+}
+
+/// The predicate in `event(status == 'BACKUP')`, over an event as everywhere else. `bare`: see [`without_quoted`].
+fn parse_event(text: &str, bare: &str) -> Result<Predicate, String> {
+    let inside = |text: &str| Some(text.trim().strip_prefix("event(")?.strip_suffix(')')?.to_string());
+    // The bracket that ends it is the one that began it.
+    let whole = inside(bare).is_some_and(|bare| {
+        let mut open = 0i32;
+        let closes_early = bare.chars().any(|c| {
+            open += i32::from(c == '(') - i32::from(c == ')');
+            open < 0
+        });
+        !closes_early && open == 0
+    });
+    let (true, Some(inner)) = (whole, inside(text)) else {
+        return Err("expected one predicate in one `event(…)` and nothing besides, such as \
+                    `event(status == 'BACKUP' && load < 5)`"
+            .into());
+    };
+    if inner.contains("{{") {
+        return Err("nothing is filled in here: `event(…)` sees the event itself, as `on.failed` does".into());
+    }
+    Predicate::parse(&inner)
+}
+
+/// The same, of the same length, with blanks for what stands in quotes.
+fn without_quoted(text: &str) -> String {
+    let mut quote: Option<char> = None;
+    let blanked = text.chars().map(|c| match quote {
+        Some(end) => {
+            quote = quote.filter(|_| c != end);
+            ' '
+        }
+        None => {
+            quote = Some(c).filter(|c| matches!(c, '\'' | '"'));
+            c
+        }
+    });
+    blanked.collect()
+}
+
+/// Takes `get('/api/v2/…').state == 'BACKUP'` apart: what is looked at, and what the answer (`data`) must say.
+fn parse_get(text: &str, client: Option<String>) -> Result<(Look, Predicate), String> {
+    let expected = "expected what the answer must say, such as `get('/api/v2/…').state == 'BACKUP'`, or what an event \
+                    must say, such as `event(status == 'BACKUP')`";
     let mut address: Option<&str> = None;
     let mut predicate = String::new();
     let mut rest = text;
@@ -169,7 +233,7 @@ mod tests {
     fn what_is_looked_at_is_taken_apart() {
         let check = |text, expected: Result<bool, &str>| match (parse(text, None), expected) {
             (Ok((look, _)), Ok(platform)) => {
-                assert_eq!(matches!(look, Look::Platform { .. }), platform, "{text}");
+                assert_eq!(matches!(look, Some(Look::Platform { .. })), platform, "{text}");
             }
             (Err(error), Err(part)) => assert!(error.contains(part), "{text}: {error}"),
             (found, expected) => panic!("{text}: {:?}, not {expected:?}", found.map(|_| ())),
@@ -182,5 +246,32 @@ mod tests {
         check("get('/a'.x == 1", Err("not closed"));
         check("get('https://{{data.host}}/a').x == 1", Err("host"));
         check("get('/a').x ==", Err(""));
+        check("get('/a').x == 'event('", Ok(true));
+    }
+
+    #[test]
+    fn what_is_listened_for_is_a_predicate_over_an_event() {
+        let event = json!({"id": "e1", "data": {"status": "BACKUP", "of": "a) && (b", "load": 3}});
+        let check = |text: &str, expected: Result<bool, &str>| match (parse(text, None), expected) {
+            (Ok((None, worked)), Ok(expected)) => {
+                assert_eq!(worked.evaluate(&Facts::new(&event)), Ok(expected), "{text}");
+            }
+            (Err(error), Err(part)) => assert!(error.contains(part), "{text}: {error}"),
+            (found, expected) => panic!("{text}: {found:?}, not {expected:?}"),
+        };
+        check("event(status == 'BACKUP')", Ok(true));
+        check(" event( status = 'PRIMARY' ) ", Ok(false));
+        check("event((status == 'BACKUP' OR load > 5) && event.id == 'e1')", Ok(true));
+        check("event(of == 'a) && (b')", Ok(true));
+        check("event(of == 'get(')", Ok(false));
+        check("event(status == 'BACKUP') && event(load < 5)", Err("one `event(…)` and nothing besides"));
+        check("event(status == 'BACKUP') == true", Err("one `event(…)` and nothing besides"));
+        check("!event(status == 'BACKUP')", Err("one `event(…)` and nothing besides"));
+        check("event(status == 'BACKUP'", Err("one `event(…)` and nothing besides"));
+        check("event()", Err("empty"));
+        check("event(status == )", Err(""));
+        check("event(nosuch(status))", Err("no function"));
+        check("event(status == 'BACKUP') && get('/a').x == 1", Err("the one by which it can be told"));
+        check("event(status == '{{data.status}}')", Err("nothing is filled in here"));
     }
 }

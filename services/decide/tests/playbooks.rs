@@ -248,6 +248,21 @@ fn what_is_wrong_is_said_with_its_place() {
     guard("{approval: {for: [failover]}}", "1 must approve, and 0 may");
     refuse(p, "failures: 3", "evidence: usual", 10, "not supported yet");
     refuse(p, "do: [remediate]", "do: [remediate]\n    verify: {}", 15, "lacks `worked`");
+    let listen = |text: &str, line, message| {
+        let to = format!("do: [remediate]\n    verify:\n      {text}");
+        check(p, "do: [remediate]", &to, &[(Error, line, message)]);
+    };
+    listen("worked: status == 'BACKUP'", 16, "such as `event(status == 'BACKUP')`");
+    listen("worked: event(status == 'BACKUP') && get('/a').x == 1", 16, "by which it can be told");
+    listen("worked: event(status == 'BACKUP') AND event(load < 5)", 16, "one `event(…)` and nothing besides");
+    listen("worked: event(nosuch(status))", 16, "no function");
+    listen("worked: event(status == )", 16, "`worked`");
+    listen("worked: event(status == '{{data.status}}')", 16, "nothing is filled in");
+    listen("client: a\n      worked: event(status == 'B')", 16, "nobody is asked");
+    listen("within: 0s\n      worked: event(status == 'B')", 16, "no event is heard within no time");
+    listen("wihtin: 1s\n      worked: event(status == 'B')", 16, "did you mean `within`?");
+    let listening = "do: [remediate]\n    verify: {worked: event(status == 'BACKUP')}";
+    check(p, "do: [remediate]", listening, &[]);
     let s = "subscriptions/telephony.json";
     refuse(s, "\"telephony.service.status\"", "\"all\"", 3, "every event of the organisation");
     refuse(s, "HMAC", "NOTHING", 5, "no authType");
@@ -384,4 +399,24 @@ fn any_bytes_are_refused_without_a_panic() {
             playbook::load(&bundle);
         }
     }
+}
+
+#[test]
+fn e11_what_is_listened_for_must_come_and_is_explained() {
+    let mut bundle = sample("loop");
+    let playbook = bundle.files.get_mut("loop.playbook.yaml").unwrap();
+    let verify = "do: [remediate]\n    verify: {after: 1s, within: 2m, worked: event(status == 'BACKUP')}";
+    *playbook = playbook.replace("do: [remediate]", verify);
+    let (set, findings) = load(&bundle);
+    assert_eq!(findings, []);
+    let told = playbook::explain(&set);
+    let expected = "its events are listened to from 1 s after it was carried out, for at most 2 min: event(status == \
+                    'BACKUP'); else held for a person";
+    assert!(told.contains(expected), "{told}");
+    let subscription = bundle.files.get_mut("subscriptions/telephony.json").unwrap();
+    let filter = "\"filterExpression\": \"status == 'FAILED' OR status == 'HEALTHY'\", \"authType\"";
+    *subscription = subscription.replace("\"authType\"", filter);
+    let (_, findings) = load(&bundle);
+    let told: Vec<_> = findings.iter().map(|finding| (finding.code, finding.file.as_str())).collect();
+    assert_eq!(told, [("filter-hides-worked", "subscriptions/telephony.json")]);
 }

@@ -472,7 +472,7 @@ impl Executor {
         // What it led to is looked at by and by.
         let set = self.set_to_look_by(command).await?;
         let verify = set.as_ref().and_then(|set| verify::of(set, command));
-        Ok(verify.map_or(Answer::Done, |verify| verify::later(verify.after_ms)))
+        Ok(verify.map_or(Answer::Done, |(verify, _)| verify::later(verify.after_ms)))
     }
 
     /// Says whether the command was carried out.

@@ -23,15 +23,18 @@ use crate::rate::Pace;
 /// Bytes of an answer that are read.
 const BODY_BYTES_MAX: usize = 256 * 1024;
 
-/// What is looked at after this command, if it is the last of its remedies.
-pub(crate) fn of<'a>(set: &'a Set, command: &Command) -> Option<&'a Verify> {
+/// What is looked at after this command, if it is the last of its remedies. Where events tell, nothing is: the debouncer
+/// hears them.
+pub(crate) fn of<'a>(set: &'a Set, command: &Command) -> Option<(&'a Verify, &'a Look)> {
     let playbook = set.playbooks.get(&command.key.playbook)?;
     let rules = match command.key.lane {
         Lane::Failover => playbook.failover.as_ref(),
         Lane::Scaling => playbook.scaling.as_ref(),
     }?;
     let is_last = usize::try_from(command.step).is_ok_and(|step| step + 1 == rules.act.len());
-    (command.direction == Direction::Remediate && is_last).then(|| playbook.verify.get(&command.key.lane))?
+    let verify = playbook.verify.get(&command.key.lane)?;
+    let look = verify.look.as_ref()?;
+    (command.direction == Direction::Remediate && is_last).then_some((verify, look))
 }
 
 impl Executor {
@@ -63,7 +66,7 @@ impl Executor {
             return Ok(Answer::Done);
         }
         let Some(set) = self.set_to_look_by(command).await? else { return Ok(Answer::Done) };
-        let Some(verify) = of(&set, command) else { return Ok(Answer::Done) };
+        let Some((verify, look)) = of(&set, command) else { return Ok(Answer::Done) };
         let key = format!("{}-verified", command.issue_key());
         if self.outcome_under(command, &key).await?.is_some() {
             return Ok(Answer::Done);
@@ -72,7 +75,7 @@ impl Executor {
         if let Some(wait_ms) = verify::due(verify, acted_ms, self.time.now_ms()) {
             return Ok(later(wait_ms));
         }
-        let seen = self.see(&set, command, verify).await;
+        let seen = self.see(&set, command, look).await;
         match verify::judge(verify, &seen, acted_ms, self.time.now_ms()) {
             Next::Look { after_ms } => Ok(later(after_ms)),
             Next::Report(done) => {
@@ -83,8 +86,8 @@ impl Executor {
     }
 
     /// What is there now, or why that cannot be told.
-    async fn see(&self, set: &Set, command: &Command, verify: &Verify) -> Result<Value, String> {
-        match &verify.look {
+    async fn see(&self, set: &Set, command: &Command, look: &Look) -> Result<Value, String> {
+        match look {
             Look::Platform { path, client } => {
                 let filled = path.render(&command.values).map_err(|error| error.to_string())?;
                 let platform = set.platform.as_ref().ok_or("there is no platform")?;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use holdline_proto::event::{Accepted, Frame, Origin};
 use holdline_proto::journal::{Disposed, Disposition};
 use holdline_proto::limits::{NAME_BYTES_MAX, VALUES_BYTES_MAX};
-use holdline_proto::signal::{Claim, Classified, Health, Signal, Values};
+use holdline_proto::signal::{Claim, Classified, Health, Said, Signal, Values};
 use serde_json::Value;
 
 use crate::debounce::PROOF_EVERY_MS;
@@ -68,6 +68,10 @@ impl Partition {
                 origin: accepted.origin.unwrap_or(Origin { sequence, index }),
                 accepted,
                 received_ms: published_ms,
+                accepted_ms: match frame.replayed {
+                    true => accepted.accepted_ms,
+                    false => published_ms.saturating_sub_unsigned(frame.waited_ms),
+                },
                 late,
             };
             self.event(set, &arrival, out);
@@ -135,8 +139,15 @@ impl Partition {
             Claimed::By(_) => {}
             Claimed::Now => out.claims.push(Claim { id: key.to_vec(), origin, window_ms }),
         }
+        let said = said(set, arrival, &event);
+        let heard = !said.is_empty();
+        out.said.extend(said);
         match signals(set, arrival, &event) {
             Ok(signals) => out.signals.extend(signals),
+            Err(Disposition::Ignored { reason }) if heard => {
+                let reason = format!("{reason}; it was heard as to whether a remedy worked");
+                out.disposed.push(dispose(event_id, Disposition::Ignored { reason }));
+            }
             Err(disposition) => out.disposed.push(dispose(event_id, disposition)),
         }
     }
@@ -161,8 +172,30 @@ struct Arrival<'a> {
     origin: Origin,
     accepted: &'a Accepted,
     received_ms: i64,
+    /// When it was accepted, by the broker's clock as far as that can be known. Unix milliseconds.
+    accepted_ms: i64,
     /// See [`LATE_AFTER_MS`].
     late: bool,
+}
+
+/// What an event says of remedies, to every playbook that listens for it. An event that has no entity says nothing.
+fn said(set: &Set, arrival: &Arrival<'_>, event: &Value) -> Vec<Said> {
+    let facts = Facts::new(event);
+    let mut said = vec![];
+    for playbook in set.listeners(&arrival.accepted.subscription) {
+        for (lane, verify) in playbook.verify.iter().filter(|(_, verify)| verify.look.is_none()) {
+            let Ok(entity) = name_at(&playbook.on.entity, event) else { continue };
+            said.push(Said {
+                event_id: text_at(event, "id").unwrap_or_default().into(),
+                playbook: playbook.name.clone(),
+                lane: *lane,
+                entity,
+                worked: verify.worked.evaluate(&facts).ok(),
+                at_ms: event_ms(arrival, event).min(arrival.accepted_ms),
+            });
+        }
+    }
+    said
 }
 
 /// One signal per playbook that wants the event, or why none does.
@@ -333,7 +366,76 @@ fn values(playbook: &Playbook, event: &Value) -> Result<Values, String> {
 
 #[cfg(test)]
 mod tests {
+    use holdline_proto::playbooks::Bundle;
+    use serde_json::json;
+
     use super::*;
+    use crate::playbook::{self, Lane};
+
+    /// One playbook that listens after a failover, and one that does not.
+    fn listening() -> Set {
+        let mut bundle = Bundle::default();
+        let mut file = |path: &str, text: String| bundle.files.insert(path.into(), text);
+        for (name, verify) in [("p", ", verify: {worked: event(data.status == 'BACKUP')}"), ("q", "")] {
+            let text = format!(
+                "playbook: {name}\nmode: live\non: {{subscription: s, entity: data.gw, failed: data.status == \
+                 'FAILED', healthy: data.status == 'HEALTHY'}}\nact:\n  failed: {{do: [a], class: \
+                 failover{verify}}}\nrevert: {{do: [a]}}\n"
+            );
+            file(&format!("{name}.playbook.yaml"), text);
+        }
+        let subscription = r#"{"name": "s", "topicName": "t", "authType": "HMAC", "secretToken": "env:S"}"#;
+        file("subscriptions/s.json", subscription.into());
+        let action =
+            r#"{"name": "a", "actionType": "WEBHOOK", "url": "https://t.example.com/", "method": "POST"}"#;
+        file("actions/a.json", action.into());
+        playbook::compile(&bundle).unwrap()
+    }
+
+    #[test]
+    fn e11_what_an_event_says_of_a_remedy_is_told_besides_what_it_is() {
+        let set = listening();
+        let accepted = |body: &Value| Accepted {
+            accept_id: "0-0-t-0".into(),
+            accepted_ms: 7_000,
+            subscription: "s".into(),
+            body: body.to_string().into_bytes(),
+            origin: None,
+        };
+        // A frame that reached the log at 10 s; what is told of the remedies, how many signals, how many end here.
+        let check =
+            |event: Value, frame: Frame, expected: Option<(Option<bool>, i64)>, ends: (usize, usize)| {
+                let mut out = Classified::default();
+                let frame = Frame { events: vec![accepted(&event)], ..frame };
+                Partition::new(1_000, 10).frame(&set, 1, 10_000, &frame, &mut out);
+                let said = |(worked, at_ms)| Said {
+                    event_id: "e".into(),
+                    playbook: "p".into(),
+                    lane: Lane::Failover,
+                    entity: "gw".into(),
+                    worked,
+                    at_ms,
+                };
+                assert_eq!(out.said, expected.map(said).into_iter().collect::<Vec<_>>(), "{event}");
+                assert_eq!((out.signals.len(), out.disposed.len()), ends, "{event}");
+            };
+        let event = |status: &str, at_s: i64| {
+            let timestamp = format!("1970-01-01T00:00:{at_s:02}Z");
+            json!({"id": "e", "timestamp": timestamp, "data": {"gw": "gw", "status": status}})
+        };
+        let (live, spooled) = (Frame::default(), Frame { waited_ms: 2_000, ..Frame::default() });
+        let replayed = Frame { replayed: true, ..Frame::default() };
+        check(event("BACKUP", 9), live.clone(), Some((Some(true), 9_000)), (0, 1));
+        check(event("FAILED", 9), live.clone(), Some((Some(false), 9_000)), (2, 0));
+        check(event("HEALTHY", 9), live.clone(), Some((Some(false), 9_000)), (2, 0));
+        check(json!({"id": "e", "data": {"gw": "gw"}}), live.clone(), Some((None, 7_000)), (0, 1));
+        check(json!({"id": "e", "data": {"status": "BACKUP"}}), live.clone(), None, (0, 1));
+        // Never later than it was accepted: by the broker's clock less its time in the spool, or as it was at first.
+        check(event("BACKUP", 12), live, Some((Some(true), 10_000)), (0, 1));
+        check(event("BACKUP", 12), spooled.clone(), Some((Some(true), 8_000)), (0, 1));
+        check(event("BACKUP", 5), spooled, Some((Some(true), 5_000)), (0, 1));
+        check(event("BACKUP", 12), replayed, Some((Some(true), 7_000)), (0, 1));
+    }
 
     #[test]
     fn d4_one_record_hides_no_proof_of_the_path() {

@@ -3,7 +3,8 @@
 //! [`Partition`] folds the inputs of one partition, in their order, over the tracks of its entities: that is
 //! where a signal becomes an incident. [`track`] holds the machine of one entity: what an event, an outcome
 //! or a wake-up does to it. The judgements themselves stand in [`confirm`] (is it real), [`recover`] (is it
-//! over) and [`flap`] (does it change too often to act); [`approve`] is about what waits for people.
+//! over), [`flap`] (does it change too often to act) and [`verify`] (did it work, by its own events); [`approve`] is
+//! about what waits for people.
 
 use crate::playbook::Reports;
 
@@ -13,6 +14,7 @@ mod flap;
 mod partition;
 mod recover;
 mod track;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -36,6 +38,17 @@ pub struct Rules {
     pub pager: Option<String>,
     /// How it ends. A failover always has one; scaling need not undo anything.
     pub revert: Revert,
+    /// When the entity's events tell whether the remedies worked, if it is they that tell.
+    pub listening: Option<Listening>,
+}
+
+/// When what an entity's events say of its remedies counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listening {
+    /// From so long on after the last remedy was reported carried. Milliseconds.
+    pub after_ms: i64,
+    /// One must have said that it worked within this time after that. Milliseconds, more than 0.
+    pub within_ms: i64,
 }
 
 /// When a remediation is undone.

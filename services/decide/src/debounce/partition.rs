@@ -7,7 +7,7 @@ use holdline_proto::command::Command;
 use holdline_proto::incident::{Incident, Lane, Phase, Track, TrackKey, View};
 use holdline_proto::journal::{Alive, Decided, Decision, Disposed, Disposition, Effect, WakeUp};
 use holdline_proto::outcome::Outcome;
-use holdline_proto::signal::{Classified, Health, Signal};
+use holdline_proto::signal::{Classified, Health, Said, Signal};
 
 use super::track::{Machine, Verdict, fresh, is_idle, view};
 use super::{PROOF_EVERY_MS, Rules};
@@ -135,6 +135,10 @@ impl Partition {
         out: &mut Step,
     ) {
         self.heard(&classified.heard);
+        // First: what is listened for stands in the state already, and a signal of this record may end its incident.
+        for said in &classified.said {
+            self.said(rulebook, sequence, said, out);
+        }
         let mut signals = classified.signals.iter().peekable();
         while let Some(first) = signals.next() {
             let mut verdicts = self.signal(rulebook, sequence, first, &classified.playbooks, out);
@@ -206,6 +210,15 @@ impl Partition {
             });
         }
         verdicts
+    }
+
+    /// What an event says of remedies is nothing to an incident that does not wait for it.
+    fn said(&mut self, rulebook: &impl Rulebook, sequence: u64, said: &Said, out: &mut Step) {
+        let key = TrackKey { playbook: said.playbook.clone(), lane: said.lane, entity: said.entity.clone() };
+        let open = self.tracks.get(&key).and_then(|track| track.open.as_ref());
+        if open.is_some_and(|incident| incident.probe.is_some()) {
+            self.at(rulebook, &key, Judged::AsItBegan, sequence, out, |machine, _| machine.said(said));
+        }
     }
 
     /// Sets the machine to work on a track.

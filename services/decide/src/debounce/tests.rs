@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use holdline_proto::approval::{Ruled, Verdict as Word};
 use holdline_proto::command::Command;
 use holdline_proto::event::Origin;
+use holdline_proto::incident::{Incident, Lane};
 use holdline_proto::journal::{Decision, Disposition, Effect, Record, WakeUp, What};
 use holdline_proto::outcome::{Done, Outcome};
 use holdline_proto::playbooks::Bundle;
-use holdline_proto::signal::{Classified, Health, Signal, Values};
+use holdline_proto::signal::{Classified, Health, Said, Signal, Values};
 
 use super::{Input, Partition, Rulebook, Step};
 use crate::playbook::{self, Set};
@@ -30,15 +31,18 @@ impl Rulebook for Book {
     }
 }
 
-fn book(rules: &str, changes_only: bool) -> Book {
+fn book(rules: &str, circumstances: &Circumstances) -> Book {
     let on = "playbook: p\nmode: live\non:\n  subscription: s\n  entity: data.gw\n  failed: status == 'FAILED'\n  degraded: status == 'DEGRADED'\n  healthy: status == 'HEALTHY'\n";
-    let changes = if changes_only { r#", "reports": "changes""# } else { "" };
+    let changes = if circumstances.changes_only { r#", "reports": "changes""# } else { "" };
     let mut files = BTreeMap::from([
         ("p.playbook.yaml".to_string(), format!("{on}{rules}")),
         ("subscriptions/s.json".into(), SUBSCRIPTION.replace("CHANGES", changes)),
     ]);
-    for name in ["fail", "also", "restore", "scale"] {
+    for name in ["fail", "also", "restore", "scale", "page"] {
         files.insert(format!("actions/{name}.json"), ACTION.replace("NAME", name));
+    }
+    if circumstances.pager {
+        files.insert("holdline.yaml".into(), "pager: page\n".into());
     }
     let (set, findings) = playbook::load(&Bundle { files });
     Book(set.unwrap_or_else(|| panic!("{findings:?}")))
@@ -52,6 +56,11 @@ struct Circumstances {
     /// Another entity of the subscription is heard this often. 0: never.
     others_every_ms: i64,
     changes_only: bool,
+    /// Who waits for a person is told to one.
+    pager: bool,
+    /// From then till then a gateway holds events back: so long the watermark stands. Milliseconds after the
+    /// beginning.
+    held_back: Option<(i64, i64)>,
 }
 
 struct World {
@@ -133,13 +142,16 @@ impl World {
         }
     }
 
-    fn classified(&mut self, at_ms: i64, signals: Vec<Signal>, heard: bool) {
+    fn classified(&mut self, at_ms: i64, classified: Classified, heard: bool) {
+        let held_back = self.circumstances.held_back.map(|(from, till)| (BEGIN + from, BEGIN + till));
         let classified = Classified {
             playbooks: "set".into(),
             heard: if heard { vec![("s".into(), at_ms)] } else { vec![] },
-            signals,
-            watermark_ms: at_ms,
-            ..Classified::default()
+            watermark_ms: match held_back {
+                Some((from_ms, till_ms)) if (from_ms..till_ms).contains(&at_ms) => from_ms,
+                _ => at_ms,
+            },
+            ..classified
         };
         let commands = self.step(at_ms, Input::Classified(&classified));
         self.outcomes(at_ms, commands);
@@ -175,21 +187,28 @@ impl World {
                 self.outcomes(at_ms, commands);
             }
             let every = self.circumstances.others_every_ms;
-            self.classified(at_ms, vec![], every > 0 && at_ms % every < 1_000);
+            self.classified(at_ms, Classified::default(), every > 0 && at_ms % every < 1_000);
         }
     }
 }
 
-/// `start (+every xN) STATUS`, times in seconds; `@t` gives another event time, `entity:STATUS` another entity.
-fn events(timeline: &str) -> Vec<(i64, i64, &str, Health)> {
+/// What an event is, and what it says of a remedy.
+type Status = (Option<Health>, Option<bool>);
+
+/// `start (+every xN) STATUS`, times in seconds; `@t` gives another event time, `entity:STATUS` another entity. Of no
+/// kind are B, which says that a remedy worked, P, which does not, and U, of which that cannot be said.
+fn events(timeline: &str) -> Vec<(i64, i64, &str, Status)> {
     let mut events = vec![];
     for line in timeline.split(',').map(str::trim).filter(|line| !line.is_empty()) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let (entity, status) = words.last().unwrap().split_once(':').unwrap_or(("gw", words.last().unwrap()));
         let status = match status {
-            "F" => Health::Failed,
-            "D" => Health::Degraded,
-            "H" => Health::Healthy,
+            "F" => (Some(Health::Failed), Some(false)),
+            "D" => (Some(Health::Degraded), Some(false)),
+            "H" => (Some(Health::Healthy), Some(false)),
+            "B" => (None, Some(true)),
+            "P" => (None, Some(false)),
+            "U" => (None, None),
             other => panic!("{other}"),
         };
         let seconds = |text: &str| text.parse::<i64>().unwrap() * 1_000;
@@ -210,9 +229,12 @@ fn events(timeline: &str) -> Vec<(i64, i64, &str, Health)> {
     events
 }
 
+/// Not at the epoch, so that a forgotten zero shows.
+const BEGIN: i64 = 1_000_000;
+
 fn run(rules: &str, circumstances: Circumstances, timeline: &str, until_s: i64) -> World {
     let mut world = World {
-        book: book(rules, circumstances.changes_only),
+        book: book(rules, &circumstances),
         live: Partition::new(0),
         replay: Replay::new(0),
         sequence: 0,
@@ -225,10 +247,10 @@ fn run(rules: &str, circumstances: Circumstances, timeline: &str, until_s: i64) 
         records: 0,
     };
     let mut now_ms = BEGIN;
-    for (n, (received, event, entity, health)) in events(timeline).into_iter().enumerate() {
+    for (n, (received, event, entity, (health, worked))) in events(timeline).into_iter().enumerate() {
         world.pass(now_ms, BEGIN + received);
         now_ms = now_ms.max(BEGIN + received);
-        let signal = Signal {
+        let signal = health.map(|health| Signal {
             origin: Origin { sequence: n as u64, index: 0 },
             accept_id: format!("0-0-t-{n}"),
             event_id: n.to_string(),
@@ -241,8 +263,18 @@ fn run(rules: &str, circumstances: Circumstances, timeline: &str, until_s: i64) 
             received_ms: BEGIN + received,
             late: false,
             values: Values::new(),
-        };
-        world.classified(now_ms, vec![signal], true);
+        });
+        // As the classifier says it to every lane that listens.
+        let said = [Lane::Failover, Lane::Scaling].map(|lane| Said {
+            event_id: n.to_string(),
+            playbook: "p".into(),
+            lane,
+            entity: entity.into(),
+            worked,
+            at_ms: BEGIN + event.min(received),
+        });
+        let signals = signal.into_iter().collect();
+        world.classified(now_ms, Classified { signals, said: said.into(), ..Classified::default() }, true);
     }
     world.pass(now_ms, BEGIN + until_s * 1_000);
     for (at_ms, _) in &mut world.actions {
@@ -557,4 +589,150 @@ fn e7_what_waits_for_people_is_issued_anew_once_they_have_decided() {
     check(LOOP, undo(), over, &[], "2 fail gw, 6 restore gw, 66 restore gw; 1 held");
     check(LOOP, undo(), over, &[(20, 0, Word::Approve)], "2 fail gw, 6 restore gw, 20 restore gw; 0 held");
     check(LOOP, undo(), over, &[(20, 0, Word::Deny)], "2 fail gw, 6 restore gw; 1 held");
+}
+
+/// The loop with a `verify` by events: from 5 s after the remedy, for 60 s.
+fn listening(rules: &str) -> String {
+    let verify = "verify: {after: 5s, within: 60s, worked: event(status == 'BACKUP')}";
+    rules.replace("class: failover", &format!("class: failover, {verify}"))
+}
+
+/// Every verdict: when it was given, of which action.
+fn verdicts(world: &World) -> Vec<(f64, &str, Option<bool>)> {
+    let mut verdicts = vec![];
+    for decision in &world.decisions {
+        let What::Reported(outcome) = &decision.what else { continue };
+        let Done::Verified { worked, .. } = outcome.result else { continue };
+        verdicts.push(((decision.at_ms - BEGIN) as f64 / 1_000.0, outcome.action.as_str(), worked));
+    }
+    verdicts
+}
+
+/// The verdicts, and every action: where not all worked, a person is waited for and paged.
+fn check_verdicts(
+    rules: &str,
+    timeline: &str,
+    expected: &[(f64, &str, Option<bool>)],
+    actions: &[(f64, &str)],
+) {
+    let world =
+        run(&listening(rules), Circumstances { pager: true, ..Circumstances::default() }, timeline, 120);
+    assert_eq!(verdicts(&world), expected, "\n{timeline}\n{:#?}", world.decisions);
+    let found: Vec<(f64, &str)> =
+        world.actions.iter().map(|(at, action)| (*at as f64 / 1_000.0, action.as_str())).collect();
+    assert_eq!(found, actions, "\n{timeline}\n{:#?}", world.decisions);
+    let held = world.live.tracks().values().filter_map(|track| track.open.as_ref()).any(|i| i.held.is_some());
+    assert_eq!(held, expected.iter().any(|(.., worked)| *worked != Some(true)), "{timeline}");
+    let listens = |incident: &Incident| incident.probe.is_some();
+    assert!(!world.live.tracks().values().any(|track| track.open.iter().chain(&track.closing).any(listens)));
+}
+
+#[test]
+fn e11_what_its_events_say_after_a_remedy_tells_whether_it_worked() {
+    // It fails over at 2 s, so it is listened to from 7 s to 67 s.
+    let check = |more: &str, expected: (f64, Option<bool>)| {
+        let mut actions = vec![(2.0, "fail gw")];
+        actions.extend((expected.1 != Some(true)).then_some((expected.0, "page gw")));
+        let timeline = format!("0 +1 x3 F, {more}");
+        let verdict = (expected.0, "fail", expected.1);
+        check_verdicts(LOOP, &timeline, &[verdict], &actions);
+    };
+    check("10 B", (10.0, Some(true)));
+    check("7 B", (7.0, Some(true)));
+    check("66 B", (66.0, Some(true)));
+    check("10 P, 20 B, 30 P", (20.0, Some(true)));
+    check("10 U, 20 B", (20.0, Some(true)));
+    check("10 P", (67.0, Some(false)));
+    check("10 +10 x10 P", (67.0, Some(false)));
+    check("10 P, 20 U", (67.0, Some(false)));
+    // What it is besides is one thing and what it says another.
+    check("10 F", (67.0, Some(false)));
+    check("10 H, 11 F", (67.0, Some(false)));
+    check("", (67.0, None));
+    check("10 U", (67.0, None));
+    check("10 other:B", (67.0, None));
+    check("3 B, 6 P", (67.0, None));
+    check("68 B", (67.0, None));
+}
+
+#[test]
+fn e11_what_is_late_or_comes_from_a_fast_clock_is_not_taken_for_younger() {
+    let check = |more: &str, expected: (f64, Option<bool>)| {
+        let world = run(
+            &listening(LOOP),
+            Circumstances { held_back: Some((50_000, 80_000)), ..Circumstances::default() },
+            &format!("0 +1 x3 F, {more}"),
+            120,
+        );
+        let (at, worked) = expected;
+        assert_eq!(verdicts(&world), [(at, "fail", worked)], "{more}\n{:#?}", world.decisions);
+    };
+    // A gateway's spool comes out at 75 s, and nothing is judged before.
+    check("75 @60 B", (75.0, Some(true)));
+    check("75 @60 P", (80.0, Some(false)));
+    check("", (80.0, None));
+    // From before the remedy: it neither worked nor failed by that.
+    check("75 @1 B", (80.0, None));
+    check("75 @1 P", (80.0, None));
+    check("3 @20 B, 4 @20 P", (80.0, None));
+}
+
+#[test]
+fn e11_who_is_not_waited_for_gets_no_verdict() {
+    let check = |rules: &str, circumstances: Circumstances, timeline: &str, actions: &[(f64, &str)]| {
+        let pages = actions.iter().any(|(_, action)| action.starts_with("page"));
+        let world = run(&listening(rules), Circumstances { pager: true, ..circumstances }, timeline, 120);
+        assert_eq!(verdicts(&world), [], "{timeline}\n{:#?}", world.decisions);
+        let found: Vec<(f64, &str)> =
+            world.actions.iter().map(|(at, action)| (*at as f64 / 1_000.0, action.as_str())).collect();
+        assert_eq!(found, actions, "{timeline}");
+        assert_eq!(world.decisions.iter().any(|d| matches!(d.what, What::Held { .. })), pages);
+    };
+    let plain = Circumstances::default;
+    let answers = |done| Circumstances { outcomes: BTreeMap::from([("fail", done)]), ..plain() };
+    let (fail, restore) = ((2.0, "fail gw"), "restore gw");
+    // Its incident ended meanwhile, or before it was confirmed.
+    check(LOOP, plain(), "0 +1 x3 F, 10 H, 11 H", &[fail, (11.0, restore)]);
+    check(LOOP, plain(), "0 +1 x3 F, 3 H, 4 H, 20 B", &[fail, (4.0, restore)]);
+    check(LOOP, plain(), "0 +1 x2 F, 10 H, 20 B", &[]);
+    check(LOOP, answers(None), "0 +1 x3 F, 10 B", &[fail]);
+    let refused = Done::Failed { reason: "404".into(), perhaps_done: false };
+    check(LOOP, answers(Some(refused)), "0 +1 x3 F, 10 B", &[fail, (2.0, "page gw")]);
+    // The remedy is reported when the incident is over already.
+    let mut world = run(&listening(LOOP), answers(None), "0 +1 x3 F, 10 H, 11 H", 20);
+    let outstanding = world.live.tracks().values().find_map(|track| track.outstanding.clone()).unwrap();
+    let carried = Outcome::of(&outstanding, Done::Carried { status: 200 }, 1, 0);
+    world.step(BEGIN + 21_000, Input::Outcome(&carried));
+    let track = world.live.tracks().values().next().unwrap();
+    assert!(track.open.is_none() && track.closing.len() == 1 && track.closing[0].probe.is_none());
+}
+
+#[test]
+fn e11_only_the_last_remedy_of_its_own_lane_is_judged() {
+    let both = LOOP.replace("do: [fail]", "do: [fail, also]");
+    let acted = [(2.0, "fail gw"), (2.0, "also gw")];
+    check_verdicts(&both, "0 +1 x3 F, 10 B", &[(10.0, "also", Some(true))], &acted);
+    // A verdict per incident, and the next is listened to anew.
+    check_verdicts(
+        LOOP,
+        "0 +1 x3 F, 10 B, 11 H, 12 H, 13 +1 x3 F, 16 B",
+        &[(10.0, "fail", Some(true)), (67.0 + 13.0, "fail", None)],
+        &[(2.0, "fail gw"), (12.0, "restore gw"), (15.0, "fail gw"), (80.0, "page gw")],
+    );
+    let scales = LOOP.replace("revert:", "  degraded: {do: [scale], class: scaling}\nrevert:");
+    check_verdicts(&scales, "0 +1 x3 D, 10 B", &[], &[(2.0, "scale gw")]);
+    let scales = scales.replace("class: scaling", "class: scaling, verify: {worked: event(status == 'UP')}");
+    check_verdicts(&scales, "0 +1 x3 D, 10 B", &[(10.0, "scale", Some(true))], &[(2.0, "scale gw")]);
+}
+
+#[test]
+fn e11_a_verdict_and_a_silence_each_have_their_time() {
+    let alive = Circumstances { others_every_ms: 60_000, pager: true, ..Circumstances::default() };
+    let act = (2.0, "fail gw");
+    let over = (902.0, "restore gw");
+    check_in(&listening(LOOP), alive.clone(), "0 +1 x3 F, 10 B", 1_000, &[act, over]);
+    check_in(&listening(LOOP), alive.clone(), "0 +1 x3 F", 1_000, &[act, (67.0, "page gw"), over]);
+    // The silence comes first.
+    let short = LOOP.replace("15m", "30s");
+    check_in(&listening(&short), alive, "0 +1 x3 F", 1_000, &[act, (32.0, "restore gw")]);
 }

@@ -156,6 +156,7 @@ impl Machine<'_> {
             decision: 0,
             acted: false,
             held: None,
+            probe: None,
             silence_judged: false,
             values: signal.values.clone(),
             counted_ms: signal.received_ms,
@@ -281,6 +282,7 @@ impl Machine<'_> {
         self.track.reverted_ms = Some(self.now_ms);
         let Some(mut incident) = self.track.open.take() else { return };
         incident.held = None;
+        incident.probe = None;
         // What still waits for its turn, or for people, has nothing left to remedy: it is not issued any more.
         self.track.lineup.retain(|next| next.incident != incident.id);
         self.track.awaiting.take_if(|awaiting| awaiting.intended.incident == incident.id);
@@ -395,7 +397,10 @@ impl Machine<'_> {
         let id = command.incident.clone();
         self.decide_for(&id, What::Reported(Box::new(outcome.clone())));
         match &outcome.result {
-            Done::Carried { .. } => self.carried(&id, command.direction),
+            Done::Carried { .. } => {
+                self.carried(&id, command.direction);
+                self.listen(&command);
+            }
             Done::Failed { reason, perhaps_done } => {
                 self.gave_up(&id, command.direction, &command.action, reason, *perhaps_done);
             }
@@ -418,7 +423,7 @@ impl Machine<'_> {
     }
 
     /// A remedy that did not work, or of which that is not known, is a person's business; what was done stays.
-    fn verified(&mut self, outcome: &Outcome, worked: Option<bool>, seen: &str) {
+    pub(super) fn verified(&mut self, outcome: &Outcome, worked: Option<bool>, seen: &str) {
         let id = &outcome.incident;
         if self.incident_mut(id).is_none() {
             return;
@@ -587,6 +592,7 @@ impl Machine<'_> {
         if self.track.armed.take_if(ready).is_none() {
             return;
         }
+        self.told_too_late();
         let past = |deadline_ms| deadline_ms <= self.watermark_ms;
         let (people_due, judged_due) =
             (self.people_until().is_some_and(past), self.judged_at().is_some_and(past));
@@ -634,7 +640,7 @@ impl Machine<'_> {
 
     /// When the state wants to be looked at again without an event. Unix milliseconds.
     fn wanted(&self) -> Option<i64> {
-        self.judged_at().into_iter().chain(self.people_until()).min()
+        [self.judged_at(), self.people_until(), self.told_by()].into_iter().flatten().min()
     }
 
     /// When the open incident is to be judged again.

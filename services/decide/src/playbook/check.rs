@@ -213,7 +213,7 @@ fn check_pager(drafts: &Drafts<'_>, findings: &mut Findings) {
 /// Whoever looks at the platform after a remedy needs a client, too.
 fn check_looks(source: Source<'_>, draft: &Draft, drafts: &Drafts<'_>, findings: &mut Findings) {
     for verify in draft.verify.values() {
-        let Look::Platform { client, .. } = &verify.look else { continue };
+        let Some(Look::Platform { client, .. }) = &verify.look else { continue };
         let platform = drafts.settings.platform.as_ref();
         if platform.is_none_or(|platform| platform.client(client.as_deref()).is_none()) {
             findings.error_with(
@@ -349,6 +349,7 @@ fn join(drafts: &mut Drafts<'_>, findings: &mut Findings) -> BTreeMap<String, Pl
         agree(source, &draft, &subscriptions, drafts, findings);
         agree_on_reports(source, &draft, &subscriptions, drafts, findings);
         try_predicates(source, &draft, &subscriptions, drafts, findings);
+        check_listening(&draft, &subscriptions, drafts, findings);
         playbooks.insert(name.clone(), finish(name, draft, subscriptions, drafts));
     }
     for subscription in drafts.subscriptions.values() {
@@ -475,6 +476,32 @@ fn try_predicates(
     }
 }
 
+/// An event that says that a remedy worked has to be let through.
+fn check_listening(draft: &Draft, subscriptions: &[String], drafts: &Drafts<'_>, findings: &mut Findings) {
+    for verify in draft.verify.values().filter(|verify| verify.look.is_none()) {
+        let event = trial_event(&verify.worked);
+        if verify.worked.evaluate(&Facts::new(&event)) != Ok(true) {
+            continue;
+        }
+        for name in subscriptions {
+            let Some(filed) = drafts.subscriptions.get(name) else { continue };
+            let kept = filed.value.filter.as_ref().map(|filter| filter.evaluate(&Facts::new(&event)));
+            if kept == Some(Ok(false)) {
+                findings.warning(
+                    "filter-hides-worked",
+                    filed.source,
+                    &filed.at,
+                    format!(
+                        "filterExpression of subscription {name} keeps away what `verify` waits for: {}",
+                        verify.text
+                    ),
+                    "add it with `OR`",
+                );
+            }
+        }
+    }
+}
+
 /// An event for which the predicate's comparisons hold.
 fn trial_event(predicate: &Predicate) -> Value {
     let mut event = json!({"id": "trial", "data": {}});
@@ -504,7 +531,7 @@ fn finish(name: String, draft: Draft, subscriptions: Vec<String>, drafts: &Draft
     }
     let pager = pager.as_ref().and_then(|pager| drafts.actions.get(pager));
     paths.extend(pager.into_iter().flat_map(|pager| pager.value.paths().into_iter().cloned()));
-    paths.extend(draft.verify.values().flat_map(|verify| verify.look.paths().cloned()));
+    paths.extend(draft.verify.values().flat_map(|verify| &verify.look).flat_map(Look::paths).cloned());
     paths.sort();
     paths.dedup();
     Playbook {
@@ -626,7 +653,8 @@ pub fn explain(set: &Set) -> String {
             if let Some(verify) = playbook.verify.get(&lane) {
                 writeln!(
                     text,
-                    "    looked at {} after it was carried out, for at most {}: {}; else held for a person",
+                    "    {} {} after it was carried out, for at most {}: {}; else held for a person",
+                    if verify.look.is_some() { "looked at" } else { "its events are listened to from" },
                     duration(verify.after_ms),
                     duration(verify.within_ms),
                     verify.text

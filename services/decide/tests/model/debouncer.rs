@@ -292,9 +292,16 @@ fn joined(mut records: impl Iterator<Item = Classified>) -> Classified {
     let first = records.next().unwrap();
     records.fold(first, |mut all, next| {
         all.signals.extend(next.signals);
+        all.said.extend(next.said);
         all.disposed.extend(next.disposed);
         all.claims.extend(next.claims);
-        Classified { signals: all.signals, disposed: all.disposed, claims: all.claims, ..next }
+        Classified {
+            signals: all.signals,
+            said: all.said,
+            disposed: all.disposed,
+            claims: all.claims,
+            ..next
+        }
     })
 }
 

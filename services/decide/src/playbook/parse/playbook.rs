@@ -359,6 +359,7 @@ fn read_act(
             deadline_ms,
             pager: None,
             revert,
+            listening: verify.as_ref().and_then(Verify::listening),
         };
         Some((rules, verify))
     };
@@ -418,11 +419,22 @@ fn read_verify(source: Source<'_>, node: &Node, findings: &mut Findings) -> Opti
     let mut fields = Fields::of(node, "`verify`", &known, &[], source, findings)?;
     let after_ms = fields.duration("after", VERIFY_AFTER_MS);
     let within_ms = fields.duration("within", VERIFY_WITHIN_MS);
-    let client = fields.text("client").map(|client| client.value);
+    let client = fields.text("client");
     if fields.get("worked").is_none() {
         fields.missing("worked");
     }
     let text = fields.text("worked")?.value;
-    let (look, worked) = fields.parsed("worked", |text| verify::parse(text, client))?.value;
+    let named = client.as_ref().map(|client| client.value.clone());
+    let (look, worked) = fields.parsed("worked", |text| verify::parse(text, named))?.value;
+    if look.is_none() {
+        if within_ms == 0 {
+            let at = fields.key_at("within");
+            fields.findings.error(source, &at, "`within`: no event is heard within no time");
+        }
+        if let Some(client) = client {
+            let message = "`client`: nobody is asked, because the events come by themselves";
+            fields.findings.error_with(source, &client.at, message, "take it away");
+        }
+    }
     Some(Verify { after_ms, within_ms, look, worked, text })
 }

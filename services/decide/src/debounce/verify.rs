@@ -1,0 +1,88 @@
+//! Did it work, by what the entity's own events say after the remedy (E11)? Nothing is asked and nothing of ours is
+//! heard: not the answer to our call, and no event that is older than it.
+
+use holdline_proto::command::{Command, Direction};
+use holdline_proto::incident::{Incident, Probe};
+use holdline_proto::outcome::{Done, Outcome};
+use holdline_proto::signal::Said;
+
+use super::track::Machine;
+use crate::explain::duration;
+
+impl Machine<'_> {
+    /// A command was reported carried: after the last remedy its entity is listened to.
+    pub(super) fn listen(&mut self, command: &Command) {
+        let Some(listening) = self.rules.listening else { return };
+        let last = usize::try_from(command.step).is_ok_and(|step| step + 1 == self.rules.act.len());
+        if command.direction != Direction::Remediate || !last {
+            return;
+        }
+        let from_ms = self.now_ms.saturating_add(listening.after_ms);
+        // An incident that has ended meanwhile needs no verdict: what was done is being undone.
+        let open = self.track.open.as_mut().filter(|incident| incident.id == command.incident);
+        if let Some(incident) = open {
+            incident.probe = Some(Probe {
+                action: command.action.clone(),
+                step: command.step,
+                decision: command.decision,
+                from_ms,
+                until_ms: from_ms.saturating_add(listening.within_ms),
+                otherwise: None,
+                unjudged: None,
+            });
+        }
+    }
+
+    /// An event of the entity says something of the remedies. That they worked ends it; that they did not may still
+    /// change, for as long as there is time.
+    pub(super) fn said(&mut self, said: &Said) {
+        let probe = self.track.open.as_mut().and_then(|incident| incident.probe.as_mut());
+        let Some(probe) = probe.filter(|probe| said.at_ms >= probe.from_ms) else { return };
+        match said.worked {
+            Some(true) => self.conclude(Some(true), format!("event {} says so", said.event_id)),
+            Some(false) => probe.otherwise = Some(said.event_id.clone()),
+            None => probe.unjudged = Some(said.event_id.clone()),
+        }
+    }
+
+    /// When nothing more is waited for. Unix milliseconds.
+    pub(super) fn told_by(&self) -> Option<i64> {
+        Some(self.track.open.as_ref()?.probe.as_ref()?.until_ms)
+    }
+
+    /// Everything that was accepted in time has been read, and nothing has said that it worked.
+    pub(super) fn told_too_late(&mut self) {
+        let probe = self.track.open.as_ref().and_then(|incident| incident.probe.as_ref());
+        let Some(probe) = probe.filter(|probe| probe.until_ms <= self.watermark_ms) else { return };
+        let within = duration(probe.until_ms.saturating_sub(probe.from_ms));
+        let (worked, seen) = match (&probe.otherwise, &probe.unjudged) {
+            (Some(id), _) => {
+                (Some(false), format!("no event says so within {within}, and event {id} denies it"))
+            }
+            (None, Some(id)) => (None, format!("event {id} has not what `worked` asks for")),
+            (None, None) => (None, format!("no event of it was heard within {within}")),
+        };
+        self.conclude(worked, seen);
+    }
+
+    /// The verdict, told as that of a look is.
+    fn conclude(&mut self, worked: Option<bool>, seen: String) {
+        let Some(Incident { id, probe, .. }) = &mut self.track.open else { return };
+        let (incident, Some(probe)) = (id.clone(), probe.take()) else { return };
+        self.verified(
+            &Outcome {
+                incident,
+                key: self.track.key.clone(),
+                direction: Direction::Remediate,
+                step: probe.step,
+                action: probe.action,
+                decision: probe.decision,
+                result: Done::Verified { worked, seen: seen.clone() },
+                attempts: 0,
+                took_ms: 0,
+            },
+            worked,
+            &seen,
+        );
+    }
+}
