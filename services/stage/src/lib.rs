@@ -23,6 +23,12 @@ pub mod playbooks;
 
 pub mod secret;
 
+pub mod vault;
+
+pub mod dump;
+
+pub mod http;
+
 pub mod pipe;
 
 pub mod lease;

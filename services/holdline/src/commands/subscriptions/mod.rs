@@ -13,7 +13,7 @@ use holdline_decide::native::{Call, PAGE_SIZE};
 use holdline_decide::playbook::{self, Platform, Set, Severity};
 use holdline_decide::subscribe::{self, Change, Field, Plan, What};
 use holdline_platform::{Api, Failed, Response};
-use holdline_stage::secret::{Lookup, environment_with, fetch};
+use holdline_stage::secret::Lookup;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
@@ -85,7 +85,7 @@ impl Subscriptions {
             show(&plan, &listening);
         }
         let applied = match apply {
-            true => Some(make(&caller, &plan, &secrets(&set, &plan, &lookup)?, which.output).await),
+            true => Some(make(&caller, &plan, &secrets(&set, &plan, &lookup).await?, which.output).await),
             false => None,
         };
         which.conclude(&plan, &listening, applied)
@@ -109,7 +109,7 @@ impl Which {
         };
         let literals = playbook::replace_literals(&mut bundle);
         let literals = literals.into_iter().map(|(name, literal)| (name, SecretString::from(literal)));
-        Ok((set, environment_with(literals.collect())))
+        Ok((set, super::secrets(literals.collect())?))
     }
 
     fn client<'a>(&'a self, platform: &'a Platform) -> anyhow::Result<&'a str> {
@@ -237,20 +237,18 @@ impl Caller<'_> {
 }
 
 /// The secret of every change, looked up before the first is made.
-fn secrets(set: &Set, plan: &Plan, lookup: &Lookup) -> anyhow::Result<Vec<Option<SecretString>>> {
-    let secret = |change: &Change| {
-        let subscription = set.subscriptions.get(&change.subscription);
-        let subscription = subscription.filter(|_| !matches!(change.what, What::Remove { .. }));
-        let Some(reference) = subscription.and_then(subscribe::secret) else { return Ok(None) };
-        let found = fetch(lookup, reference);
-        found.map(Some).with_context(|| {
-            format!(
-                "subscription {} has its secret in {reference}, which is not there; nothing was changed",
-                change.subscription
-            )
-        })
-    };
-    plan.changes.iter().map(secret).collect()
+async fn secrets(set: &Set, plan: &Plan, lookup: &Lookup) -> anyhow::Result<Vec<Option<SecretString>>> {
+    let mut secrets = vec![];
+    for Change { subscription: name, what, .. } in &plan.changes {
+        let subscription = set.subscriptions.get(name).filter(|_| !matches!(what, What::Remove { .. }));
+        secrets.push(match subscription.and_then(subscribe::secret) {
+            None => None,
+            Some(reference) => Some(lookup.fetch(reference).await.with_context(|| {
+                format!("subscription {name} has its secret in {reference}, which is not there; nothing was changed")
+            })?),
+        });
+    }
+    Ok(secrets)
 }
 
 /// How far it came.
