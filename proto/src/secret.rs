@@ -7,6 +7,12 @@ pub enum SecretRef {
     Env(String),
     /// A file, read by the process that uses it.
     File(String),
+    /// A key of a secret in Vault's KV engine, asked for by the process that uses it.
+    Vault {
+        /// Below the engine's mount.
+        path: String,
+        key: String,
+    },
 }
 
 impl std::fmt::Display for SecretRef {
@@ -14,6 +20,7 @@ impl std::fmt::Display for SecretRef {
         match self {
             SecretRef::Env(name) => write!(f, "env:{name}"),
             SecretRef::File(path) => write!(f, "file:{path}"),
+            SecretRef::Vault { path, key } => write!(f, "vault:{path}#{key}"),
         }
     }
 }

@@ -12,3 +12,5 @@ pub mod random;
 pub mod reference;
 pub mod sender;
 pub mod target;
+pub mod traces;
+pub mod vault;

@@ -15,7 +15,12 @@ pub const SECRET: &str = "test-secret-of-the-suite";
 
 /// Signs a body.
 pub fn sign(timestamp: &str, body: &[u8]) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
+    sign_with(SECRET, timestamp, body)
+}
+
+/// The same with another secret.
+pub fn sign_with(secret: &str, timestamp: &str, body: &[u8]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     mac.update(timestamp.as_bytes());
     mac.update(b".");
     mac.update(body);
@@ -39,6 +44,7 @@ pub struct Sender {
     scheme: &'static str,
     gateways: Vec<SocketAddr>,
     subscription: String,
+    secret: String,
     turn: Arc<AtomicUsize>,
 }
 
@@ -46,12 +52,18 @@ impl Sender {
     pub fn new(gateways: Vec<SocketAddr>, subscription: &str) -> Sender {
         rustls::crypto::ring::default_provider().install_default().ok();
         let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).no_proxy().build().unwrap();
-        Sender { client, scheme: "http", gateways, subscription: subscription.into(), turn: Arc::default() }
+        let (subscription, secret) = (subscription.into(), SECRET.into());
+        Sender { client, scheme: "http", gateways, subscription, secret, turn: Arc::default() }
     }
 
     /// The same for another subscription.
     pub fn to(&self, subscription: &str) -> Sender {
         Sender { subscription: subscription.into(), ..self.clone() }
+    }
+
+    /// The same, signing with another secret.
+    pub fn signing_with(&self, secret: &str) -> Sender {
+        Sender { secret: secret.into(), ..self.clone() }
     }
 
     /// The same over TLS, by a client that knows whom to trust.
@@ -75,7 +87,7 @@ impl Sender {
         self.client
             .post(format!("{}://{gateway}/v1/events/{}", self.scheme, self.subscription))
             .header("Content-Type", "application/json")
-            .header("X-PureCloud-Signature", sign(&timestamp, body))
+            .header("X-PureCloud-Signature", sign_with(&self.secret, &timestamp, body))
             .header("X-PureCloud-Timestamp", timestamp)
             .body(body.to_vec())
             .send()

@@ -307,7 +307,17 @@ fn what_is_wrong_is_said_with_its_place() {
     check(s, topic, &field(r#""source": "alertmanager", "entityLabel": "trunk""#), &[]);
     refuse(s, "telephony.service.status", "telephony.{id}s.status", 3, "one whole part");
     refuse_field(r#""entities": ["a"]"#, "name the OAuth client that listens");
-    refuse(s, "env:HOLDLINE_TELEPHONY_SECRET", "vault:a#b", 6, "not supported yet");
+    check(s, "env:HOLDLINE_TELEPHONY_SECRET", "vault:a/b#c", &[]);
+    for (reference, why) in [
+        ("vault:a/b", "it names no key"),
+        ("vault:a/b#", "is no key"),
+        ("vault:a#b#c", "is no key"),
+        ("vault:#b", "is not one below the engine's mount"),
+        ("vault:/a#b", "is not one below the engine's mount"),
+        ("vault:a/../b#c", "is not one below the engine's mount"),
+    ] {
+        refuse(s, "env:HOLDLINE_TELEPHONY_SECRET", reference, 6, why);
+    }
     check(s, "env:HOLDLINE_TELEPHONY_SECRET", "hush", &[(Warning, 6, "written in place")]);
     let filter = "\"filterExpression\": \"status == 'FAILED'\", \"authType\"";
     check(s, "\"authType\"", filter, &[(Warning, 2, "keeps every healthy event away")]);

@@ -33,15 +33,16 @@ use holdline_stage::clock;
 use holdline_stage::playbooks::Playbooks;
 use holdline_stage::queue;
 use holdline_stage::run::Shell;
-use holdline_stage::secret::{Lookup, environment, fetch};
+use holdline_stage::secret::{Lookup, environment};
 use holdline_stage::settings::Reader;
+use holdline_stage::vault::Vault;
 
 /// Settings of the executor.
 #[derive(Clone)]
 pub struct Settings {
     /// Commands under way at once in this replica.
     pub at_once: usize,
-    /// How `env:` references to secrets are looked up.
+    /// Where secrets are looked up.
     pub secrets: Lookup,
 }
 
@@ -52,13 +53,14 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads `executor.at_once`.
+    /// Reads `executor.at_once` and what [`Vault`] has.
     pub fn read(reader: &mut Reader) -> Settings {
-        let at_once = reader.or("executor", "at_once", Settings::default().at_once);
+        let default = Settings::default();
+        let at_once = reader.or("executor", "at_once", default.at_once);
         if at_once == 0 {
             reader.problem("executor.at_once: 0 would do nothing; expected 1 or more".into());
         }
-        Settings { at_once, ..Settings::default() }
+        Settings { at_once, secrets: default.secrets.with_vault(Vault::read(reader)) }
     }
 }
 
@@ -104,11 +106,15 @@ fn keep_credentials(playbooks: &Playbooks<Set>, secrets: Lookup, shell: &Shell) 
         loop {
             let platform = playbooks.current().and_then(|(_, set)| set.platform.clone());
             let clients = platform.iter().flat_map(|platform| &platform.clients);
-            let missing: Vec<String> = clients
-                .flat_map(|(name, client)| [(name, &client.id), (name, &client.secret)])
-                .filter(|(_, reference)| fetch(&secrets, reference).is_none())
-                .map(|(name, reference)| format!("{reference} of the client {name}"))
-                .collect();
+            let mut missing = vec![];
+            for (name, reference) in
+                clients.flat_map(|(name, client)| [(name, &client.id), (name, &client.secret)])
+            {
+                if let Err(why) = secrets.fetch(reference).await {
+                    missing.push(format!("{reference} of the client {name}: {why}"));
+                }
+            }
+            secrets.tell(&shell.health);
             match missing.as_slice() {
                 [] => shell.health.present("credentials"),
                 missing => shell.health.missing("credentials", format!("not found: {}", missing.join(", "))),

@@ -34,13 +34,14 @@ use holdline_stage::playbooks::{Playbooks, installation};
 use holdline_stage::run::Shell;
 use holdline_stage::secret::{Lookup, environment};
 use holdline_stage::settings::{Reader, host_name};
+use holdline_stage::vault::Vault;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{mpsc, watch};
 
 use frame::{Broker, Exit, Framer, LastHeard, Steady, WAITING_MAX};
 use poll::Pages;
 use receive::Entrance;
-use secrets::Secrets;
+use secrets::{Resolver, Secrets};
 use spool::{Folder, Spool};
 pub use tls::Tls;
 
@@ -77,7 +78,7 @@ pub struct Settings {
     pub spool_bytes_max: u64,
     /// A notification channel that says nothing for longer than this is connected again.
     pub notification_silence: Duration,
-    /// How `env:` references to secrets are looked up.
+    /// Where secrets are looked up.
     pub secrets: Lookup,
     /// Told the address once it is bound.
     pub bound: watch::Sender<Option<SocketAddr>>,
@@ -100,7 +101,7 @@ impl Default for Settings {
 
 impl Settings {
     /// Reads `gateway.listen`, `gateway.tls_certificate_file`, `gateway.tls_key_file`, `gateway.name`,
-    /// `gateway.spool`, `gateway.spool_bytes_max` and `gateway.notification_silence_ms`.
+    /// `gateway.spool`, `gateway.spool_bytes_max`, `gateway.notification_silence_ms` and what [`Vault`] has.
     pub fn read(reader: &mut Reader) -> Settings {
         let default = Settings::default();
         let silence_ms = reader.optional("gateway", "notification_silence_ms");
@@ -114,7 +115,8 @@ impl Settings {
             name: reader.optional("gateway", "name"),
             spool: reader.optional("gateway", "spool"),
             spool_bytes_max: reader.or("gateway", "spool_bytes_max", default.spool_bytes_max),
-            ..default
+            secrets: default.secrets.with_vault(Vault::read(reader)),
+            bound: default.bound,
         }
     }
 }
@@ -133,7 +135,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
     let folder = open_spool(&settings)?;
     let Begun { bus, installation, bundle, recognised } = begin(folder.as_deref(), &shell).await?;
     let playbooks = Playbooks::follow_from(&bus, &shell, playbook::compile, bundle.as_ref());
-    let secrets = Secrets::new(settings.secrets.clone());
+    let secrets = Secrets::default();
     let name = settings.name.clone().unwrap_or_else(|| format!("{}-{}", host_name(), address.port()));
     let run = token(&[&name, &clock::wall_ms().to_string(), &std::process::id().to_string()]);
     let heard = Arc::new(LastHeard::default());
@@ -165,7 +167,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
         }
         keep_playbooks(&playbooks, bundle.map(|bundle| bundle.hash()), folder, &shell);
     }
-    keep_secrets(&playbooks, &secrets, &shell);
+    keep_secrets(&playbooks, Resolver::new(settings.secrets.clone(), secrets.clone()), &shell);
     let entrance = Arc::new(Entrance {
         playbooks,
         secrets,
@@ -318,17 +320,18 @@ async fn serve(
     Ok(())
 }
 
-/// Looks secrets up again and again: a set may change, and so may a secret's file.
-fn keep_secrets(playbooks: &Playbooks<Set>, secrets: &Secrets, shell: &Shell) {
-    let (playbooks, secrets, shell) = (playbooks.clone(), secrets.clone(), shell.clone());
+/// Looks secrets up again and again: a set may change, and so may what a reference leads to.
+fn keep_secrets(playbooks: &Playbooks<Set>, mut resolver: Resolver, shell: &Shell) {
+    let (playbooks, shell) = (playbooks.clone(), shell.clone());
     shell.tasks.clone().spawn(async move {
         let mut changes = playbooks.changes();
         loop {
             if let Some((_, set)) = playbooks.current() {
-                match secrets.resolve(&set).as_slice() {
+                match resolver.resolve(&set).await.as_slice() {
                     [] => shell.health.present("secrets"),
                     missing => shell.health.missing("secrets", format!("not found: {}", missing.join(", "))),
                 }
+                resolver.lookup.tell(&shell.health);
             }
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },

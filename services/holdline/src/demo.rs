@@ -66,7 +66,7 @@ pub(crate) struct Demo {
 impl Demo {
     /// Starts the platform simulator.
     pub(crate) async fn start() -> anyhow::Result<Demo> {
-        let given = holdline_stage::secret::environment()(SECRET);
+        let given = holdline_stage::secret::environment().variable(SECRET);
         // Only as secret as a demonstration on loopback needs.
         let seed = format!("{:?} {}", clock::now(), std::process::id());
         let secret =

@@ -15,7 +15,7 @@ use holdline_proto::topology::Role;
 use holdline_stage::admin::Health;
 use holdline_stage::bus::Bus;
 use holdline_stage::run::{Shell, Tasks, signalled};
-use holdline_stage::secret::{Lookup, environment_with, fetch};
+use holdline_stage::secret::Lookup;
 use holdline_stage::settings::{Common, Nats, NatsTls, Reader, host_name};
 use holdline_stage::{admin, clock};
 use secrecy::SecretString;
@@ -136,8 +136,8 @@ impl Up {
         }
         let why = if self.demo { "holdline up --demo" } else { "holdline up" };
         site.push(&bundle, self.who.by.clone(), why, self.demo).await?;
-        let secrets = environment_with(secrets);
-        find_secrets(&bundle, &secrets)?;
+        let secrets = crate::commands::secrets(secrets)?;
+        find_secrets(&bundle, &secrets).await?;
         let listen = self
             .gateway
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], if self.demo { 0 } else { 8080 })));
@@ -179,16 +179,16 @@ impl Up {
 }
 
 /// Without its secret a subscription refuses every event: better said before anything runs.
-fn find_secrets(bundle: &Bundle, lookup: &Lookup) -> anyhow::Result<()> {
+async fn find_secrets(bundle: &Bundle, lookup: &Lookup) -> anyhow::Result<()> {
     let set = playbook::compile(bundle).map_err(anyhow::Error::msg)?;
     for subscription in set.subscriptions.values() {
         for reference in &subscription.secrets {
-            if fetch(lookup, reference).is_none() {
-                bail!(
+            lookup.fetch(reference).await.with_context(|| {
+                format!(
                     "subscription {} has its secret in {reference}, which is not there; set it and start again",
                     subscription.name
-                );
-            }
+                )
+            })?;
         }
     }
     Ok(())

@@ -5,11 +5,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use holdline_decide::playbook::Platform;
 use holdline_stage::clock::{self, Instant};
-use holdline_stage::secret::{Lookup, fetch};
+use holdline_stage::secret::Lookup;
 use reqwest::{Method, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -135,17 +133,17 @@ impl Tokens {
         let Some(client) = platform.clients.get(name) else {
             return Err(format!("there is no client {name}"));
         };
-        let found = |reference| {
-            let secret = fetch(&self.lookup, reference);
-            secret.ok_or_else(|| format!("{reference} of the client {name} leads to no secret"))
+        let found = async |reference| {
+            let secret = self.lookup.fetch(reference).await;
+            secret.map_err(|why| format!("{reference} of the client {name} leads to no secret: {why}"))
         };
-        let (id, secret) = (found(&client.id)?, found(&client.secret)?);
+        let (id, secret) = (found(&client.id).await?, found(&client.secret).await?);
         let address = format!("https://login.{}/oauth/token", platform.region);
         let url = Url::parse(&address).map_err(|error| format!("{address}: {error}"))?;
-        let credentials = STANDARD.encode(format!("{}:{}", id.expose_secret(), secret.expose_secret()));
         let answer = routes
             .request(Method::POST, url, platform.connect_to.as_ref())?
-            .header(reqwest::header::AUTHORIZATION, format!("Basic {credentials}"))
+            // Told to be sensitive, so that no log of a client shows it.
+            .basic_auth(id.expose_secret(), Some(secret.expose_secret()))
             .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body("grant_type=client_credentials")
             .send()

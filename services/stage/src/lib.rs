@@ -25,6 +25,12 @@ pub mod secret;
 
 pub mod token;
 
+pub mod vault;
+
+pub mod dump;
+
+pub mod http;
+
 pub mod pipe;
 
 pub mod lease;

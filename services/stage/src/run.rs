@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Health};
 use crate::settings::{BadSettings, Common, Reader};
-use crate::telemetry;
+use crate::{dump, telemetry};
 
 /// Exit code for settings that cannot be used.
 pub const EXIT_CONFIGURATION: u8 = 64;
@@ -99,6 +99,7 @@ where
     R: FnOnce(S, Shell) -> F,
 {
     use clap::{CommandFactory, FromArgMatches};
+    let closed = dump::forbid();
     let command = Arguments::command().name(role.program()).version(env!("CARGO_PKG_VERSION")).about(about);
     let arguments = match command.try_get_matches().and_then(|m| Arguments::from_arg_matches(&m)) {
         Ok(arguments) => arguments,
@@ -111,6 +112,9 @@ where
     let common = Common::read(&mut reader);
     let settings = read(&mut reader);
     telemetry::init(role.name(), "info");
+    if let Err(open) = closed {
+        tracing::warn!("{open}");
+    }
     match reader.finish() {
         Ok(()) => finish(start(settings, common, run)),
         Err(error) => finish(Err(error.into())),

@@ -168,16 +168,13 @@ impl<'a, 'f> Fields<'a, 'f> {
         let text = self.needed_text(key)?;
         match secret::read(&text.value) {
             Written::Reference(reference) => return Some(reference),
-            Written::Vault => self.findings.unsupported(self.source, &text.at, "a `vault:` secret"),
+            Written::Malformed(why) => {
+                self.findings.error(self.source, &text.at, format!("`{key}`: {why}"));
+            }
             Written::Literal => {
                 let message =
                     format!("`{key}` is written in place, where everyone who reads this file can read it");
-                self.findings.error_with(
-                    self.source,
-                    &text.at,
-                    message,
-                    "refer to it: `env:NAME` or `file:PATH`",
-                );
+                self.findings.error_with(self.source, &text.at, message, secret::INSTEAD);
             }
         }
         None

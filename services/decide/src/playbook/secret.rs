@@ -12,8 +12,8 @@ use super::parse::{FileKind, kind_of};
 /// What a `secretToken` says.
 pub(super) enum Written {
     Reference(SecretRef),
-    /// `vault:…`, which is to come.
-    Vault,
+    /// A reference that leads nowhere, and what is wrong with it.
+    Malformed(String),
     /// The secret itself.
     Literal,
 }
@@ -23,11 +23,32 @@ pub(super) fn read(text: &str) -> Written {
         Written::Reference(SecretRef::Env(name.into()))
     } else if let Some(path) = text.strip_prefix("file:") {
         Written::Reference(SecretRef::File(path.into()))
-    } else if text.starts_with("vault:") {
-        Written::Vault
+    } else if let Some(place) = text.strip_prefix("vault:") {
+        vault(place).map_or_else(Written::Malformed, Written::Reference)
     } else {
         Written::Literal
     }
+}
+
+/// How to write a secret down without writing it down.
+pub(super) const INSTEAD: &str = "refer to it: `env:NAME`, `file:PATH` or `vault:PATH#KEY`";
+
+/// What is wrong is told without what was written: it may be a secret in the wrong place.
+fn vault(place: &str) -> Result<SecretRef, String> {
+    const EXPECTED: &str = "expected `vault:PATH#KEY`, such as `vault:telephony/gateway#hmac`";
+    let Some((path, key)) = place.split_once('#') else {
+        return Err(format!("it names no key; {EXPECTED}"));
+    };
+    let is_plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(char::is_control);
+    if !path.split('/').all(is_plain) {
+        return Err(format!(
+            "its path is not one below the engine's mount, without slashes at its ends; {EXPECTED}"
+        ));
+    }
+    if !is_plain(key) || key.contains('#') {
+        return Err(format!("what follows # is no key; {EXPECTED}"));
+    }
+    Ok(SecretRef::Vault { path: path.into(), key: key.into() })
 }
 
 /// The environment variable under which a secret written in place is looked up.

@@ -15,6 +15,7 @@ pub(crate) mod send;
 mod subscriptions;
 mod why_not;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -24,8 +25,11 @@ use holdline_proto::topology::Role;
 use holdline_stage::admin::Health;
 use holdline_stage::bus::Bus;
 use holdline_stage::run::{Tasks, finish};
-use holdline_stage::settings::Nats;
-use holdline_stage::telemetry;
+use holdline_stage::secret::{Lookup, environment_with};
+use holdline_stage::settings::{Nats, Reader};
+use holdline_stage::vault::Vault;
+use holdline_stage::{dump, telemetry};
+use secrecy::SecretString;
 
 use crate::broker::{self, DataDir};
 use crate::up::Up;
@@ -137,6 +141,15 @@ fn text(text: &str) -> Result<String, String> {
     }
 }
 
+/// Where a command looks secrets up: those that stand in the files themselves, the environment, files, and the Vault
+/// that `HOLDLINE_VAULT_…` names.
+pub(crate) fn secrets(literals: BTreeMap<String, SecretString>) -> anyhow::Result<Lookup> {
+    let mut reader = Reader::of_process(None);
+    let vault = Vault::read(&mut reader);
+    reader.finish()?;
+    Ok(environment_with(literals).with_vault(vault))
+}
+
 /// The answer was "no": exit code 1, nothing more to say.
 #[derive(Debug, thiserror::Error)]
 #[error("no")]
@@ -144,6 +157,7 @@ pub(crate) struct No;
 
 /// Runs what was typed.
 pub fn main() -> ExitCode {
+    let closed = dump::forbid();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -153,6 +167,9 @@ pub fn main() -> ExitCode {
     };
     // A person reads the terminal: what goes well is said by the command itself.
     telemetry::init("holdline", "warn");
+    if let Err(open) = closed {
+        tracing::warn!("{open}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let ran = match runtime {
         Ok(runtime) => runtime.block_on(run(arguments.command)),

@@ -7,7 +7,6 @@ use base64::Engine;
 use hmac::{Hmac, KeyInit, Mac};
 use holdline_decide::playbook::{self, Auth, Subscription};
 use holdline_stage::clock;
-use holdline_stage::secret::{environment_with, fetch};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -52,10 +51,12 @@ impl Send {
             }
         };
         let literals = literals.into_iter().map(|(name, literal)| (name, SecretString::from(literal)));
-        let lookup = environment_with(literals.collect());
+        let lookup = super::secrets(literals.collect())?;
         let secret = match subscription.secrets.first() {
             None => String::new(),
-            Some(reference) => fetch(&lookup, reference)
+            Some(reference) => lookup
+                .fetch(reference)
+                .await
                 .with_context(|| format!("{reference} holds the secret, and it is not there"))?
                 .expose_secret()
                 .to_string(),

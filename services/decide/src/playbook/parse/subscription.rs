@@ -284,7 +284,9 @@ fn read_secrets(fields: &mut Fields<'_, '_>, subscription: &str) -> Vec<SecretRe
         };
         match secret::read(text) {
             Written::Reference(reference) => secrets.push(reference),
-            Written::Vault => fields.findings.unsupported(fields.source, &token.at, "a `vault:` secret"),
+            Written::Malformed(why) => {
+                fields.findings.error(fields.source, &token.at, format!("`secretToken`: {why}"));
+            }
             Written::Literal if text.is_empty() => {
                 fields.findings.error(fields.source, &token.at, "`secretToken` is empty");
             }
@@ -295,9 +297,7 @@ fn read_secrets(fields: &mut Fields<'_, '_>, subscription: &str) -> Vec<SecretRe
                     fields.source,
                     &token.at,
                     "a secret is written in place, where everyone who reads this file can read it",
-                    format!(
-                        "refer to it: `env:NAME` or `file:PATH`; until then it is looked up as {variable}"
-                    ),
+                    format!("{}; until then it is looked up as {variable}", secret::INSTEAD),
                 );
                 secrets.push(SecretRef::Env(variable));
             }

@@ -15,7 +15,7 @@ use holdline_decide::subscribe::{self, Change, Field, Plan, What};
 use holdline_platform::{Api, Failed, Response};
 use holdline_proto::audit::{Act, Deed};
 use holdline_proto::topology::Role;
-use holdline_stage::secret::{Lookup, environment_with, fetch};
+use holdline_stage::secret::Lookup;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
@@ -104,7 +104,7 @@ impl Subscriptions {
         }
         let applied = match apply {
             Some(signed) => {
-                let secrets = secrets(&set, &plan, &lookup)?;
+                let secrets = secrets(&set, &plan, &lookup).await?;
                 Some(signed.make(&caller, &plan, &secrets, rotate, which.output).await?)
             }
             None => None,
@@ -130,7 +130,7 @@ impl Which {
         };
         let literals = playbook::replace_literals(&mut bundle);
         let literals = literals.into_iter().map(|(name, literal)| (name, SecretString::from(literal)));
-        Ok((set, environment_with(literals.collect())))
+        Ok((set, super::secrets(literals.collect())?))
     }
 
     fn client<'a>(&'a self, platform: &'a Platform) -> anyhow::Result<&'a str> {
@@ -258,20 +258,18 @@ impl Caller<'_> {
 }
 
 /// The secret of every change, looked up before the first is made.
-fn secrets(set: &Set, plan: &Plan, lookup: &Lookup) -> anyhow::Result<Vec<Option<SecretString>>> {
-    let secret = |change: &Change| {
-        let subscription = set.subscriptions.get(&change.subscription);
-        let subscription = subscription.filter(|_| !matches!(change.what, What::Remove { .. }));
-        let Some(reference) = subscription.and_then(subscribe::secret) else { return Ok(None) };
-        let found = fetch(lookup, reference);
-        found.map(Some).with_context(|| {
-            format!(
-                "subscription {} has its secret in {reference}, which is not there; nothing was changed",
-                change.subscription
-            )
-        })
-    };
-    plan.changes.iter().map(secret).collect()
+async fn secrets(set: &Set, plan: &Plan, lookup: &Lookup) -> anyhow::Result<Vec<Option<SecretString>>> {
+    let mut secrets = vec![];
+    for Change { subscription: name, what, .. } in &plan.changes {
+        let subscription = set.subscriptions.get(name).filter(|_| !matches!(what, What::Remove { .. }));
+        secrets.push(match subscription.and_then(subscribe::secret) {
+            None => None,
+            Some(reference) => Some(lookup.fetch(reference).await.with_context(|| {
+                format!("subscription {name} has its secret in {reference}, which is not there; nothing was changed")
+            })?),
+        });
+    }
+    Ok(secrets)
 }
 
 impl Signed {
