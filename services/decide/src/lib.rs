@@ -4,17 +4,11 @@
 //! Follow an event: [`source`] reads what arrives in other shapes than the guide's, [`classify`] turns accepted
 //! events into signals, [`debounce`] turns signals into incidents and decides when to act and when to undo,
 //! [`execute`] turns a command into a request and a response into an outcome when [`rate`] lets it leave, and
-<<<<<<< HEAD
-//! [`native`] what the platform shows into the one call that is needed; [`verify`] says whether it worked;
-//! [`retry`] says what of the dead letters comes back. [`replay`] folds recorded inputs again. [`subscribe`]
-//! compares the platform's subscriptions with a set's, [`audit`] an audit trail with what it says of itself. [`playbook`]
-//! is what they all go by.
-=======
-//! [`native`] what the platform shows into the one call that is needed; [`verify`] says whether it worked,
-//! unless the entity's own events do; [`retry`] says what of the dead letters comes back. [`replay`] folds
-//! recorded inputs again. [`subscribe`] compares the platform's subscriptions with a set's. [`playbook`] is what
-//! they all go by.
->>>>>>> probe
+//! [`native`] what the platform shows into the one call that is needed. Before that, people may have to allow it
+//! ([`approval`], and [`hours`] say when), may have stopped it ([`pause`]), or allow only so much ([`budget`]).
+//! [`verify`] says whether it worked, unless the entity's own events do; [`retry`] says what of the dead letters comes
+//! back. [`replay`] folds recorded inputs again. [`subscribe`] compares the platform's subscriptions with a set's,
+//! [`audit`] an audit trail with what it says of itself. [`playbook`] is what they all go by.
 
 pub mod playbook;
 

@@ -8,10 +8,12 @@ use holdline_decide::approval::{self, Person, Standing, Terms};
 use holdline_decide::execute::{self, Shown};
 use holdline_decide::playbook::{Action, Set};
 use holdline_proto::approval::{Asked, Ruling};
+use holdline_proto::audit::{Act, Deed};
 use holdline_proto::command::Command;
 use holdline_proto::outcome::Done;
-use holdline_proto::topology::Bucket;
+use holdline_proto::topology::{Bucket, Role};
 use holdline_proto::wire;
+use holdline_stage::audit;
 use holdline_stage::bus::{Place, Put, StoreError};
 use holdline_stage::token;
 
@@ -56,26 +58,23 @@ impl Executor {
         {
             let asked = Asked { people: asked.people.max(terms.people), ..asked };
             if !is_about(&asked, command, &shown) {
-                tracing::warn!(
-                    incident = command.incident,
-                    "approval {id} is for another request than the one that would leave now: people are asked anew"
-                );
+                let why = "it is for another request than the one that would leave now: people are asked anew";
+                tracing::warn!(incident = command.incident, "approval {id}: {why}");
+                self.record(Act::ApprovalRefused, command, id, why).await?;
             } else {
                 match approval::judge(&asked, &set.people, authentic(&asked), now_ms) {
                     Standing::Allowed { by } => {
                         let by = if by.is_empty() { "nobody objected".into() } else { by.join(", ") };
-                        tracing::info!(incident = command.incident, "{} is allowed: {by}", command.action);
+                        self.record(Act::ApprovalUsed, command, id, &by).await?;
                         return Ok(Word::Allowed(Some(id.clone())));
                     }
                     Standing::Denied { by, reason } => {
                         return Ok(Word::Denied(format!("denied by {by}: {reason}")));
                     }
                     Standing::Waits { missing, void } => {
-                        let void = void.join("; ");
-                        tracing::warn!(
-                            incident = command.incident,
-                            "approval {id} needs {missing} more; what counts for nothing: [{void}]"
-                        );
+                        let why = format!("{missing} more must approve; for nothing counts [{}]", void.join("; "));
+                        tracing::warn!(incident = command.incident, "approval {id}: {why}");
+                        self.record(Act::ApprovalRefused, command, id, &why).await?;
                         return Ok(Word::Awaited(awaits(&asked, perhaps_done)));
                     }
                     Standing::Expired => {}
@@ -133,8 +132,20 @@ impl Executor {
             rulings: vec![],
         };
         let put = Put { expect: Some(place.revision), ttl: Some(KEPT), ..Put::default() };
+        self.record(Act::ApprovalAsked, command, &id, "").await?;
         self.bus.put(Bucket::Approvals, &id, wire::encode(&asked).into(), put).await?;
         Ok(asked)
+    }
+
+    /// Writes down what comes of what people say. What cannot be written down is not done.
+    async fn record(&self, act: Act, command: &Command, id: &str, why: &str) -> Result<(), StoreError> {
+        let about = format!("{} for {}", command.action, command.key.entity);
+        let deed = Deed::new(Role::Executor.name(), act, about, why)
+            .with("approval", id)
+            .with("incident", &command.incident)
+            .with("decision", command.decision.to_string());
+        audit::append(&self.bus, &deed).await.map_err(|error| StoreError::Unknown(error.to_string()))?;
+        Ok(())
     }
 
     /// What people are asked under an id. What cannot be read allows nothing.

@@ -229,9 +229,6 @@ fn events(timeline: &str) -> Vec<(i64, i64, &str, Status)> {
     events
 }
 
-/// Not at the epoch, so that a forgotten zero shows.
-const BEGIN: i64 = 1_000_000;
-
 fn run(rules: &str, circumstances: Circumstances, timeline: &str, until_s: i64) -> World {
     let mut world = World {
         book: book(rules, &circumstances),

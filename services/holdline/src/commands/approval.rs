@@ -11,16 +11,19 @@ use holdline_decide::approval::{self, Person, Standing};
 use holdline_decide::explain::duration;
 use holdline_decide::playbook::{self, Set};
 use holdline_proto::approval::{Asked, Ruled, Ruling, Verdict};
+use holdline_proto::audit::{Act, Deed};
 use holdline_proto::incident::View;
 use holdline_proto::playbooks::{Bundle, CURRENT};
 use holdline_proto::topology::{Bucket, Role};
 use holdline_proto::wire;
+use holdline_stage::audit::append;
 use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::{Bus, Place, Put, StoreError};
 use holdline_stage::clock;
 use holdline_stage::token::{self, Token};
 use serde_json::{Value, json};
 
+use super::audit::audited;
 use super::{Installation, No};
 use crate::output::{self, Output, iso, line};
 
@@ -236,20 +239,35 @@ impl Rule {
                 signature: vec![],
             };
             let signature = token.sign(&ruling.signed(&asked))?;
+            let act = match verdict {
+                Verdict::Approve => Act::Approved,
+                Verdict::Deny if asked.rulings.is_empty() => Act::Denied,
+                Verdict::Deny => Act::Revoked,
+            };
+            let deed = Deed::new(name, act, format!("{} for {}", asked.action, asked.key.entity), &self.reason)
+                .with("approval", &asked.id)
+                .with("incident", &asked.incident)
+                .with("request", &asked.request)
+                .with("signature", hex::encode(&signature));
             asked.rulings.push(Ruling { signature, ..ruling });
             let put = Put { expect: Some(place.revision), ttl: Some(KEPT), ..Put::default() };
-            match bus.put(Bucket::Approvals, &self.id, wire::encode(&asked).into(), put).await {
-                Ok(_) => {
+            let stored = audited(bus, deed, async {
+                match bus.put(Bucket::Approvals, &self.id, wire::encode(&asked).into(), put).await {
+                    Ok(_) => Ok(()),
+                    Err(StoreError::Fenced) => Err(Overtaken.into()),
+                    Err(error) => bail!(
+                        "it is not known whether that was stored: {error}; look with `holdline approvals --all`"
+                    ),
+                }
+            });
+            match stored.await {
+                Ok(()) => {
                     let told = standing(&asked, set, now_ms);
                     self.tell(bus, &asked, &told).await?;
                     return Ok(Ok((asked, told)));
                 }
-                Err(StoreError::Fenced) => {}
-                Err(error) => {
-                    bail!(
-                        "it is not known whether that was stored: {error}; look with `holdline approvals --all`"
-                    )
-                }
+                Err(error) if error.is::<Overtaken>() => {}
+                Err(error) => return Err(error),
             }
         }
         bail!("others write at the same time, again and again; nothing is changed")
@@ -277,6 +295,11 @@ impl Rule {
         Ok(())
     }
 }
+
+/// Somebody else has written since it was read.
+#[derive(Debug, thiserror::Error)]
+#[error("somebody else has spoken in the same moment; it is looked at again")]
+struct Overtaken;
 
 fn standing(asked: &Asked, set: &Set, now_ms: i64) -> Standing {
     let authentic = |person: &Person, ruling: &Ruling| {
