@@ -55,14 +55,26 @@ fn subscribe(folder: &Path, name: &str, auth: &str, secret: &Value) {
 
 /// Three failures of a subscription's entity enable the group of its name, two healthy events undo it.
 fn act(folder: &Path, subscription: &str, client: &str) {
-    let action = json!({"name": format!("{subscription}-group"), "actionType": "GENESYS", "client": client,
+    let action = json!({"name": format!("{subscription}-act"), "actionType": "GENESYS", "client": client,
         "kind": "emergency_group.set", "parameters": {"group": "{{data.gatewayId}}"}});
+    act_by(folder, subscription, &action);
+}
+
+/// A playbook for a subscription of which only healthy events come.
+fn watch(folder: &Path, subscription: &str) {
+    let action = json!({"name": format!("{subscription}-act"), "actionType": "WEBHOOK", "method": "POST",
+        "url": "http://127.0.0.1:1/"});
+    act_by(folder, subscription, &action);
+}
+
+fn act_by(folder: &Path, subscription: &str, action: &Value) {
     write(folder, &format!("actions/{subscription}.json"), &action.to_string());
     let playbook = format!(
         "playbook: {subscription}\nmode: live\non:\n  subscription: {subscription}\n  entity: data.gatewayId\n  failed: \
          status == 'FAILED'\n  healthy: status == 'HEALTHY'\nconfirm: {{failures: 3, stable_for: 0s}}\nact:\n  \
-         failed: {{do: [{subscription}-group], class: failover, deadline: 20s}}\nrevert: {{healthy: 2, stable_for: \
-         0s, silence: 15m, do: undo}}\n"
+         failed: {{do: [{subscription}-act], class: failover, deadline: 20s}}\nrevert: {{healthy: 2, stable_for: \
+         0s, silence: 15m, do: {}}}\n",
+        if action["actionType"] == "GENESYS" { "undo".to_string() } else { format!("[{subscription}-act]") },
     );
     write(folder, &format!("{subscription}.playbook.yaml"), &playbook);
 }
@@ -81,6 +93,7 @@ fn by_app_role(address: std::net::SocketAddr, folder: &Path) -> Vec<(&'static st
 fn installed(name: &str, secret: &Value, settings: &[(&str, String)]) -> Installation {
     let folder = scratch(&format!("{name}-playbooks"));
     subscribe(&folder, "telephony", "HMAC", secret);
+    watch(&folder, "telephony");
     let mut installation = Installation::broker(name, &folder, "default");
     for (variable, value) in settings {
         installation.variable(variable, value);
@@ -276,6 +289,7 @@ async fn g7_a_rotation_under_load_refuses_no_event() {
     subscribe(&playbooks, "vault", "HMAC", &json!(format!("vault:{PATH}#hmac")));
     subscribe(&playbooks, "file", "HMAC", &json!(format!("file:{}", file.display())));
     subscribe(&playbooks, "pair", "HMAC", &json!("env:HOLDLINE_TELEPHONY_SECRET"));
+    ["vault", "file", "pair"].iter().for_each(|subscription| watch(&playbooks, subscription));
     let mut installation = Installation::broker("rotation", &playbooks, "default");
     for (variable, value) in by_app_role(vault.address, &secrets) {
         installation.variable(variable, &value);
@@ -455,6 +469,7 @@ async fn g7_no_secret_is_in_a_log_a_stream_a_file_a_page_or_a_command_line() {
         report(&mut traces, subscription, "HEALTHY", 1);
     }
     // What is forged is refused.
+    rustls::crypto::ring::default_provider().install_default().ok();
     for (path, auth) in [
         ("vaulted", ""),
         ("filed", "Basic dXNlcjpub2JvZHk="),
@@ -578,8 +593,8 @@ fn show(traces: &mut Traces, what: &str, output: &Output) {
     traces.add(format!("output of {what}"), [&output.stdout[..], &output.stderr].concat());
 }
 
-/// `PR_SET_DUMPABLE` is off: another process of the same user can read neither environment nor memory, and the kernel
-/// writes no core file, not even where its limit is lifted. Beside each program stands one that has not done so.
+/// `PR_SET_DUMPABLE` is off: another process of the same user can read neither environment nor memory; and SIGABRT leaves
+/// no core file. The control is a process that has forbidden neither.
 #[test]
 fn g7_no_other_process_reads_a_programs_memory() {
     let folder = std::env::temp_dir().join(format!("holdline-dump-{}", std::process::id()));
@@ -616,16 +631,17 @@ fn g7_no_other_process_reads_a_programs_memory() {
         command.output().unwrap().status.success()
     };
     let dumps = |running: &mut Running| {
-        let lifted = Command::new("prlimit")
-            .args(["--pid", &running.id().to_string(), "--core=unlimited:unlimited"])
-            .status()
-            .is_ok_and(|status| status.success());
+        // As far as its hard limit lets us.
+        let mut lift = Command::new("prlimit");
+        lift.args(["--pid", &running.id().to_string(), "--core=unlimited:"]);
+        as_user(&mut lift);
+        lift.output().ok();
         running.signal("ABRT");
         let began = clock::now();
         loop {
             if let Some(status) = running.ended() {
                 assert_eq!(status.signal(), Some(6), "it had ended before: {status}");
-                return (lifted, status.core_dumped());
+                return status.core_dumped();
             }
             assert!(began.elapsed() < PATIENCE);
             std::thread::sleep(Duration::from_millis(10));
@@ -637,10 +653,8 @@ fn g7_no_other_process_reads_a_programs_memory() {
     while !reads(open.id(), "environ") {
         assert!(began.elapsed() < PATIENCE, "the control cannot be read either");
     }
-    let (is_lifted, is_dumped) = dumps(&mut open);
-    let makes_cores = is_lifted && is_dumped;
-    if !makes_cores {
-        eprintln!("this machine makes no core files for the control: only the reading is tried");
+    if !dumps(&mut open) {
+        eprintln!("this machine makes no core file of the control: only the reading is tried");
     }
     let nats = format!("nats://{}", free_address());
     let data = folder.join("data");
@@ -661,8 +675,7 @@ fn g7_no_other_process_reads_a_programs_memory() {
         let limit = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
         let limit: Vec<&str> = limit.split_whitespace().skip(4).take(2).collect();
         assert_eq!(limit, ["0", "0"], "{name}");
-        let (_, is_dumped) = dumps(&mut running);
-        assert!(!is_dumped, "{name} left a core file");
+        assert!(!dumps(&mut running), "{name} left a core file");
     }
     std::fs::remove_dir_all(&folder).ok();
 }
