@@ -1,5 +1,5 @@
-//! RATE: how fast a host, or one client of it, may be called by all executors together. An entry is changed by
-//! compare-and-set only, so every executor adds to what all the others have taken before it.
+//! RATE: how fast a host, or one client of it, may be called by all replicas of all services together. An
+//! entry is changed by compare-and-set only, so every replica adds to what all the others have taken before it.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use crate::wire::Wire;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Window {
-    /// When calls may leave that an executor has taken a turn for, in order; the last second of them.
+    /// When calls may leave that a replica has taken a turn for, in order; the last second of them.
     pub taken_us: Vec<i64>,
     /// Those of them that are no remedies.
     pub others_us: Vec<i64>,

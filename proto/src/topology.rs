@@ -420,6 +420,9 @@ impl Topology {
                 publish.extend(own(&["event.*"]));
                 // Which gateway listens on notification channels.
                 publish.extend(self.lease_rights(role));
+                // What it asks takes turns with what the executors call.
+                publish.push(self.entry(Bucket::Rate, ">"));
+                publish.extend(self.look_up_rights(Bucket::Rate));
             }
             Role::Classifier => {
                 publish.extend(own(&["signal.*", "dead.classifier"]));
@@ -706,6 +709,8 @@ mod tests {
         assert_eq!(writers("hl.internal.operator.0"), [Role::Operator]);
         assert_eq!(writers("hl.internal.fired.0"), []);
         assert_eq!(writers("hl.audit"), [Role::Executor, Role::Operator]);
+        // The two that call others share one window (E5).
+        assert_eq!(writers(&topology.entry(Bucket::Rate, "x")), [Role::Gateway, Role::Executor]);
     }
 
     #[test]

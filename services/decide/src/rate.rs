@@ -3,7 +3,7 @@
 //!
 //! A [`Window`] holds the instants at which calls may leave. [`take`] adds the next ones, each at least
 //! [`WINDOW_US`] after the one that lies a whole limit before it: so any `limit` calls in a row span more than a
-//! second. An instant that nobody uses is given back, or forfeited with the executor that died. A token bucket
+//! second. An instant that nobody uses is given back, or forfeited with whoever died. A token bucket
 //! would not do: full, and refilled while it is emptied, it lets nearly twice the limit through in one second.
 //! [`learn`] adds what an answer says. Both get the time as data, in microseconds of the broker's clock.
 
@@ -39,6 +39,10 @@ const RESOLUTION_US: i64 = 1_000_000;
 
 /// A reset that is told to be further away than this is taken to be then.
 const RESET_US_MAX: i64 = 3_600_000_000;
+
+/// What a quiet that was asked for is made longer by: whoever learns of it and whoever calls after it read the broker's
+/// clock with an error each, and none may be early.
+const CLOCKS_DIFFER_US: i64 = 100_000;
 
 /// Quiet after a 429 that names no time: the first, twice as long each time, up to the last.
 const QUIET_US: i64 = 500_000;
@@ -209,8 +213,7 @@ fn forget(window: &mut Window, now_us: i64) {
     let counts = |at_us: &i64| at_us.saturating_add(WINDOW_US) > now_us && *at_us <= ahead_us;
     window.taken_us.retain(counts);
     window.others_us.retain(counts);
-    let quiet_us_max = i64::try_from(RETRY_AFTER_MS_MAX).unwrap_or(i64::MAX).saturating_mul(1_000);
-    window.closed_until_us = window.closed_until_us.min(now_us.saturating_add(quiet_us_max));
+    window.closed_until_us = window.closed_until_us.min(now_us.saturating_add(asked_us(RETRY_AFTER_MS_MAX)));
     if let Some(told) = &mut window.told {
         told.resets_us = told.resets_us.min(ahead_us.saturating_add(told.period_us));
     }
@@ -227,9 +230,7 @@ pub fn learn(window: &mut Window, limits: &Limits, now_us: i64, dice: u64) -> bo
             window.throttled = 0;
         }
     } else if let Some(retry_after_ms) = limits.retry_after_ms {
-        let wait_us =
-            i64::try_from(retry_after_ms.min(RETRY_AFTER_MS_MAX)).unwrap_or(i64::MAX).saturating_mul(1_000);
-        let until_us = now_us.saturating_add(wait_us);
+        let until_us = now_us.saturating_add(asked_us(retry_after_ms));
         // Of many such answers at once, the first is news.
         if until_us > window.closed_until_us.saturating_add(RESOLUTION_US / 2)
             || now_us >= window.closed_until_us
@@ -243,6 +244,12 @@ pub fn learn(window: &mut Window, limits: &Limits, now_us: i64, dice: u64) -> bo
         window.throttled = window.throttled.saturating_add(1);
     }
     *window != before
+}
+
+/// How long there is quiet when a target asks for so many milliseconds of it.
+fn asked_us(retry_after_ms: u64) -> i64 {
+    let asked_ms = i64::try_from(retry_after_ms.min(RETRY_AFTER_MS_MAX)).unwrap_or(i64::MAX);
+    asked_ms.saturating_mul(1_000).saturating_add(CLOCKS_DIFFER_US)
 }
 
 fn learn_told(window: &mut Window, limits: &Limits, now_us: i64) {

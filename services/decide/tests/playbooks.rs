@@ -129,6 +129,34 @@ fn g9_a_channel_of_the_gateways_own() {
     check(trunks, r#""authType": "NONE""#, platform, &[]);
 }
 
+#[test]
+fn g9_a_client_has_twenty_channels() {
+    let check = |subscriptions: usize, entities: usize, expected: &[&str]| {
+        let mut bundle = sample("loop");
+        let platform =
+            "platform: {region: mypurecloud.ie, clients: {telephony: {id: env:ID, secret: env:S}}}\n";
+        bundle.files.get_mut("holdline.yaml").unwrap().push_str(platform);
+        for number in 0..subscriptions {
+            let entities: Vec<String> = (0..entities).map(|n| format!("\"e{n}\"")).collect();
+            let text = format!(
+                r#"{{"name": "s{number:02}", "topicName": "v2.telephony.providers.edges.{{id}}", "source": "notification",
+                "client": "telephony", "poll": {{"every": "60s"}}, "entities": [{}]}}"#,
+                entities.join(",")
+            );
+            bundle.files.insert(format!("subscriptions/s{number:02}.json"), text);
+        }
+        let (_, findings) = playbook::load(&bundle);
+        let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+        let told: Vec<&str> = errors.map(|finding| finding.message.as_str()).collect();
+        let all = expected.iter().zip(&told).all(|(part, text)| text.contains(part));
+        assert!(all && told.len() == expected.len(), "{subscriptions} {entities}: {told:#?}");
+    };
+    check(20, 0, &[]);
+    check(21, 0, &["subscription s20 the client telephony listens on 21 channels"]);
+    check(10, 2_000, &[]);
+    check(10, 2_001, &["s06", "s07", "s08", "s09"]);
+}
+
 /// Changes one file of the loop and expects these findings (severity, line, part of the message), no more.
 fn check(file: &str, from: &str, to: &str, expected: &[(Severity, usize, &str)]) {
     let mut bundle = sample("loop");

@@ -4,10 +4,9 @@
 use holdline_decide::execute::{Answer, Request};
 use holdline_decide::playbook::{ConnectTo, Set, Target};
 use holdline_platform::limits;
+use holdline_platform::rate::Pace;
 use holdline_platform::route::{Routes, body, is_unsent, reason};
 use reqwest::{Method, Url};
-
-use crate::rate::{CALLS_PER_SECOND, Pace};
 
 /// Bytes of an answer that are read; the rest is left, and the connection closed.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -38,9 +37,7 @@ impl Destination {
         };
         let port = url.port_or_known_default().unwrap_or(443);
         let target = set.target(&host, port).cloned();
-        let calls_per_second = target.as_ref().and_then(|t| t.calls_per_second).unwrap_or(CALLS_PER_SECOND);
-        let pace = Pace { host: format!("{host}:{port}"), client: None, calls_per_second };
-        Ok(Destination { pace, url, target })
+        Ok(Destination { pace: Pace::to(&host, port, target.as_ref()), url, target })
     }
 
     fn connect_to(&self) -> Option<&ConnectTo> {

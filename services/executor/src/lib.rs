@@ -1,7 +1,7 @@
 //! Takes commands, calls targets, reports outcomes.
 //!
 //! [`protocol`] is the way of one command, readable from top to bottom: at most one executor acts on an entity at a
-//! time ([`lock`]), no call leaves before its turn ([`rate`]) or while people have stopped it ([`pauses`]), no
+//! time ([`lock`]), no call leaves before its turn ([`holdline_platform::rate`]) or while people have stopped it ([`pauses`]), no
 //! remedy beyond its playbook's budget ([`budget`]), what is about to be called is written down before it is
 //! called ([`intent`]), and an outcome goes out on `hl.internal.outcome.<p>` only, from where it can never begin an
 //! incident. [`native`] is the way of an action on the platform itself, which keeps what was there before ([`kept`]);
@@ -17,7 +17,6 @@ mod lock;
 mod native;
 mod pauses;
 mod protocol;
-mod rate;
 mod target;
 mod verify;
 
@@ -26,6 +25,7 @@ use std::time::Duration;
 
 use holdline_decide::playbook::{self, Set};
 use holdline_platform::Api;
+use holdline_platform::rate::Rates;
 use holdline_proto::topology::{EXECUTOR_CONSUMER, Role, Stream};
 use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::Bus;
@@ -86,7 +86,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
         caller: call::Caller::new()?,
         api: Api::new(settings.secrets.clone())?,
         locks: lock::Locks::default(),
-        rates: rate::Rates::new(time),
+        rates: Rates::new(Role::Executor, bus.clone(), time),
         targets: target::Targets::default(),
         tasks: shell.tasks.clone(),
     });

@@ -6,6 +6,7 @@ use std::time::Duration;
 use holdline_decide::execute::{self, Answer as Answered, Next, UNCHANGED};
 use holdline_decide::native::{self, Call, Change, Kept, PAGE_SIZE, Plan};
 use holdline_decide::playbook::{Native, Platform, Set};
+use holdline_platform::rate::Pace;
 use holdline_platform::{Failed, Response};
 use holdline_proto::command::{Command, Intent};
 use holdline_proto::outcome::Done;
@@ -18,7 +19,6 @@ use crate::intent::Earlier;
 use crate::kept;
 use crate::lock::Lock;
 use crate::protocol::{Asking, Executor, fingerprint};
-use crate::rate::Pace;
 
 /// Pages that are read of one list: a queue of 2,000 members.
 const PAGES_MAX: usize = 20;
@@ -209,7 +209,7 @@ impl Executor {
         }
         let (answer, body) = self.ask(caller, &call).await;
         if let Answered::Status { limits, .. } = &answer {
-            self.rates.learn(&self.bus, &caller.pace, limits).await;
+            self.rates.learn(&caller.pace, limits).await;
         }
         Ok(match (&answer, body) {
             (Answered::Status { status: 200..300, .. }, Some(body)) => Looked::Shown(body),

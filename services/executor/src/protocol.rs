@@ -13,6 +13,7 @@ use holdline_decide::execute::{self, Answer as Answered, Next, Standing, may_hav
 use holdline_decide::playbook::{Doing, Method, Set, Webhook};
 use holdline_decide::rate::Purpose;
 use holdline_platform::Api;
+use holdline_platform::rate::{Granted, Pace, Rates, Turn};
 use holdline_proto::command::{Command, Direction, Intent};
 use holdline_proto::dead_letter::DeadLetter;
 use holdline_proto::incident::View;
@@ -37,7 +38,6 @@ use crate::call::{Caller, Destination};
 use crate::intent::{self, Earlier};
 use crate::lock::{self, Lock, Locks};
 use crate::pauses;
-use crate::rate::{Granted, Pace, Rates, Turn};
 use crate::target::Targets;
 use crate::verify;
 
@@ -298,27 +298,6 @@ impl Executor {
         }
     }
 
-    /// A turn for a call that only looks, and is part of nothing.
-    pub(crate) async fn probe_turn(&self, pace: &Pace) -> Result<(), String> {
-        loop {
-            if self.tasks.is_stopping() {
-                return Err("this executor stops".into());
-            }
-            let granted = self.rates.turn(&self.bus, pace, Purpose::Other).await;
-            match granted.map_err(|error| error.to_string())? {
-                Granted::Later(wait) => {
-                    return Err(format!("there is no turn in the rate window for {wait:?}"));
-                }
-                Granted::Turn(mut turn) => {
-                    turn.come().await;
-                    if turn.leaves() {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-    }
-
     /// A turn in the rate window, or after how long to ask again. Nothing has left then, and no attempt is spent.
     pub(crate) async fn turn(
         &self,
@@ -330,7 +309,7 @@ impl Executor {
         if self.is_late(command) {
             return Ok(Err(Duration::ZERO));
         }
-        let taking = self.rates.turn(&self.bus, pace, Purpose::Remediation);
+        let taking = self.rates.turn(pace, Purpose::Remediation);
         let granted = tokio::select! {
             () = self.tasks.stopping() => return Ok(Err(Duration::ZERO)),
             granted = self.holding(lock, command, taking) => granted?,
@@ -438,7 +417,7 @@ impl Executor {
         let answer = self.holding(&mut lock, command, asking.calling).await;
         crash::point(Point::AfterCall);
         if let Answered::Status { limits, .. } = &answer {
-            self.rates.learn(&self.bus, asking.pace, limits).await;
+            self.rates.learn(asking.pace, limits).await;
         }
         let next = execute::judge(&answer, intent.attempts, asking.may_be_repeated, intent.perhaps_done);
         let result = match &next {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use async_nats::jetstream::message::StreamMessage;
 use holdline_decide::native::Call;
 use holdline_decide::playbook::{Lane, Set};
+use holdline_decide::rate::Purpose;
 use holdline_decide::verify::{self, Look, Next, Verify};
+use holdline_platform::rate::Pace;
 use holdline_proto::command::{Command, Direction};
 use holdline_proto::outcome::{Done, Outcome};
 use holdline_proto::wire;
@@ -18,7 +20,6 @@ use serde_json::Value;
 
 use crate::call::Destination;
 use crate::protocol::Executor;
-use crate::rate::Pace;
 
 /// Bytes of an answer that are read.
 const BODY_BYTES_MAX: usize = 256 * 1024;
@@ -85,6 +86,11 @@ impl Executor {
         }
     }
 
+    /// Waits for a look's turn, which leaves alone what is kept for remedies.
+    async fn may_look(&self, pace: &Pace) -> Result<(), String> {
+        self.rates.leave(pace, Purpose::Other).await.map_err(|error| error.to_string())
+    }
+
     /// What is there now, or why that cannot be told.
     async fn see(&self, set: &Set, command: &Command, look: &Look) -> Result<Value, String> {
         match look {
@@ -93,11 +99,11 @@ impl Executor {
                 let platform = set.platform.as_ref().ok_or("there is no platform")?;
                 let (client, _) = platform.client(client.as_deref()).ok_or("there is no such client")?;
                 let pace = Pace::of(platform, client);
-                self.probe_turn(&pace).await?;
+                self.may_look(&pace).await?;
                 let call = Call::get(Look::api_path(&filled).to_string());
                 let answer =
                     self.api.send(platform, client, &call).await.map_err(|error| error.to_string())?;
-                self.rates.learn(&self.bus, &pace, &answer.limits).await;
+                self.rates.learn(&pace, &answer.limits).await;
                 match answer.status {
                     200..300 => Ok(answer.body),
                     status => Err(format!("the platform answered {status}")),
@@ -106,7 +112,7 @@ impl Executor {
             Look::Http(url) => {
                 let filled = url.render(&command.values).map_err(|error| error.to_string())?;
                 let destination = Destination::of(&filled, set)?;
-                self.probe_turn(&destination.pace).await?;
+                self.may_look(&destination.pace).await?;
                 let (status, body) = self.caller.look(&destination, BODY_BYTES_MAX).await?;
                 match status {
                     200..300 => {

@@ -25,9 +25,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use holdline_decide::playbook::{self, Set};
+use holdline_platform::Api;
+use holdline_platform::rate::Rates;
+use holdline_platform::route::Routes;
 use holdline_proto::playbooks::{Bundle, INSTALLATION, Installation};
 use holdline_proto::topology::{Bucket, Role, token};
 use holdline_proto::wire;
+use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::Bus;
 use holdline_stage::clock;
 use holdline_stage::playbooks::{Playbooks, installation};
@@ -162,7 +166,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
     }
     if let Some(folder) = folder {
         // Whoever listened goes on listening.
-        for what in ["nats", "gateway leases", "gateway channels"] {
+        for what in ["nats", "gateway leases", "gateway channels", "broker time"] {
             shell.health.cover(what, "the spool");
         }
         keep_playbooks(&playbooks, bundle.map(|bundle| bundle.hash()), folder, &shell);
@@ -178,13 +182,32 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
         under_way: Entrance::under_way(),
         pages: Pages::default(),
     });
-    poll::keep(&entrance, &shell)?;
-    channel::keep(&entrance, &settings, &bus, &shell)?;
+    pull(&entrance, &settings, &bus, &shell)?;
     tokio::select! {
         served = serve(listener, entrance, &settings, address, &shell) => served?,
         error = recognise(&bus, &shell, &installation, &recognised) => return Err(error),
     }
     framers.wait().await;
+    Ok(())
+}
+
+/// Asks pages and listens on channels, from when the broker's clock is known: by it every call takes its turn.
+///
+/// # Errors
+/// When there can be no HTTP client.
+fn pull(entrance: &Arc<Entrance>, settings: &Settings, bus: &Bus, shell: &Shell) -> anyhow::Result<()> {
+    // Two crypto providers are never compiled in, but reqwest wants to be told all the same.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let (routes, api) = (Routes::new()?, Api::new(settings.secrets.clone())?);
+    let (entrance, bus, shell) = (entrance.clone(), bus.clone(), shell.clone());
+    let silence = settings.notification_silence;
+    shell.tasks.clone().spawn(async move {
+        // An error says that the service is stopped.
+        let Ok(time) = BrokerTime::follow(&bus, &shell).await else { return };
+        let rates = Arc::new(Rates::new(Role::Gateway, bus.clone(), time));
+        poll::keep(&entrance, routes, rates.clone(), &shell);
+        channel::keep(&entrance, api, rates, silence, &bus, &shell);
+    });
     Ok(())
 }
 

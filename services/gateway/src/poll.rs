@@ -3,14 +3,18 @@
 //!
 //! Every gateway of an installation asks for itself; what they see in the same interval has the same ids
 //! (`decide::source::statuspage`), so that it counts once. A page that cannot be read is not heard, and silence is
-//! then for the debouncer to judge.
+//! then for the debouncer to judge. A look takes its turn in the rate window like every other call (E5), and waits for
+//! it as long as it takes: that, and an answer 429, is no page that cannot be read.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdline_decide::playbook::{Poll, Set, Subscription};
+use holdline_decide::rate::Purpose;
 use holdline_decide::source::statuspage;
+use holdline_platform::limits;
+use holdline_platform::rate::{Pace, Rates};
 use holdline_platform::route::{Routes, body};
 use holdline_proto::topology::Role;
 use holdline_stage::clock;
@@ -57,12 +61,8 @@ impl Pages {
 }
 
 /// Asks the pages of the current set until the service is stopped.
-///
-/// # Errors
-/// When there can be no HTTP client.
-pub(crate) fn keep(entrance: &Arc<Entrance>, shell: &Shell) -> anyhow::Result<()> {
-    rustls::crypto::ring::default_provider().install_default().ok();
-    let routes = Arc::new(Routes::new()?);
+pub(crate) fn keep(entrance: &Arc<Entrance>, routes: Routes, rates: Arc<Rates>, shell: &Shell) {
+    let routes = Arc::new(routes);
     let (entrance, tasks) = (entrance.clone(), shell.tasks.clone());
     shell.tasks.spawn(async move {
         let mut changes = entrance.playbooks.changes();
@@ -70,7 +70,8 @@ pub(crate) fn keep(entrance: &Arc<Entrance>, shell: &Shell) -> anyhow::Result<()
             let watching = tasks.child();
             if let Some((_, set)) = entrance.playbooks.current() {
                 for (subscription, poll, hint) in entrance.pages.follow(&set) {
-                    let page = Page { subscription, poll, hint, routes: routes.clone(), failing: false };
+                    let (set, routes, rates) = (set.clone(), routes.clone(), rates.clone());
+                    let page = Page { set, subscription, poll, hint, routes, rates, failing: false };
                     watching.spawn(page.watch(entrance.clone(), watching.clone()));
                 }
             }
@@ -81,15 +82,16 @@ pub(crate) fn keep(entrance: &Arc<Entrance>, shell: &Shell) -> anyhow::Result<()
             watching.finish().await;
         }
     });
-    Ok(())
 }
 
 /// One subscription's page.
 struct Page {
+    set: Arc<Set>,
     subscription: Subscription,
     poll: Poll,
     hint: Arc<Notify>,
     routes: Arc<Routes>,
+    rates: Arc<Rates>,
     /// The last look failed: it was told, and need not be told again.
     failing: bool,
 }
@@ -116,8 +118,7 @@ impl Page {
     }
 
     async fn look(&mut self, entrance: &Entrance) {
-        let at_ms = clock::wall_ms();
-        let seen = self.see(entrance, at_ms).await;
+        let seen = self.see(entrance).await;
         let result = if seen.is_ok() { "read" } else { "failed" };
         Metric::Polls.add(1, Role::Gateway.name(), Some(("result", result.into())));
         let name = &self.subscription.name;
@@ -135,8 +136,8 @@ impl Page {
         self.failing = result == "failed";
     }
 
-    async fn see(&self, entrance: &Entrance, at_ms: i64) -> anyhow::Result<()> {
-        let summary = fetch(&self.routes, &self.poll.url).await?;
+    async fn see(&self, entrance: &Entrance) -> anyhow::Result<()> {
+        let (summary, at_ms) = self.fetch().await?;
         let events = statuspage::poll(&self.subscription, &summary, at_ms)
             .map_err(|error| anyhow::anyhow!("{}: {}", error.place, error.reason))?;
         let events = envelope::of_source(&self.subscription, events);
@@ -145,13 +146,29 @@ impl Page {
         Metric::EventsAccepted.add(ids.len() as u64, Role::Gateway.name(), None);
         Ok(())
     }
-}
 
-async fn fetch(routes: &Routes, url: &str) -> anyhow::Result<Value> {
-    let asking = routes.request(Method::GET, Url::parse(url)?, None).map_err(anyhow::Error::msg)?;
-    let response = asking.header("Accept", "application/json").send().await?;
-    let status = response.status();
-    anyhow::ensure!(status == StatusCode::OK, "it answers {status}, and 200 was expected");
-    let page = body(response, PAGE_BYTES_MAX).await.map_err(anyhow::Error::msg)?;
-    Ok(serde_json::from_slice(&page)?)
+    /// What the page says, and when it was asked.
+    async fn fetch(&self) -> anyhow::Result<(Value, i64)> {
+        let url = Url::parse(&self.poll.url)?;
+        let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(443));
+        let pace = Pace::to(host, port, self.set.target(host, port));
+        loop {
+            while let Err(no_turn) = self.rates.leave(&pace, Purpose::Other).await {
+                tracing::debug!("{url}: {no_turn}");
+                clock::sleep(no_turn.wait()).await;
+            }
+            let at_ms = clock::wall_ms();
+            let asking = self.routes.request(Method::GET, url.clone(), None).map_err(anyhow::Error::msg)?;
+            let response = asking.header("Accept", "application/json").send().await?;
+            let status = response.status();
+            let (_, limits) = limits(status.as_u16(), response.headers());
+            self.rates.learn(&pace, &limits).await;
+            if limits.throttled {
+                continue;
+            }
+            anyhow::ensure!(status == StatusCode::OK, "it answers {status}, and 200 was expected");
+            let page = body(response, PAGE_BYTES_MAX).await.map_err(anyhow::Error::msg)?;
+            return Ok((serde_json::from_slice(&page)?, at_ms));
+        }
+    }
 }

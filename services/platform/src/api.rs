@@ -74,6 +74,11 @@ impl Api {
         format!("api.{}", platform.region)
     }
 
+    /// Has a token at hand, so that a call can leave in its turn. Why there is none, the call will say.
+    pub async fn prepare(&self, platform: &Platform, client: &str) {
+        self.tokens.of(&self.routes, platform, client).await.ok();
+    }
+
     /// Makes a call as the OAuth client of that name. A token that the platform no longer takes is replaced
     /// once.
     ///

@@ -17,6 +17,9 @@ const CHANNELS_PER_CLIENT_MAX: usize = 20;
 /// Topics of a channel.
 pub(crate) const TOPICS_MAX: usize = 1_000;
 
+/// Topics that a test has the platform refuse.
+const REFUSED_MAX: usize = 1_000;
+
 /// Messages that wait for a socket; one that does not read them is cut.
 const SOCKET_MESSAGES_MAX: usize = 1_000;
 
@@ -53,6 +56,8 @@ impl Channel {
 #[derive(Default)]
 pub(crate) struct Channels {
     open: Vec<Channel>,
+    /// Topics that whoever subscribes is told there are not.
+    pub(crate) refused: BTreeSet<String>,
 }
 
 impl Channels {
@@ -132,6 +137,16 @@ impl Channels {
             });
             channel.tell(Told::Say(message(&topic, &body, ids)));
         }
+    }
+
+    /// Refuses a topic to whoever subscribes from now on, or does so no more; false: there are too many.
+    pub(crate) fn refuse(&mut self, topic: &str, refused: bool) -> bool {
+        if !refused {
+            self.refused.remove(topic);
+        } else if self.refused.len() < REFUSED_MAX || self.refused.contains(topic) {
+            self.refused.insert(topic.into());
+        }
+        refused == self.refused.contains(topic)
     }
 
     /// How many channels have a socket.

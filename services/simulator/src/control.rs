@@ -61,6 +61,11 @@ impl Shared {
         });
     }
 
+    pub(crate) fn refuse_topic(&self, topic: &str, refused: bool) -> Result<(), Unknown> {
+        let done = self.with(|state, _| state.channels.refuse(topic, refused));
+        known("room for a refused topic", topic, done.then_some(()).ok_or(()))
+    }
+
     pub(crate) fn revoke_tokens(&self) {
         self.with(|state, _| {
             state.tokens.revoke_all();
@@ -162,6 +167,15 @@ impl Simulator {
     /// Does something to every open socket.
     pub fn strike_sockets(&self, fault: SocketFault) {
         self.shared.strike(fault);
+    }
+
+    /// Whoever subscribes to the topic from now on is told that there is none, or is no longer. Channels that have it
+    /// keep it until they subscribe again.
+    ///
+    /// # Errors
+    /// There are too many already.
+    pub fn refuse_topic(&self, topic: &str, refused: bool) -> Result<(), Unknown> {
+        self.shared.refuse_topic(topic, refused)
     }
 
     /// How many sockets are open.

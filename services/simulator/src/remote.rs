@@ -30,6 +30,7 @@ pub(crate) fn router() -> Router<Arc<Shared>> {
         .route("/operational-events", post(operational_event))
         .route("/faults", get(faults).post(fault).delete(clear_faults))
         .route("/sockets", get(sockets).post(strike))
+        .route("/topics", post(refuse))
         .route("/tokens", delete(revoke))
         .route("/routes", get(routes))
         .route("/calls", get(calls).delete(forget))
@@ -146,6 +147,17 @@ struct Strike {
 async fn strike(State(shared): Platform, Json(strike): Json<Strike>) -> Json<Value> {
     shared.strike(strike.fault);
     Json(Value::Null)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Refuse {
+    topic: String,
+    refused: bool,
+}
+
+async fn refuse(State(shared): Platform, Json(to): Json<Refuse>) -> Response {
+    answer(shared.refuse_topic(&to.topic, to.refused))
 }
 
 async fn revoke(State(shared): Platform) -> Json<Value> {

@@ -100,6 +100,19 @@ async fn who_has_subscribed_is_told() {
     socket.say(subscribe).await;
     assert_eq!(socket.hear().await.unwrap(), json!({ "result": "200", "status": "subscribed" }));
 
+    // A topic that is refused is not heard from the next subscription on.
+    let topics = json!([{ "id": edge_topic() }, { "id": trunk_topic() }]);
+    for (refused, state) in [(true, "Rejected"), (false, "Permitted")] {
+        simulator.refuse_topic(&trunk_topic(), refused).unwrap();
+        let answer = caller.call("PUT", &subscriptions(&channel), &topics).await.1;
+        assert_eq!(
+            (&answer["entities"][0]["state"], &answer["entities"][1]["state"]),
+            (&json!("Permitted"), &json!(state))
+        );
+        let held = caller.get(&subscriptions(&channel)).await["entities"].as_array().unwrap().len();
+        assert_eq!(held, if refused { 1 } else { 2 });
+    }
+
     // A reboot is offline at once and online by itself.
     let reboot = format!("/api/v2/telephony/providers/edges/{EDGE_MAIN}/reboot");
     assert_eq!(caller.call("POST", &reboot, &Value::Null).await.0, 200);

@@ -15,6 +15,7 @@ use crate::approval::{Approval, Right, Terms, When};
 use crate::budget::AtMost;
 use crate::debounce::Rules;
 use crate::explain::duration;
+use crate::source::channel::{CHANNELS_PER_CLIENT_MAX, TOPICS_MAX};
 use crate::verify::Look;
 
 /// A thing and the file that it came from.
@@ -279,10 +280,24 @@ fn check_clients(drafts: &Drafts<'_>, findings: &mut Findings) {
         let what = format!("{} acts on", native.kind.name);
         check_client(drafts, native.client.as_deref(), &what, filed.source, &filed.at, findings);
     }
+    let mut channels: BTreeMap<&str, usize> = BTreeMap::new();
     for filed in drafts.subscriptions.values() {
         let Some(pull) = &filed.value.pull else { continue };
         let what = format!("subscription {} listens to", filed.value.name);
         check_client(drafts, Some(&pull.client), &what, filed.source, &filed.at, findings);
+        // One at least: how many entities the platform lists is not known here.
+        let channels = channels.entry(&pull.client).or_default();
+        *channels += pull.entities.len().div_ceil(TOPICS_MAX).max(1);
+        if *channels > CHANNELS_PER_CLIENT_MAX {
+            let message = format!(
+                "with subscription {} the client {} listens on {channels} channels, and the platform allows it \
+                 {CHANNELS_PER_CLIENT_MAX}",
+                filed.value.name, pull.client
+            );
+            let help =
+                format!("a channel has {TOPICS_MAX} entities of one subscription; name another client");
+            findings.error_with(filed.source, &filed.at, message, help);
+        }
     }
 }
 

@@ -18,7 +18,10 @@ use crate::playbook::Subscription;
 /// Topics of one channel: the platform takes no more.
 pub const TOPICS_MAX: usize = 1_000;
 
-/// Entities of one subscription. They fill half of the channels that the platform allows a client.
+/// Channels that the platform allows a client: one more closes the oldest.
+pub const CHANNELS_PER_CLIENT_MAX: usize = 20;
+
+/// Entities of one subscription. They fill half of the client's channels.
 pub const ENTITIES_MAX: usize = 10_000;
 
 /// How long a channel lives that does not say so: the platform's default. Milliseconds.
@@ -79,8 +82,8 @@ pub fn opened(answer: &Value, now_ms: i64) -> Result<Opened, Unreadable> {
     Ok(Opened {
         id: name(answer, "id", "id")?.into(),
         connect_uri: connect_uri.ok_or(Unreadable::at("connectUri", "missing"))?.into(),
-        // Clocks may differ by more than a short life.
-        life_ms: life_ms.filter(|life_ms| *life_ms > 0).unwrap_or(LIFE_MS),
+        // Clocks may differ: by more than a short life, or so that it seems to be a longer one than there is.
+        life_ms: life_ms.filter(|life_ms| *life_ms > 0).unwrap_or(LIFE_MS).min(LIFE_MS),
     })
 }
 
@@ -174,6 +177,7 @@ mod tests {
         };
         check(15_000, 45_000);
         check(60_000, LIFE_MS);
+        check(-LIFE_MS, LIFE_MS);
         assert_eq!(opened(&json!({"id": "c"}), 0), Err(Unreadable::at("connectUri", "missing")));
         let check =
             |topic: Value, expected: &[&str]| assert_eq!(rejected(&json!({"entities": [topic]})), expected);

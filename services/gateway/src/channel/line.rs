@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdline_decide::source::channel::{self, Opened};
+use holdline_decide::source::channel::{self, CHANNELS_PER_CLIENT_MAX, Opened};
 use holdline_proto::topology::Role;
 use holdline_stage::clock::{self, Instant};
 use holdline_stage::run::Tasks;
@@ -39,11 +39,13 @@ struct End {
     reason: &'static str,
     why: String,
     retry_after: Duration,
+    /// Nothing is wrong, see [`platform::CallError`].
+    waits: bool,
 }
 
 impl End {
     fn new(reason: &'static str, why: impl Into<String>) -> End {
-        End { reason, why: why.into(), retry_after: Duration::ZERO }
+        End { reason, why: why.into(), retry_after: Duration::ZERO, waits: false }
     }
 }
 
@@ -105,11 +107,31 @@ impl Line {
     /// Listens until the tasks are stopped.
     pub(super) async fn hold(mut self, tasks: &Tasks) {
         tokio::select! {
-            () = self.connect_again_and_again() => {}
+            () = self.hold_a_place() => {}
             () = tasks.stopping() => {}
         }
         self.show(false);
         self.pulled.owner.health.present(&self.topic_health());
+    }
+
+    /// Waits until the platform allows the client one more channel: beyond, each that is opened closes another.
+    async fn hold_a_place(&mut self) {
+        let places = self.pulled.places.clone();
+        let place = match places.clone().try_acquire_owned() {
+            Ok(place) => Some(place),
+            Err(_) => {
+                let (count, client) = (self.entities.len(), &self.pulled.pull.client);
+                let why = format!(
+                    "{count} entities are not heard: the platform allows the OAuth client {client} no more than \
+                     {CHANNELS_PER_CLIENT_MAX} channels, and others have them; name a client of its own"
+                );
+                tracing::error!("{}: {why}", self.title);
+                self.pulled.owner.health.missing(&self.topic_health(), why);
+                places.acquire_owned().await.ok()
+            }
+        };
+        self.connect_again_and_again().await;
+        drop(place);
     }
 
     async fn connect_again_and_again(&mut self) {
@@ -162,8 +184,18 @@ impl Line {
         Ok(next)
     }
 
-    /// A channel that carries the topics, and its socket.
+    /// The same as [`Line::try_to_connect`], whenever its calls have their turns.
     async fn connect(&mut self) -> Result<Socket, End> {
+        loop {
+            match Box::pin(self.try_to_connect()).await {
+                Err(end) if end.waits => clock::sleep(end.retry_after).await,
+                tried => return tried,
+            }
+        }
+    }
+
+    /// A channel that carries the topics, and its socket.
+    async fn try_to_connect(&mut self) -> Result<Socket, End> {
         let owner = self.pulled.owner.clone();
         let known = owner.channels().get(&self.key).cloned();
         let kept = match known {
@@ -239,8 +271,10 @@ impl Line {
             if !self.pulled.owner.channels().contains_key(&self.key) {
                 return Err(gone());
             }
-            let again = SUBSCRIBE_AGAIN_AFTER.max(end.retry_after);
-            tracing::warn!("{}: the channel is not renewed: {}; again in {again:?}", self.title, end.why);
+            let again = if end.waits { end.retry_after } else { SUBSCRIBE_AGAIN_AFTER.max(end.retry_after) };
+            if !end.waits {
+                tracing::warn!("{}: the channel is not renewed: {}; again in {again:?}", self.title, end.why);
+            }
             self.subscribe_at = clock::now() + again;
         }
         Ok(())
@@ -248,8 +282,16 @@ impl Line {
 
     /// Stores the state of every entity. A look that fails is repeated; the channel is listened to meanwhile.
     async fn look(&mut self) {
-        let (owner, at_ms) = (self.pulled.owner.clone(), clock::wall_ms());
-        let result = self.pulled.list().await;
+        let owner = self.pulled.owner.clone();
+        let result = self.pulled.look().await;
+        if let Err(error) = &result
+            && error.waits
+        {
+            // Meanwhile the channel is listened to.
+            tracing::debug!("{}: the look waits: {error}", self.title);
+            self.look_at = Some(clock::now() + error.retry_after);
+            return;
+        }
         let told = if result.is_ok() { "done" } else { "failed" };
         Metric::Reconciles.add(1, Role::Gateway.name(), Some(("result", told.into())));
         let listed = match result {
@@ -265,7 +307,7 @@ impl Line {
         self.looks_failed = 0;
         let every_ms = self.pulled.pull.every_ms.and_then(|ms| u64::try_from(ms).ok());
         self.look_at = every_ms.map(|ms| clock::now() + Duration::from_millis(ms));
-        let ids = platform::ids(&listed);
+        let ids = platform::ids(&listed.entities);
         if self.pulled.pull.entities.is_empty() && !ids.is_empty() && ids[..] != self.all[..] {
             self.changed.notify_one();
         }
@@ -276,11 +318,11 @@ impl Line {
         let ours: HashSet<&String> = self.entities.iter().collect();
         let look = owner.next_look();
         let mut events = vec![];
-        for entity in &listed {
+        for entity in &listed.entities {
             if !entity.get("id").and_then(Value::as_str).is_some_and(|id| ours.contains(&id.to_string())) {
                 continue;
             }
-            match channel::look(&self.pulled.subscription, entity, &look, at_ms) {
+            match channel::look(&self.pulled.subscription, entity, &look, listed.at_ms) {
                 Ok(said) => events.extend(said),
                 Err(error) => {
                     tracing::warn!("{}: the list: {}: {}", self.title, error.place, error.reason);
@@ -397,5 +439,5 @@ async fn due(at: Option<Instant>) {
 }
 
 fn unreachable(error: platform::CallError) -> End {
-    End { reason: "unreachable", why: error.reason, retry_after: error.retry_after }
+    End { reason: "unreachable", why: error.reason, retry_after: error.retry_after, waits: error.waits }
 }

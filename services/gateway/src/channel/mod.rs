@@ -1,12 +1,14 @@
 //! Notification channels of the gateway's own: where the platform posts nothing, the gateway listens.
 //!
 //! One gateway of an installation listens, by a lease; the others stand by. Per subscription: which entities there
-//! are, then for each 1,000 of them a [`line`] with a channel of its own. [`platform`] has the REST calls, [`socket`]
-//! the WebSocket; what a message or a look at the state means is `decide::source`'s business.
+//! are, then for each 1,000 of them a [`line`] with a channel of its own, as long as the platform allows the client
+//! one more. [`platform`] has the REST calls, [`socket`] the WebSocket; what a message or a look at the state means is
+//! `decide::source`'s business.
 //!
 //! Invariants: the state of every entity is looked at after every (re)connect, when the subscription is in place; a
 //! message is done with when it is durable, and nothing more is read until then; no failure is followed by another
-//! attempt without a wait that grows.
+//! attempt without a wait that grows; no call leaves before its turn in the rate window (E5), and having to wait for
+//! one is no failure.
 
 mod line;
 mod platform;
@@ -18,19 +20,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdline_decide::playbook::{Platform, Pull, Set, Subscription};
-use holdline_decide::source::channel::{Opened, TOPICS_MAX, back_off_ms};
+use holdline_decide::source::channel::{CHANNELS_PER_CLIENT_MAX, Opened, TOPICS_MAX, back_off_ms};
 use holdline_platform::Api;
+use holdline_platform::rate::Rates;
 use holdline_proto::topology::{Role, partition_of, token};
 use holdline_stage::admin::Health;
 use holdline_stage::bus::Bus;
 use holdline_stage::clock;
 use holdline_stage::lease;
 use holdline_stage::run::{Shell, Tasks};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
-use crate::Settings;
 use crate::receive::Entrance;
 use line::Line;
+use platform::Listing;
 
 /// The platform beats every 30 s; a channel that says nothing for longer than this is dead (setting).
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(35);
@@ -45,6 +48,7 @@ const REBUILD_GAP: Duration = Duration::from_secs(10);
 struct Owner {
     entrance: Arc<Entrance>,
     api: Api,
+    rates: Arc<Rates>,
     health: Health,
     silence: Duration,
     replica: String,
@@ -83,20 +87,20 @@ impl Owner {
 
 /// Listens for the subscriptions of the current set that say so, as long as this gateway has the lease. Without
 /// such a subscription there is no lease.
-///
-/// # Errors
-/// When there can be no HTTP client.
 pub(crate) fn keep(
     entrance: &Arc<Entrance>,
-    settings: &Settings,
+    api: Api,
+    rates: Arc<Rates>,
+    silence: Duration,
     bus: &Bus,
     shell: &Shell,
-) -> anyhow::Result<()> {
+) {
     let owner = Arc::new(Owner {
         entrance: entrance.clone(),
-        api: Api::new(settings.secrets.clone())?,
+        api,
+        rates,
         health: shell.health.clone(),
-        silence: settings.notification_silence,
+        silence,
         replica: shell.common.replica.clone(),
         channels: Mutex::default(),
         looks: AtomicU64::new(0),
@@ -108,7 +112,6 @@ pub(crate) fn keep(
                 .await;
         }
     });
-    Ok(())
 }
 
 /// Waits for a set that has something to listen to; false when the service is stopped before.
@@ -153,13 +156,18 @@ async fn follow(owner: Arc<Owner>, tasks: Tasks) {
 
 fn pulled(owner: &Arc<Owner>, set: &Set) -> Vec<Pulled> {
     let Some(platform) = &set.platform else { return vec![] };
+    let mut places: HashMap<String, Arc<Semaphore>> = HashMap::new();
     let of = |subscription: &Subscription| {
         let pull = subscription.pull.clone()?;
+        let places = places.entry(pull.client.clone());
+        let places = places.or_insert_with(|| Arc::new(Semaphore::new(CHANNELS_PER_CLIENT_MAX))).clone();
         Some(Pulled {
             owner: owner.clone(),
             platform: platform.clone(),
             subscription: subscription.clone(),
             pull,
+            places,
+            listed: Arc::default(),
         })
     };
     set.subscriptions.values().filter_map(of).collect()
@@ -172,6 +180,10 @@ struct Pulled {
     platform: Platform,
     subscription: Subscription,
     pull: Pull,
+    /// Channels that the platform allows the client, and that no line has yet.
+    places: Arc<Semaphore>,
+    /// The last look at the list, which all lines that were waiting for it share.
+    listed: Arc<tokio::sync::Mutex<Option<Arc<Listing>>>>,
 }
 
 impl Pulled {
@@ -205,6 +217,10 @@ impl Pulled {
                 Ok(_) => {
                     tracing::warn!(subscription = name, "{name}: the platform lists nothing to listen to");
                     self.owner.back_off(name, u32::MAX)
+                }
+                Err(error) if error.waits => {
+                    clock::sleep(error.retry_after).await;
+                    continue;
                 }
                 Err(error) => {
                     let wait = self.owner.back_off(name, failures).max(error.retry_after);

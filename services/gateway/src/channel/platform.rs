@@ -1,12 +1,16 @@
-//! The REST side of a channel: opening it, subscribing, and listing entities with their state.
+//! The REST side of a channel: opening it, subscribing, and listing entities with their state. Every call takes its turn
+//! in the rate window, and leaves alone what is kept for remedies.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdline_decide::native::{Call, PAGE_SIZE};
 use holdline_decide::playbook::Method;
+use holdline_decide::rate::Purpose;
 use holdline_decide::source::channel::{self, ENTITIES_MAX, Opened};
+use holdline_platform::rate::{NoTurn, Pace};
 use holdline_platform::{Failed, Response};
-use holdline_stage::clock;
+use holdline_stage::clock::{self, Instant};
 use serde_json::{Value, json};
 
 use super::Pulled;
@@ -22,11 +26,21 @@ pub(super) struct CallError {
     pub gone: bool,
     /// Not to be called before this has passed.
     pub retry_after: Duration,
+    /// Nothing is wrong: there is no turn yet, or the platform has asked for quiet.
+    pub waits: bool,
+}
+
+/// A look at all entities of a subscription's kind.
+pub(super) struct Listing {
+    begun: Instant,
+    /// The same. Unix milliseconds.
+    pub at_ms: i64,
+    pub entities: Vec<Value>,
 }
 
 impl CallError {
     fn unreadable(reason: String) -> CallError {
-        CallError { reason, gone: false, retry_after: Duration::ZERO }
+        CallError { reason, gone: false, retry_after: Duration::ZERO, waits: false }
     }
 }
 
@@ -50,6 +64,20 @@ impl Pulled {
         let path = format!("{CHANNELS}/{channel}/subscriptions");
         let answer = self.call(Call { method: Method::Put, path, body: Some(topics.into()) }).await?;
         Ok(channel::rejected(&answer))
+    }
+
+    /// A look that was begun after this was asked for. Lines that ask while another one's look goes on share the
+    /// next: else 10,000 entities, 100 pages, would be read ten times.
+    pub(super) async fn look(&self) -> Result<Arc<Listing>, CallError> {
+        let asked = clock::now();
+        let mut listed = self.listed.lock().await;
+        if let Some(listing) = listed.as_ref().filter(|listing| listing.begun >= asked) {
+            return Ok(listing.clone());
+        }
+        let (begun, at_ms) = (clock::now(), clock::wall_ms());
+        let listing = Arc::new(Listing { begun, at_ms, entities: self.list().await? });
+        *listed = Some(listing.clone());
+        Ok(listing)
     }
 
     /// All entities of the subscription's kind, with their state.
@@ -78,7 +106,14 @@ impl Pulled {
     }
 
     async fn call(&self, call: Call) -> Result<Value, CallError> {
-        let sent = self.owner.api.send(&self.platform, &self.pull.client, &call).await;
+        let (api, rates, client) = (&self.owner.api, &self.owner.rates, self.pull.client.as_str());
+        let pace = Pace::of(&self.platform, client);
+        api.prepare(&self.platform, client).await;
+        rates.leave(&pace, Purpose::Other).await.map_err(CallError::from)?;
+        let sent = api.send(&self.platform, client, &call).await;
+        if let Ok(response) = &sent {
+            rates.learn(&pace, &response.limits).await;
+        }
         match sent {
             Ok(Response { status: 200..300, body, .. }) => Ok(body),
             Ok(response) => {
@@ -92,15 +127,24 @@ impl Pulled {
                     reason: format!("{method} {path} was answered {status}: {said}"),
                     gone: status == 404,
                     retry_after: Duration::from_millis(response.retry_after_ms.unwrap_or(0)),
+                    waits: response.limits.throttled,
                 })
             }
             Err(Failed::Unsent { reason, retry_after_ms }) => Err(CallError {
                 reason,
                 gone: false,
                 retry_after: Duration::from_millis(retry_after_ms.unwrap_or(0)),
+                waits: false,
             }),
             Err(Failed::Lost { reason }) => Err(CallError::unreadable(reason)),
         }
+    }
+}
+
+impl From<NoTurn> for CallError {
+    fn from(no_turn: NoTurn) -> CallError {
+        let retry_after = no_turn.wait();
+        CallError { reason: no_turn.to_string(), gone: false, retry_after, waits: true }
     }
 }
 

@@ -179,7 +179,16 @@ impl Rule {
         let token = Token::read(&self.token)?;
         let bus = self.installation.bus(Role::Operator).await?;
         let set = current(&bus).await?;
-        match self.rule(&bus, &set, &token, verdict).await? {
+        let told = self.rule(&bus, &set, &token, verdict).await?;
+        if let Err(reason) = &told {
+            let public = token.public();
+            let name = set.people.iter().find(|(_, person)| person.token == public).map(|(name, _)| name);
+            let deed = Deed::new(name.unwrap_or(&public), Act::ApprovalRefused, &self.id, reason)
+                .with("verdict", verdict.to_string())
+                .with("reason", &self.reason);
+            append(&bus, &deed).await.context("it is refused, and that cannot be written to the audit trail")?;
+        }
+        match told {
             Ok((asked, told)) => {
                 match self.output {
                     Output::Json => output::json(&shape(&asked, &told, true)),

@@ -88,14 +88,14 @@ fn subscribe(state: &mut State, asked: &Asked, anew: bool) -> Answer {
     let id = |topic: &Value| Some(topic.get("id")?.as_str()?.to_string());
     let topics: Option<BTreeSet<String>> = given.iter().map(id).collect();
     let topics = topics.ok_or_else(|| Refusal::bad_request("a topic has no id"))?;
-    let answers: Vec<Value> = topics.iter().map(|topic| judge(topic, &asked.client)).collect();
-    let topics = topics.into_iter().filter(|topic| missing(topic, &asked.client).is_none()).collect();
+    let answers: Vec<Value> = topics.iter().map(|topic| judge(state, topic, &asked.client)).collect();
+    let topics = topics.into_iter().filter(|topic| missing(state, topic, &asked.client).is_none()).collect();
     state.listen(&asked.client.id, asked.first(), topics, anew, asked.now)?;
     ok(json!({ "entities": answers }))
 }
 
-fn judge(topic: &str, client: &Client) -> Value {
-    match missing(topic, client) {
+fn judge(state: &State, topic: &str, client: &Client) -> Value {
+    match missing(state, topic, client) {
         None => permitted(topic),
         Some(Missing::Topic) => {
             json!({ "id": topic, "state": "Rejected", "rejectionReason": "no such topic" })
@@ -114,7 +114,10 @@ enum Missing {
     Permission(&'static str),
 }
 
-fn missing(topic: &str, client: &Client) -> Option<Missing> {
+fn missing(state: &State, topic: &str, client: &Client) -> Option<Missing> {
+    if state.channels.refused.contains(topic) {
+        return Some(Missing::Topic);
+    }
     // A template that says more comes first: `…edges.trunks.{id}` is no edge.
     let found = TOPICS.iter().find(|(template, _)| is_of(topic, template));
     match found {
@@ -163,7 +166,8 @@ impl State {
     pub(crate) fn subscribe_in_band(&mut self, channel: &str, topics: BTreeSet<String>, now: Now) -> bool {
         let id = self.channels.client(channel).unwrap_or_default().to_string();
         let client = self.options.clients.iter().find(|client| client.id == id);
-        let may = client.is_some_and(|client| topics.iter().all(|topic| missing(topic, client).is_none()));
+        let may =
+            client.is_some_and(|client| topics.iter().all(|topic| missing(self, topic, client).is_none()));
         may && self.listen(&id, channel, topics, false, now).is_ok()
     }
 }

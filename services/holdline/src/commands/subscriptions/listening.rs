@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use holdline_decide::native::Call;
 use holdline_decide::playbook::{Method, Pull, Set, Subscription};
-use holdline_decide::source::channel;
+use holdline_decide::source::channel::{self, CHANNELS_PER_CLIENT_MAX};
 use holdline_decide::subscribe::is_listed;
 use serde_json::{Value, json};
 
@@ -16,9 +16,6 @@ use crate::output::line;
 
 const TOPICS: &str = "/api/v2/notifications/availabletopics";
 const CHANNELS: &str = "/api/v2/notifications/channels";
-
-/// Channels that the platform allows a client. One more would close the oldest, which may be the gateway's.
-const CHANNELS_MAX: usize = 20;
 
 /// What is known of a subscription that is pulled.
 pub(super) struct Listening {
@@ -113,8 +110,10 @@ async fn try_client(
         return Ok(());
     }
     let open = caller.get(client, format!("{CHANNELS}?includechannels=oauthclient")).await?;
-    if open.get("entities").and_then(Value::as_array).map_or(0, Vec::len) >= CHANNELS_MAX {
-        let untried = format!("it has {CHANNELS_MAX} channels, and one more would close its oldest");
+    // One more would close the oldest, which may be the gateway's.
+    if open.get("entities").and_then(Value::as_array).map_or(0, Vec::len) >= CHANNELS_PER_CLIENT_MAX {
+        let untried =
+            format!("it has {CHANNELS_PER_CLIENT_MAX} channels, and one more would close its oldest");
         topics.into_iter().for_each(|(_, listening)| listening.untried = Some(untried.clone()));
         return Ok(());
     }

@@ -1,7 +1,8 @@
-//! The pace of calls to a host, over all executors (E5): a call takes a turn before it leaves.
+//! The pace of calls to a host, over all replicas of all services that call (E5): a call takes a turn before it
+//! leaves.
 //!
 //! Turns are instants of the broker's time, given by compare-and-set on the host's entry in RATE; when the next
-//! ones are, stands in `decide::rate`. An executor takes some at once for the calls that wait in it, and the local
+//! ones are, stands in `decide::rate`. A replica takes some at once for the calls that wait in it, and the local
 //! monotonic clock says when each is due and when it is too old. What is not used is given back with the next
 //! asking; whoever dies forfeits what he holds. Without the broker there are no turns, so there are no calls.
 
@@ -11,9 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use holdline_decide::playbook::Platform;
+use holdline_decide::playbook::{Platform, Target};
 use holdline_decide::rate::{HORIZON_US, Limit, Limits, Purpose, WINDOW_US, give_back, learn, take};
-use holdline_platform::Api;
 use holdline_proto::rate::Window;
 use holdline_proto::topology::{Bucket, Role, token};
 use holdline_proto::wire;
@@ -22,8 +22,10 @@ use holdline_stage::bus::{Bus, Put, StoreError};
 use holdline_stage::clock::{self, Instant};
 use holdline_stage::telemetry::Metric;
 
+use crate::Api;
+
 /// Calls in any second to a host for which the settings name no other figure (E5).
-pub(crate) const CALLS_PER_SECOND: u32 = 100;
+const CALLS_PER_SECOND: u32 = 100;
 
 /// A turn is too old for a call this long after it came: most of the rest of the window's margin (100 ms) is for
 /// the way.
@@ -32,11 +34,11 @@ const FRESH_FOR: Duration = Duration::from_millis(25);
 /// A turn is told this long before it comes: time to write the intent.
 const AHEAD: Duration = Duration::from_millis(50);
 
-/// A call whose turn is further away goes back to the broker, so that it keeps no other from being worked on.
-/// Shorter than the consumer's `ack_wait`, which runs for the messages that wait behind it.
+/// A call whose turn is further away is told so, and its caller can do something else meanwhile. Shorter than the
+/// executor's consumer's `ack_wait`, which runs for the messages that wait behind it.
 const WAIT_MAX: Duration = Duration::from_secs(4);
 
-/// Then it comes back after this at the earliest.
+/// Then it asks again after this at the earliest.
 const BACK_AFTER: Duration = Duration::from_secs(1);
 
 /// A call that waited longer counts as throttled.
@@ -60,8 +62,8 @@ const HOSTS_MAX: u64 = 1_000;
 
 /// What limits a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pace {
-    /// With its port.
+pub struct Pace {
+    /// With its port, if it is not the platform.
     pub host: String,
     /// The platform's client as whom it is made, which has a limit of its own.
     pub client: Option<String>,
@@ -69,8 +71,14 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
+    /// Of a host with its port, as the settings name it.
+    pub fn to(host: &str, port: u16, target: Option<&Target>) -> Pace {
+        let calls_per_second = target.and_then(|target| target.calls_per_second).unwrap_or(CALLS_PER_SECOND);
+        Pace { host: format!("{host}:{port}"), client: None, calls_per_second }
+    }
+
     /// Of the platform's API, for one of its OAuth clients.
-    pub(crate) fn of(platform: &Platform, client: &str) -> Pace {
+    pub fn of(platform: &Platform, client: &str) -> Pace {
         Pace {
             host: Api::host(platform),
             client: Some(client.into()),
@@ -80,14 +88,36 @@ impl Pace {
 }
 
 /// What came of asking for a turn.
-pub(crate) enum Granted {
+#[derive(Debug)]
+pub enum Granted {
     Turn(Turn),
     /// None soon; ask again after this.
     Later(Duration),
 }
 
+/// Why a call must not leave now.
+#[derive(Debug, thiserror::Error)]
+pub enum NoTurn {
+    /// There is none for so long.
+    #[error("there is no turn in the rate window for {0:?}")]
+    Later(Duration),
+    #[error(transparent)]
+    Broker(#[from] StoreError),
+}
+
+impl NoTurn {
+    /// When to ask again.
+    pub fn wait(&self) -> Duration {
+        match self {
+            NoTurn::Later(wait) => *wait,
+            NoTurn::Broker(_) => BACK_AFTER,
+        }
+    }
+}
+
 /// A call may leave. Dropped without that, it is given back.
-pub(crate) struct Turn {
+#[derive(Debug)]
+pub struct Turn {
     slot: Slot,
     asked: Instant,
     lane: Option<Arc<Lane>>,
@@ -103,12 +133,12 @@ struct Slot {
 
 impl Turn {
     /// Waits until it has come.
-    pub(crate) async fn come(&self) {
+    pub async fn come(&self) {
         clock::sleep(self.slot.due.saturating_duration_since(clock::now())).await;
     }
 
     /// Uses it for a call that begins now; false when it is too old, and given back.
-    pub(crate) fn leaves(&mut self) -> bool {
+    pub fn leaves(&mut self) -> bool {
         let is_fresh = self.slot.due.elapsed() < FRESH_FOR;
         if is_fresh {
             self.lane = None;
@@ -125,7 +155,7 @@ impl Turn {
     }
 
     /// Whether so long has passed since it was asked for that what was known then may have changed.
-    pub(crate) fn was_long(&self) -> bool {
+    pub fn was_long(&self) -> bool {
         self.asked.elapsed() >= LONG_WAIT
     }
 }
@@ -136,15 +166,24 @@ impl Drop for Turn {
     }
 }
 
-/// Gives turns.
-pub(crate) struct Rates {
+/// Gives turns, as a role, with the role's rights on RATE.
+pub struct Rates {
+    role: Role,
+    bus: Bus,
     time: BrokerTime,
     lanes: moka::sync::Cache<(String, Purpose), Arc<Lane>>,
     /// Hosts whose throttling was logged a moment ago.
     told: moka::sync::Cache<String, ()>,
 }
 
+impl std::fmt::Debug for Rates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Rates")
+    }
+}
+
 /// Calls of this process that wait for the same window.
+#[derive(Debug)]
 struct Lane {
     key: String,
     purpose: Purpose,
@@ -156,7 +195,7 @@ struct Lane {
     known: Mutex<Known>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Known {
     /// The entry as read or written last, and its revision.
     entry: Option<(Window, u64)>,
@@ -169,28 +208,28 @@ struct Known {
 }
 
 impl Rates {
-    pub(crate) fn new(time: BrokerTime) -> Rates {
+    pub fn new(role: Role, bus: Bus, time: BrokerTime) -> Rates {
         let lanes = moka::sync::Cache::builder().max_capacity(HOSTS_MAX).build();
         let told = moka::sync::Cache::builder().max_capacity(HOSTS_MAX).time_to_live(TOLD_EVERY).build();
-        Rates { time, lanes, told }
+        Rates { role, bus, time, lanes, told }
     }
 
     /// Waits until a call's turn is about to come, for a few seconds at most.
     ///
     /// # Errors
     /// When the broker does not answer.
-    pub(crate) async fn turn(&self, bus: &Bus, pace: &Pace, purpose: Purpose) -> Result<Granted, StoreError> {
+    pub async fn turn(&self, pace: &Pace, purpose: Purpose) -> Result<Granted, StoreError> {
         let asked = clock::now();
         let until = asked + WAIT_MAX;
         // A client's own limit first: turns of the host are soon too old.
         if let Some(client) = &pace.client {
             let lane = self.lane(token(&[&pace.host, client]), purpose);
-            if let Err(wait) = lane.take(bus, &self.time, Limit::Client, until).await? {
+            if let Err(wait) = lane.take(&self.bus, &self.time, Limit::Client, until).await? {
                 return Ok(self.later(pace, wait));
             }
         }
         let lane = self.lane(token(&[&pace.host]), purpose);
-        match lane.take(bus, &self.time, Limit::PerSecond(pace.calls_per_second), until).await? {
+        match lane.take(&self.bus, &self.time, Limit::PerSecond(pace.calls_per_second), until).await? {
             Ok(slot) => {
                 let turn = Turn { slot, asked, lane: Some(lane) };
                 clock::sleep(slot.due.saturating_duration_since(clock::now() + AHEAD)).await;
@@ -203,20 +242,43 @@ impl Rates {
         }
     }
 
-    /// Shares what an answer says about limits with all executors. Not told, it costs another 429.
-    pub(crate) async fn learn(&self, bus: &Bus, pace: &Pace, limits: &Limits) {
+    /// Waits for the turn of a call that is part of nothing, for a few seconds at most: it leaves as soon as this
+    /// returns.
+    ///
+    /// # Errors
+    /// Why it must not leave.
+    pub async fn leave(&self, pace: &Pace, purpose: Purpose) -> Result<(), NoTurn> {
+        loop {
+            match self.turn(pace, purpose).await? {
+                Granted::Later(wait) => return Err(NoTurn::Later(wait)),
+                Granted::Turn(mut turn) => {
+                    turn.come().await;
+                    if turn.leaves() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Shares what an answer says about limits with all who call. Not told, it costs another 429.
+    pub async fn learn(&self, pace: &Pace, limits: &Limits) {
         if limits.throttled {
-            Metric::Throttled.add(1, Role::Executor.name(), Some(("what", "answer".into())));
+            Metric::Throttled.add(1, self.role.name(), Some(("what", "answer".into())));
         }
         let key = match &pace.client {
             Some(client) => token(&[&pace.host, client]),
             None => token(&[&pace.host]),
         };
-        let quiet = match self.lane(key, Purpose::Remediation).learn(bus, &self.time, limits).await {
+        let lane = self.lane(key.clone(), Purpose::Remediation);
+        let quiet = match lane.learn(&self.bus, &self.time, limits).await {
             Ok(quiet) => quiet,
             Err(error) => return tracing::warn!(host = pace.host, "what it allows is not shared: {error}"),
         };
         if let Some(quiet) = quiet {
+            for purpose in [Purpose::Remediation, Purpose::Other] {
+                self.lane(key.clone(), purpose).known().held.clear();
+            }
             let (host, quiet_ms) = (&pace.host, quiet.as_millis());
             tracing::warn!(host, quiet_ms, "{host} is throttling: no calls to it for {quiet_ms} ms");
         }
@@ -243,7 +305,7 @@ impl Rates {
 
     /// Throttling is told apart from failures.
     fn waits(&self, pace: &Pace) {
-        Metric::Throttled.add(1, Role::Executor.name(), Some(("what", "turn".into())));
+        Metric::Throttled.add(1, self.role.name(), Some(("what", "turn".into())));
         if self.told.get(&pace.host).is_none() {
             self.told.insert(pace.host.clone(), ());
             let host = &pace.host;
@@ -359,9 +421,6 @@ impl Lane {
             let quiet_us = window.closed_until_us.saturating_sub(now_us);
             let is_closed = window.closed_until_us > closed_us;
             if self.write(bus, window, revision).await? {
-                if is_closed {
-                    self.known().held.clear();
-                }
                 return Ok(is_closed.then(|| Duration::from_micros(u64::try_from(quiet_us).unwrap_or(0))));
             }
         }
