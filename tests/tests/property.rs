@@ -853,6 +853,7 @@ impl<'a> World<'a> {
                     Done::Expired { perhaps_done } => Answer::Expired { perhaps_done },
                     Done::Held { .. } | Done::Withdrawn { .. } => Answer::Held,
                     Done::Verified { .. } => return Err("these playbooks look at nothing".into()),
+                    Done::AwaitsApproval { .. } => return Err("these playbooks ask nobody".into()),
                 };
                 self.reference.answer(now_ms, &track, action, answer);
             }

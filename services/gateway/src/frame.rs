@@ -872,6 +872,8 @@ mod tests {
                 targets: vec![],
                 platform: None,
                 group_sizes: BTreeMap::new(),
+                windows: BTreeMap::new(),
+                people: BTreeMap::new(),
             };
             let ms = |at: Instant| i64::try_from(at.duration_since(began).as_millis()).unwrap();
             let mut held: BTreeSet<usize> = (0..accepted.len()).collect();

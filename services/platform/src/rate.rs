@@ -248,6 +248,7 @@ impl Rates {
     /// # Errors
     /// Why it must not leave.
     pub async fn leave(&self, pace: &Pace, purpose: Purpose) -> Result<(), NoTurn> {
+        let until = clock::now() + WAIT_MAX;
         loop {
             match self.turn(pace, purpose).await? {
                 Granted::Later(wait) => return Err(NoTurn::Later(wait)),
@@ -257,6 +258,9 @@ impl Rates {
                         return Ok(());
                     }
                 }
+            }
+            if clock::now() > until {
+                return Err(NoTurn::Later(BACK_AFTER));
             }
         }
     }

@@ -673,7 +673,9 @@ fn everything_due_is_done(model: &Debouncing, state: &State) -> bool {
             Entered::Outcome(outcome) => {
                 let may_have = match outcome.result {
                     Done::Carried { .. } | Done::Held { .. } => true,
-                    Done::Failed { perhaps_done, .. } | Done::Expired { perhaps_done } => perhaps_done,
+                    Done::Failed { perhaps_done, .. }
+                    | Done::Expired { perhaps_done }
+                    | Done::AwaitsApproval { perhaps_done, .. } => perhaps_done,
                     Done::Withdrawn { .. } | Done::Verified { .. } => false,
                 };
                 outcome.incident == incident && outcome.direction == Direction::Remediate && may_have
