@@ -4,7 +4,7 @@
 //! that the picture, the code and the rights cannot drift apart. A subject or stream name is written
 //! nowhere else.
 
-use crate::audit::KEPT_DAYS;
+use crate::audit::{KEPT_DAYS, WITNESS};
 use crate::incident::TrackKey;
 
 /// A process that connects with its own key and rights.
@@ -89,6 +89,7 @@ pub enum Bucket {
     Rate,
     Pauses,
     Budgets,
+    Witness,
 }
 
 /// How a stream is kept. Every field is what `provision` sets and `--diff` compares.
@@ -281,6 +282,7 @@ impl Topology {
             Bucket::Rate => "RATE",
             Bucket::Pauses => "PAUSES",
             Bucket::Budgets => "BUDGETS",
+            Bucket::Witness => "WITNESS",
         })
     }
 
@@ -393,6 +395,7 @@ impl Topology {
             },
             BucketSpec { history: 64, ..spec(Bucket::Pauses, "what people have stopped, and why") },
             BucketSpec { entry_ttl: true, ..spec(Bucket::Budgets, "what remedies have taken of budgets") },
+            spec(Bucket::Witness, "the newest entry of the audit trail, noted apart from it"),
         ]
     }
 
@@ -542,13 +545,15 @@ impl Topology {
         reading(&self.stream(stream))
     }
 
-    /// Adding to the audit trail: behind its last entry, which is read from the leader.
+    /// Adding to the audit trail: behind its last entry, which is read from the leader and noted apart.
     fn audit_rights(&self) -> Vec<String> {
         let stream = self.stream(Stream::Audit);
         vec![
             self.audit(),
             format!("$JS.API.STREAM.INFO.{stream}"),
             format!("$JS.API.STREAM.MSG.GET.{stream}"),
+            self.entry(Bucket::Witness, WITNESS),
+            format!("$JS.API.STREAM.MSG.GET.{}", self.bucket_stream(Bucket::Witness)),
         ]
     }
 
