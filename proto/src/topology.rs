@@ -514,8 +514,8 @@ impl Topology {
             }
         }
         for spec in self.buckets() {
-            let keys =
-                ["x", "gateway.x", "classifier.x", "debouncer.x"].map(|key| self.entry(spec.bucket, key));
+            let keys = ["x", "gateway.x", "classifier.x", "debouncer.x", WITNESS]
+                .map(|key| self.entry(spec.bucket, key));
             let mut reads = Self::reads(&self.bucket_stream(spec.bucket));
             reads.push(format!("$JS.API.DIRECT.GET.{}.{}", self.bucket_stream(spec.bucket), keys.join("")));
             let (writers, readers) = (self.who_may(&keys), self.who_may(&reads));
