@@ -121,6 +121,22 @@ pub struct Previous {
     pub stored_ms: i64,
 }
 
+/// Key of the only entry of WITNESS.
+pub const WITNESS: &str = "audit";
+
+/// The newest entry, as it is noted apart from the trail (WITNESS): so an end that is cut off, by a person or by a broker
+/// that gives up a damaged file from the damage on, is missed. It may lag, and never names an entry that was not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Witness {
+    pub number: u64,
+    /// [`hash`] of it.
+    pub hash: String,
+}
+
+impl Wire for Witness {
+    const KIND: &'static str = "audit-witness";
+}
+
 /// What chains an entry, as every version writes it: versions go on faster than the trail forgets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {

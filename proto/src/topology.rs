@@ -4,7 +4,7 @@
 //! that the picture, the code and the rights cannot drift apart. A subject or stream name is written
 //! nowhere else.
 
-use crate::audit::KEPT_DAYS;
+use crate::audit::{KEPT_DAYS, WITNESS};
 use crate::incident::TrackKey;
 
 /// A process that connects with its own key and rights.
@@ -90,6 +90,7 @@ pub enum Bucket {
     Pauses,
     Budgets,
     Approvals,
+    Witness,
 }
 
 /// How a stream is kept. Every field is what `provision` sets and `--diff` compares.
@@ -288,6 +289,7 @@ impl Topology {
             Bucket::Pauses => "PAUSES",
             Bucket::Budgets => "BUDGETS",
             Bucket::Approvals => "APPROVALS",
+            Bucket::Witness => "WITNESS",
         })
     }
 
@@ -405,6 +407,7 @@ impl Topology {
                 entry_ttl: true,
                 ..spec(Bucket::Approvals, "what waits for people, and what they have said")
             },
+            spec(Bucket::Witness, "the newest entry of the audit trail, noted apart from it"),
         ]
     }
 
@@ -532,8 +535,8 @@ impl Topology {
             }
         }
         for spec in self.buckets() {
-            let keys =
-                ["x", "gateway.x", "classifier.x", "debouncer.x"].map(|key| self.entry(spec.bucket, key));
+            let keys = ["x", "gateway.x", "classifier.x", "debouncer.x", WITNESS]
+                .map(|key| self.entry(spec.bucket, key));
             let mut reads = Self::reads(&self.bucket_stream(spec.bucket));
             reads.push(format!("$JS.API.DIRECT.GET.{}.{}", self.bucket_stream(spec.bucket), keys.join("")));
             let (writers, readers) = (self.who_may(&keys), self.who_may(&reads));
@@ -563,13 +566,15 @@ impl Topology {
         reading(&self.stream(stream))
     }
 
-    /// Adding to the audit trail: behind its last entry, which is read from the leader.
+    /// Adding to the audit trail: behind its last entry, which is read from the leader and noted apart.
     fn audit_rights(&self) -> Vec<String> {
         let stream = self.stream(Stream::Audit);
         vec![
             self.audit(),
             format!("$JS.API.STREAM.INFO.{stream}"),
             format!("$JS.API.STREAM.MSG.GET.{stream}"),
+            self.entry(Bucket::Witness, WITNESS),
+            format!("$JS.API.STREAM.MSG.GET.{}", self.bucket_stream(Bucket::Witness)),
         ]
     }
 

@@ -18,7 +18,7 @@ use holdline_stage::bus::Bus;
 use holdline_stage::clock;
 use holdline_stage::run::Tasks;
 use holdline_stage::settings::{Nats, NatsTls};
-use holdline_tests::programs::{Installation, changed_sample, command, sample, scratch};
+use holdline_tests::programs::{Installation, changed_sample, command, holdline, sample, scratch};
 use holdline_tests::proxy::{Line, Proxy};
 use serde_json::{Value, json};
 
@@ -168,7 +168,7 @@ async fn x7_what_cannot_be_written_down_is_not_done_and_what_failed_is_written_d
     assert_eq!(entries.len(), 2, "{entries:#?}");
     assert_eq!((&entries[0]["failed"], &entries[0]["why"]), (&Value::Null, &json!("why not")));
     assert_eq!((&entries[1]["failed"], &entries[1]["by"]), (&entries[0]["entry"], &json!("ada")));
-    assert!(entries[1]["why"].as_str().unwrap().contains("KV_PAUSES"), "{entries:#?}");
+    assert!(entries[1]["why"].as_str().unwrap().contains("stream not found"), "{entries:#?}");
     ask(&installation, &["provision"], 0);
 
     jetstream.delete_stream(stream()).await.unwrap();
@@ -187,6 +187,7 @@ async fn x7_what_cannot_be_written_down_is_not_done_and_what_failed_is_written_d
     ask(&installation, &["provision"], 0);
     ask(&installation, &stop, 0);
     assert_eq!(numbers(&installation, &[]), [1]);
+    assert_eq!(findings(&installation), [(2, "missing".into())], "what went with the stream is missed");
 }
 
 async fn bus(url: String, installation: &Installation, role: Role) -> Bus {
@@ -395,8 +396,15 @@ async fn x7_whatever_is_changed_in_the_broker_is_found() {
     rebuild(&installation, &jetstream, &swapped).await;
     assert!(findings(&installation).contains(&wrong("misplaced", 4)));
 
-    // An end that is cut off leaves a whole trail: only what was kept elsewhere tells.
+    // An end that is cut off is missed, and so is the whole trail.
     rebuild(&installation, &jetstream, &whole[..4]).await;
+    assert_eq!(findings(&installation), [wrong("missing", 5)]);
+    rebuild(&installation, &jetstream, &[]).await;
+    assert_eq!(findings(&installation), [wrong("missing", 1)]);
+    // Where what was noted apart is gone as well, only what somebody has kept himself tells.
+    rebuild(&installation, &jetstream, &whole[..4]).await;
+    let noted = jetstream.get_key_value(Topology::default().bucket(Bucket::Witness)).await.unwrap();
+    noted.purge(audit::WITNESS).await.unwrap();
     verify(&installation, &[], 0);
     let verdict = verify(&installation, &["--from", &kept], 1);
     assert_eq!(verdict["anchored"], false);
@@ -418,9 +426,9 @@ fn blocks(folder: &Path, found: &mut Vec<PathBuf>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn x7_a_byte_changed_in_the_brokers_own_file_is_found() {
-    for word in ["gw-2", "gw-4"] {
+    // The broker gives up the file from the damage on.
+    for (word, entry) in [("gw-2", 3), ("gw-4", 5)] {
         let mut installation = with_four_pauses("audit-on-disk");
-        let kept = verify(&installation, &[], 0)["hash"].as_str().unwrap().to_string();
         installation.stop_broker();
         let mut files = vec![];
         blocks(&installation.data, &mut files);
@@ -433,22 +441,22 @@ async fn x7_a_byte_changed_in_the_brokers_own_file_is_found() {
         std::fs::write(file, bytes).unwrap();
         installation.start_broker("default");
         let began = clock::now();
-        let verdict: Value = loop {
-            let output = installation.holdline(&["audit", "verify", "--from", &kept, "--output", "json"]);
-            if let Ok(verdict) = serde_json::from_slice(&output.stdout) {
-                assert_eq!(output.status.code(), Some(1), "{verdict:#}");
-                break verdict;
-            }
-            assert!(began.elapsed() < PATIENCE, "{}", String::from_utf8_lossy(&output.stderr));
+        while !installation.holdline(&["audit"]).status.success() {
+            assert!(began.elapsed() < PATIENCE, "the broker does not come back");
             clock::sleep(Duration::from_millis(100)).await;
-        };
-        eprintln!("{word}: {verdict:#}");
+        }
+        assert_eq!(findings(&installation), [(entry, "missing".into())], "{word}");
+        // What is added does not hide it.
+        for entity in ["gw-5", "gw-6", "gw-7", "gw-8"] {
+            pause(&installation, entity, "ada");
+        }
+        assert_eq!(findings(&installation), [(5, "not_as_noted".into())], "{word}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn x7_an_exported_trail_is_checked_without_a_broker() {
-    let mut installation = with_four_pauses("audit-export");
+    let installation = with_four_pauses("audit-export");
     let file = installation.folder.join("trail.jsonl");
     let path = file.to_str().unwrap().to_string();
     let exported = ask(&installation, &["audit", "export", &path], 0);
@@ -458,8 +466,12 @@ async fn x7_an_exported_trail_is_checked_without_a_broker() {
     pause(&installation, "gw-5", "bob");
     verify(&installation, &["--from", &kept], 0);
 
-    installation.stop_broker();
-    let verdict = verify(&installation, &[&path, "--from", &kept], 0);
+    // Where no installation is.
+    let offline = |arguments: &[&str]| holdline(&[arguments, &["--data", "/nowhere"]].concat());
+    assert!(offline(&["audit", "verify", &path, "--from", &kept]).status.success());
+    assert!(offline(&["audit", "--file", &path]).status.success());
+    assert!(!offline(&["audit", "verify"]).status.success());
+    let verdict = verify(&installation, &[&path], 0);
     assert_eq!((&verdict["entries"], &verdict["hash"]), (&json!(5), &json!(kept)));
     assert_eq!(numbers(&installation, &["--file", &path, "--by", "ada"]), [2, 3, 4, 5]);
     let whole = std::fs::read(&file).unwrap();
@@ -468,10 +480,10 @@ async fn x7_an_exported_trail_is_checked_without_a_broker() {
         let mut changed = whole.clone();
         changed[at] ^= 1;
         std::fs::write(&file, changed).unwrap();
-        let output = installation.holdline(&["audit", "verify", &path]);
+        let output = offline(&["audit", "verify", &path]);
         assert_eq!(output.status.code(), Some(1), "byte {at}");
     }
     std::fs::write(&file, b"something else\n").unwrap();
-    let other = installation.holdline(&["audit", "verify", &path]);
+    let other = offline(&["audit", "verify", &path]);
     assert!(String::from_utf8_lossy(&other.stderr).contains("is no exported audit trail"));
 }

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use holdline_proto::audit::WITNESS;
 use holdline_proto::topology::{Bucket, Role, Stream, Topology, subject_matches};
 use holdline_stage::clock;
 use holdline_tests::programs::{Installation, sample};
@@ -38,7 +39,8 @@ fn subjects(topology: &Topology) -> Vec<String> {
         }
     }
     for spec in topology.buckets() {
-        for key in ["x", "gateway.lease.0", "classifier.lease.0", "debouncer.lease.0", "executor.x"] {
+        for key in ["x", "gateway.lease.0", "classifier.lease.0", "debouncer.lease.0", "executor.x", WITNESS]
+        {
             subjects.push(topology.entry(spec.bucket, key));
         }
     }

@@ -1,11 +1,11 @@
 //! Is an audit trail what it says of itself? A fold over its stored entries, from the broker or from an exported file.
 //!
-//! What it cannot see: an end that was cut off together with the stream's own count, and a whole trail that was written
-//! anew. Whoever keeps the hash of an entry elsewhere sees both ([`Chain::anchor`]).
+//! What it cannot see: an end that was cut off, or a trail that was written anew, together with what the broker notes of
+//! it elsewhere. Whoever keeps the hash of an entry himself sees both ([`Chain::anchor`]).
 
 use std::fmt;
 
-use holdline_proto::audit::{self, KEPT_DAYS, Link};
+use holdline_proto::audit::{self, KEPT_DAYS, Link, Witness};
 use serde::Serialize;
 
 /// An entry may leave so much earlier than its own clock says: servers of a cluster differ by less. Milliseconds.
@@ -16,8 +16,8 @@ const KEPT_MS: i64 = KEPT_DAYS as i64 * 86_400_000;
 /// Findings that are told in full; the rest is counted.
 const FINDINGS_MAX: usize = 100;
 
-/// What the stream says of the trail. Times: Unix milliseconds, broker's clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the broker says of the trail. Times: Unix milliseconds, broker's clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bounds {
     /// Sequences of the first and the last entry. Of an empty trail the first is not below 1 and beyond the last.
     pub first: u64,
@@ -26,6 +26,8 @@ pub struct Bounds {
     pub made_ms: i64,
     /// When it was read.
     pub read_ms: i64,
+    /// What was noted of the newest entry, before the rest was read.
+    pub witness: Option<Witness>,
 }
 
 /// Something that is wrong.
@@ -53,6 +55,8 @@ pub enum Wrong {
     Missing { until: u64 },
     /// Entries in front of it were taken out before their time.
     FrontGone,
+    /// It is not the entry that was noted when it was the newest.
+    NotAsNoted,
     /// It follows an entry of a higher sequence, or of the same.
     OutOfOrder,
 }
@@ -80,6 +84,11 @@ impl fmt::Display for Finding {
             Wrong::FrontGone => write!(
                 f,
                 "entry {at} (sequence {at}): entries before it were taken out before they were {KEPT_DAYS} days old"
+            ),
+            Wrong::NotAsNoted => write!(
+                f,
+                "entry {at} (sequence {at}): it is not the one that was noted when it was the newest; it was \
+                 replaced or rewritten"
             ),
             Wrong::OutOfOrder => write!(f, "entry {at} (sequence {at}): it stands behind a later one"),
         }
@@ -156,6 +165,10 @@ impl Chain {
             Err(error) => self.find(sequence, Wrong::Unreadable { why: error.to_string() }),
         }
         let hash = audit::hash(stored);
+        let noted = self.bounds.witness.as_ref().filter(|witness| witness.number == sequence);
+        if noted.is_some_and(|witness| witness.hash != hash) {
+            self.find(sequence, Wrong::NotAsNoted);
+        }
         self.anchored |= self.anchor.as_ref() == Some(&hash);
         self.last = Some((sequence, hash));
     }
@@ -202,8 +215,10 @@ impl Chain {
     /// What it came to.
     pub fn end(mut self) -> Verdict {
         let due = self.last.as_ref().map_or(self.bounds.first, |(before, _)| before + 1);
-        if due <= self.bounds.last {
-            self.find(due, Wrong::Missing { until: self.bounds.last });
+        let noted = self.bounds.witness.as_ref().map_or(0, |witness| witness.number);
+        let until = self.bounds.last.max(noted);
+        if due <= until {
+            self.find(due, Wrong::Missing { until });
         }
         let anchored = self.anchor.is_some().then_some(self.anchored);
         Verdict {
@@ -252,7 +267,7 @@ mod tests {
     /// As the stream says while nobody has touched it.
     fn bounds(trail: &[(u64, Vec<u8>)]) -> Bounds {
         let (first, last) = (trail.first().map_or(1, |e| e.0), trail.last().map_or(0, |e| e.0));
-        Bounds { first, last, made_ms: 0, read_ms: 10 * DAY_MS }
+        Bounds { first, last, made_ms: 0, read_ms: 10 * DAY_MS, witness: None }
     }
 
     fn verdict(bounds: Bounds, trail: &[(u64, Vec<u8>)]) -> Verdict {
@@ -285,7 +300,7 @@ mod tests {
             assert_eq!(verdict.last, trail.last().map(|(sequence, stored)| (*sequence, hash(stored))));
         }
         // A new stream of the broker begins at 0.
-        check("empty", Bounds { first: 0, last: 0, made_ms: 0, read_ms: 0 }, &[], &[]);
+        check("empty", Bounds { first: 0, last: 0, made_ms: 0, read_ms: 0, witness: None }, &[], &[]);
     }
 
     #[test]
@@ -324,29 +339,34 @@ mod tests {
     #[test]
     fn what_is_taken_out_swapped_put_in_or_rewritten_is_found() {
         let whole = trail(1, 4);
-        let bounds = bounds(&whole);
+        let bounds = || bounds(&whole);
         let without = |index: usize| {
             let mut left = whole.clone();
             left.remove(index);
             left
         };
-        let shorter = Bounds { last: 3, ..bounds };
+        let shorter = || Bounds { last: 3, ..bounds() };
         // Left as a gap, or hidden by writing all of it anew.
-        check("first out", bounds, &without(0), &[(2, Wrong::FrontGone)]);
-        check("one out", bounds, &without(1), &[(2, Wrong::Missing { until: 2 })]);
-        check("two out", bounds, &[whole[0].clone(), whole[3].clone()], &[(2, Wrong::Missing { until: 3 })]);
-        check("last out", bounds, &without(3), &[(4, Wrong::Missing { until: 4 })]);
-        check("all out", bounds, &[], &[(1, Wrong::Missing { until: 4 })]);
+        check("first out", bounds(), &without(0), &[(2, Wrong::FrontGone)]);
+        check("one out", bounds(), &without(1), &[(2, Wrong::Missing { until: 2 })]);
+        check(
+            "two out",
+            bounds(),
+            &[whole[0].clone(), whole[3].clone()],
+            &[(2, Wrong::Missing { until: 3 })],
+        );
+        check("last out", bounds(), &without(3), &[(4, Wrong::Missing { until: 4 })]);
+        check("all out", bounds(), &[], &[(1, Wrong::Missing { until: 4 })]);
         let misplaced = |number| Wrong::Misplaced { number };
         let hidden = [(2, misplaced(3)), (2, Wrong::Unlinked), (3, misplaced(4))];
-        check("one out, hidden", shorter, &renumbered(without(1)), &hidden);
+        check("one out, hidden", shorter(), &renumbered(without(1)), &hidden);
         let front = [(1, misplaced(2)), (1, Wrong::Unlinked), (2, misplaced(3)), (3, misplaced(4))];
-        check("front out, hidden", shorter, &renumbered(without(0)), &front);
+        check("front out, hidden", shorter(), &renumbered(without(0)), &front);
 
         let mut swapped = whole.clone();
         swapped.swap(1, 2);
         let missing = |sequence| (sequence, Wrong::Missing { until: sequence });
-        check("swapped lines", bounds, &swapped, &[missing(2), (2, Wrong::OutOfOrder), missing(3)]);
+        check("swapped lines", bounds(), &swapped, &[missing(2), (2, Wrong::OutOfOrder), missing(3)]);
         let hidden = [
             (2, misplaced(3)),
             (2, Wrong::Unlinked),
@@ -354,7 +374,7 @@ mod tests {
             (3, Wrong::Unlinked),
             (4, Wrong::Unlinked),
         ];
-        check("swapped", bounds, &renumbered(swapped), &hidden);
+        check("swapped", bounds(), &renumbered(swapped), &hidden);
 
         // An entry that fits where it is put, and one that was rewritten with a seal of its own: what follows tells.
         let forged = |number: u64, before: &[u8]| {
@@ -365,16 +385,16 @@ mod tests {
         let mut more = whole.clone();
         more.insert(1, (0, forged(2, &whole[0].1)));
         let hidden = [(3, misplaced(2)), (3, Wrong::Unlinked), (4, misplaced(3)), (5, misplaced(4))];
-        check("put in", Bounds { last: 5, ..bounds }, &renumbered(more), &hidden);
+        check("put in", Bounds { last: 5, ..bounds() }, &renumbered(more), &hidden);
         let mut rewritten = whole.clone();
         rewritten[1].1 = forged(2, &whole[0].1);
-        check("rewritten", bounds, &rewritten, &[(3, Wrong::Unlinked)]);
+        check("rewritten", bounds(), &rewritten, &[(3, Wrong::Unlinked)]);
         let mut twice = whole.clone();
         twice.push(whole[3].clone());
-        check("twice", bounds, &twice, &[(4, Wrong::OutOfOrder)]);
+        check("twice", bounds(), &twice, &[(4, Wrong::OutOfOrder)]);
         let mut forged_end = whole.clone();
         forged_end.push((5, forged(5, b"another")));
-        check("forged behind", Bounds { last: 5, ..bounds }, &forged_end, &[(5, Wrong::Unlinked)]);
+        check("forged behind", Bounds { last: 5, ..bounds() }, &forged_end, &[(5, Wrong::Unlinked)]);
     }
 
     #[test]
@@ -418,6 +438,24 @@ mod tests {
         // The one that was kept has left since.
         let later = trail(7, 2);
         assert_eq!(anchored(&later, hash(b"gone")).anchored, Some(true));
+    }
+
+    #[test]
+    fn what_was_noted_apart_shows_an_end_that_was_cut_off_and_one_that_was_rewritten() {
+        let whole = trail(1, 4);
+        let noted = |number: u64, stored: &[u8]| Some(Witness { number, hash: hash(stored) });
+        let with = |entries: &[(u64, Vec<u8>)], witness| Bounds { witness, ..bounds(entries) };
+        for (number, stored) in &whole {
+            check("as noted, or behind", with(&whole, noted(*number, stored)), &whole, &[]);
+        }
+        let witness = || noted(4, &whole[3].1);
+        for kept in 0..4u64 {
+            let left = &whole[..usize::try_from(kept).unwrap()];
+            check("cut off", with(left, witness()), left, &[(kept + 1, Wrong::Missing { until: 4 })]);
+        }
+        check("rewritten", with(&whole, noted(4, b"another")), &whole, &[(4, Wrong::NotAsNoted)]);
+        let later = trail(7, 2);
+        check("long gone", Bounds { read_ms: 366 * DAY_MS, ..with(&later, witness()) }, &later, &[]);
     }
 
     #[test]

@@ -7,12 +7,13 @@
 use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
-use holdline_proto::audit::{self, Deed, Entry, Previous};
+use holdline_proto::audit::{self, Deed, Entry, Previous, WITNESS, Witness};
 use holdline_proto::limits::AUDIT_ENTRY_BYTES_MAX;
-use holdline_proto::topology::Stream;
+use holdline_proto::topology::{Bucket, Stream};
+use holdline_proto::wire;
 
 use crate::broker_time::BrokerTime;
-use crate::bus::{Bus, StoreError};
+use crate::bus::{Bus, Put, StoreError};
 use crate::clock;
 
 /// Tries to write an entry while others write, too: each time one of them gets through.
@@ -56,6 +57,56 @@ struct Place {
 /// # Errors
 /// See [`AuditError`].
 pub async fn append(bus: &Bus, deed: &Deed) -> Result<u64, AuditError> {
+    let newest = add(bus, deed).await?;
+    // The next entry's note says as much, and more.
+    if let Err(error) = note(bus, &newest).await {
+        tracing::error!("WITNESS does not have entry {} of the audit trail: {error}", newest.number);
+    }
+    Ok(newest.number)
+}
+
+/// What was noted of the newest entry; none where nothing was, or it cannot be understood.
+///
+/// # Errors
+/// When the broker does not answer.
+pub async fn witness(bus: &Bus) -> Result<Option<Witness>, StoreError> {
+    let place = bus.newest(Bucket::Witness, WITNESS).await?;
+    Ok(place.value.and_then(|value| wire::decode(&value).ok()))
+}
+
+/// Notes an entry apart from the trail, unless a newer one is noted already.
+async fn note(bus: &Bus, newest: &Witness) -> Result<(), StoreError> {
+    for _ in 0..TRIES_MAX {
+        let place = bus.newest(Bucket::Witness, WITNESS).await?;
+        if let Some(noted) = place.value.and_then(|value| wire::decode::<Witness>(&value).ok())
+            && (noted.number >= newest.number || was_replaced(bus, &noted).await?)
+        {
+            return Ok(());
+        }
+        let put = Put { expect: Some(place.revision), ..Put::default() };
+        match bus.put(Bucket::Witness, WITNESS, wire::encode(newest).into(), put).await {
+            Err(StoreError::Fenced) => {}
+            put => return put.map(|_| ()),
+        }
+    }
+    Err(StoreError::Fenced)
+}
+
+/// Whether another entry stands in the place of the one that was noted. Then the note stays as it is, or what is added
+/// would hide that the trail has lost its end.
+async fn was_replaced(bus: &Bus, noted: &Witness) -> Result<bool, StoreError> {
+    let found = bus.at(Stream::Audit, noted.number).await?;
+    let replaced = found.is_some_and(|found| audit::hash(&found.payload) != noted.hash);
+    if replaced {
+        tracing::error!(
+            "entry {} of the audit trail is not the one that was written; `holdline audit verify` says so, too",
+            noted.number
+        );
+    }
+    Ok(replaced)
+}
+
+async fn add(bus: &Bus, deed: &Deed) -> Result<Witness, AuditError> {
     let inbox = bus.client().new_inbox();
     let id = inbox.rsplit('.').next().unwrap_or_default();
     let at_ms = BrokerTime::once_ms(bus).await.map_err(AuditError::Unreadable)?;
@@ -69,7 +120,7 @@ pub async fn append(bus: &Bus, deed: &Deed) -> Result<u64, AuditError> {
             }
             match bus.at(Stream::Audit, *number).await {
                 Ok(Some(found)) if audit::open(&found.payload).is_ok_and(|entry| entry.id == id) => {
-                    return Ok(*number);
+                    return Ok(Witness { number: *number, hash: audit::hash(&found.payload) });
                 }
                 // Somebody else's entry: ours can no longer come to stand there.
                 Ok(Some(_)) => doubt = None,
@@ -93,6 +144,7 @@ pub async fn append(bus: &Bus, deed: &Deed) -> Result<u64, AuditError> {
         if stored.len() > AUDIT_ENTRY_BYTES_MAX {
             return Err(AuditError::TooLarge(stored.len()));
         }
+        let hash = audit::hash(&stored);
         let message = PublishMessage::build().expected_last_subject_sequence(behind).payload(stored.into());
         match bus.publish(message.outbound_message(bus.topology().audit())).await {
             Ok(sequence) => {
@@ -102,7 +154,7 @@ pub async fn append(bus: &Bus, deed: &Deed) -> Result<u64, AuditError> {
                          between; `holdline audit verify` says so, too"
                     );
                 }
-                return Ok(number);
+                return Ok(Witness { number, hash });
             }
             Err(StoreError::Fenced) => {}
             Err(StoreError::Unknown(why)) => {

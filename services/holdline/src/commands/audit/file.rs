@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use holdline_decide::audit::Bounds;
-use holdline_proto::audit::hash;
+use holdline_proto::audit::{Witness, hash};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -24,6 +24,7 @@ struct Opening {
     last: u64,
     made_ms: i64,
     read_ms: i64,
+    witness: Option<Witness>,
 }
 
 /// An entry.
@@ -57,13 +58,13 @@ impl Writer {
     ///
     /// # Errors
     /// When it is there already, or cannot be written.
-    pub(super) fn create(path: &Path, bounds: Bounds) -> anyhow::Result<Writer> {
+    pub(super) fn create(path: &Path, bounds: &Bounds) -> anyhow::Result<Writer> {
         let file = File::options().write(true).create_new(true).open(path);
         let file =
             file.with_context(|| format!("{} cannot be made; it must be a new file", path.display()))?;
         let mut writer = Writer { path: path.into(), file: BufWriter::new(file), digest: Sha256::new() };
-        let Bounds { first, last, made_ms, read_ms } = bounds;
-        writer.line(&Opening { format: FORMAT.into(), first, last, made_ms, read_ms })?;
+        let Bounds { first, last, made_ms, read_ms, witness } = bounds.clone();
+        writer.line(&Opening { format: FORMAT.into(), first, last, made_ms, read_ms, witness })?;
         Ok(writer)
     }
 
@@ -113,12 +114,15 @@ impl Export {
         let closing = lines.pop().context("it is empty")?;
         let before = bytes.split_at(bytes.len() - closing.len()).0;
         let opening: Opening = serde_json::from_slice(lines.first().copied().unwrap_or(closing))?;
-        let Opening { format, first, last, made_ms, read_ms } = opening;
+        let Opening { format, first, last, made_ms, read_ms, witness } = opening;
         if format != FORMAT {
             bail!("its format is {format:?}; this version reads {FORMAT:?}");
         }
-        let mut export =
-            Export { bounds: Bounds { first, last, made_ms, read_ms }, entries: vec![], problems: vec![] };
+        let mut export = Export {
+            bounds: Bounds { first, last, made_ms, read_ms, witness },
+            entries: vec![],
+            problems: vec![],
+        };
         for (number, line) in (1..).zip(lines).skip(1) {
             match entry(line) {
                 Ok(entry) => export.entries.push(entry),
@@ -154,8 +158,8 @@ mod tests {
     fn exported(entries: u64) -> Vec<u8> {
         let path = std::env::temp_dir().join(format!("holdline-export-{}-{entries}", std::process::id()));
         std::fs::remove_file(&path).ok();
-        let mut writer =
-            Writer::create(&path, Bounds { first: 1, last: entries, made_ms: 0, read_ms: 9 }).unwrap();
+        let bounds = Bounds { first: 1, last: entries, made_ms: 0, read_ms: 9, witness: None };
+        let mut writer = Writer::create(&path, &bounds).unwrap();
         let mut last: Option<Vec<u8>> = None;
         for number in 1..=entries {
             let previous = last.as_ref().map(|stored| Previous { hash: hash(stored), stored_ms: 1 });
@@ -165,7 +169,7 @@ mod tests {
             last = Some(stored);
         }
         writer.finish(last.map(|stored| hash(&stored)).as_deref()).unwrap();
-        assert!(Writer::create(&path, Bounds { first: 1, last: 0, made_ms: 0, read_ms: 0 }).is_err());
+        assert!(Writer::create(&path, &bounds).is_err(), "it is there already");
         let bytes = std::fs::read(&path).unwrap();
         std::fs::remove_file(&path).ok();
         bytes

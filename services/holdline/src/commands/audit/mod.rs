@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use holdline_decide::audit::{Bounds, Chain, Verdict};
 use holdline_proto::audit::{self, Deed, Entry};
 use holdline_proto::topology::{Role, Stream};
-use holdline_stage::audit::append;
+use holdline_stage::audit::{append, witness};
 use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::Bus;
 use serde_json::{Map, Value, json};
@@ -153,8 +153,8 @@ impl List {
             }
             None => {
                 let bus = self.installation.bus(Role::Operator).await?;
-                let bounds = bounds(&bus).await?;
-                each(&bus, bounds, |sequence, stored| {
+                let last = bus.bounds(Stream::Audit).await?.last;
+                each(&bus, last, |sequence, stored| {
                     take(sequence, stored);
                     Ok(())
                 })
@@ -235,8 +235,9 @@ impl Verify {
             None => {
                 let bus = self.installation.bus(Role::Operator).await?;
                 let bounds = bounds(&bus).await?;
+                let last = bounds.last;
                 let mut chain = Chain::new(bounds).anchor(self.from);
-                each(&bus, bounds, |sequence, stored| {
+                each(&bus, last, |sequence, stored| {
                     chain.take(sequence, stored);
                     Ok(())
                 })
@@ -252,9 +253,10 @@ impl ExportTo {
     async fn run(self) -> anyhow::Result<()> {
         let bus = self.installation.bus(Role::Operator).await?;
         let bounds = bounds(&bus).await?;
+        let mut writer = file::Writer::create(&self.file, &bounds)?;
+        let last = bounds.last;
         let mut chain = Chain::new(bounds);
-        let mut writer = file::Writer::create(&self.file, bounds)?;
-        each(&bus, bounds, |sequence, stored| {
+        each(&bus, last, |sequence, stored| {
             chain.take(sequence, stored);
             writer.entry(sequence, stored)
         })
@@ -265,26 +267,28 @@ impl ExportTo {
     }
 }
 
-/// What the stream says of the trail.
+/// What the broker says of the trail.
 async fn bounds(bus: &Bus) -> anyhow::Result<Bounds> {
     let read_ms = BrokerTime::once_ms(bus).await;
     let read_ms = read_ms.map_err(|why| anyhow!("the broker's clock cannot be read: {why}"))?;
+    // First: what is noted later may be beyond what is read.
+    let witness = witness(bus).await?;
     let bounds = bus.bounds(Stream::Audit).await?;
     let made_ms = i64::try_from(bounds.made / 1_000_000).unwrap_or(i64::MAX);
-    Ok(Bounds { first: bounds.first, last: bounds.last, made_ms, read_ms })
+    Ok(Bounds { first: bounds.first, last: bounds.last, made_ms, read_ms, witness })
 }
 
-/// Every entry that was there when the bounds were read.
+/// Every entry up to a sequence.
 async fn each(
     bus: &Bus,
-    bounds: Bounds,
+    last: u64,
     mut take: impl FnMut(u64, &[u8]) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     read::each(bus, Stream::Audit, &bus.topology().audit(), 1, |message| {
-        if message.sequence <= bounds.last {
+        if message.sequence <= last {
             take(message.sequence, &message.payload)?;
         }
-        Ok(message.sequence >= bounds.last)
+        Ok(message.sequence >= last)
     })
     .await
 }
