@@ -684,24 +684,32 @@ fn e11_who_is_not_waited_for_gets_no_verdict() {
             world.actions.iter().map(|(at, action)| (*at as f64 / 1_000.0, action.as_str())).collect();
         assert_eq!(found, actions, "{timeline}");
         assert_eq!(world.decisions.iter().any(|d| matches!(d.what, What::Held { .. })), pages);
+        let mut incidents = world.live.tracks().values().flat_map(|t| t.open.iter().chain(&t.closing));
+        assert!(incidents.all(|incident| incident.probe.is_none()), "{timeline}");
     };
     let plain = Circumstances::default;
+    let silent = |action| Circumstances { outcomes: BTreeMap::from([(action, None)]), ..plain() };
     let answers = |done| Circumstances { outcomes: BTreeMap::from([("fail", done)]), ..plain() };
     let (fail, restore) = ((2.0, "fail gw"), "restore gw");
     // Its incident ended meanwhile, or before it was confirmed.
     check(LOOP, plain(), "0 +1 x3 F, 10 H, 11 H", &[fail, (11.0, restore)]);
     check(LOOP, plain(), "0 +1 x3 F, 3 H, 4 H, 20 B", &[fail, (4.0, restore)]);
     check(LOOP, plain(), "0 +1 x2 F, 10 H, 20 B", &[]);
-    check(LOOP, answers(None), "0 +1 x3 F, 10 B", &[fail]);
+    check(LOOP, silent("restore"), "0 +1 x3 F, 10 H, 11 H", &[fail, (11.0, restore)]);
+    // Its remedies are not known to be carried, all of them.
+    check(LOOP, silent("fail"), "0 +1 x3 F, 10 B", &[fail]);
+    let both = LOOP.replace("do: [fail]", "do: [fail, also]");
+    check(&both, silent("also"), "0 +1 x3 F, 10 B", &[fail, (2.0, "also gw")]);
     let refused = Done::Failed { reason: "404".into(), perhaps_done: false };
     check(LOOP, answers(Some(refused)), "0 +1 x3 F, 10 B", &[fail, (2.0, "page gw")]);
-    // The remedy is reported when the incident is over already.
-    let mut world = run(&listening(LOOP), answers(None), "0 +1 x3 F, 10 H, 11 H", 20);
+    // The remedy is reported when the incident is over already, and another has begun.
+    let mut world = run(&listening(LOOP), silent("fail"), "0 +1 x3 F, 10 H, 11 H, 12 F", 20);
     let outstanding = world.live.tracks().values().find_map(|track| track.outstanding.clone()).unwrap();
     let carried = Outcome::of(&outstanding, Done::Carried { status: 200 }, 1, 0);
     world.step(BEGIN + 21_000, Input::Outcome(&carried));
     let track = world.live.tracks().values().next().unwrap();
-    assert!(track.open.is_none() && track.closing.len() == 1 && track.closing[0].probe.is_none());
+    assert!(track.open.iter().chain(&track.closing).all(|incident| incident.probe.is_none()));
+    assert!(track.open.is_some() && track.closing.len() == 1);
 }
 
 #[test]
