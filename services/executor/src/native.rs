@@ -197,6 +197,8 @@ impl Executor {
         call: Call,
         lock: &mut Lock,
     ) -> Result<Looked, StoreError> {
+        // Who waits for a token leaves late, and together with all others that do.
+        self.api.prepare(caller.platform, caller.client).await;
         loop {
             let mut turn = match self.turn(command, &caller.pace, lock).await? {
                 Ok(turn) => turn,

@@ -99,6 +99,7 @@ impl Executor {
                 let platform = set.platform.as_ref().ok_or("there is no platform")?;
                 let (client, _) = platform.client(client.as_deref()).ok_or("there is no such client")?;
                 let pace = Pace::of(platform, client);
+                self.api.prepare(platform, client).await;
                 self.may_look(&pace).await?;
                 let call = Call::get(Look::api_path(&filled).to_string());
                 let answer =
