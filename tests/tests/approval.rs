@@ -50,9 +50,12 @@ fn playbooks(target: &Target, publics: &BTreeMap<String, String>, approval: &str
     let (mut people, window) = ("people:\n".to_string(), window(clock::wall_ms(), inside));
     for (name, public) in publics {
         let (roles, until) = match name.as_str() {
-            "eve" => ("look, operate", ""),
+            "eve" => ("look", ""),
             "old" => ("approve", ", until: 2026-01-31"),
             "mallory" => continue,
+            // Only where it is asked for: then it takes a token to push.
+            "operator" if publics.len() > 2 => continue,
+            "operator" => ("operate", ""),
             _ => ("approve", ""),
         };
         people += &format!("  {name}: {{token: {public}, roles: [{roles}]{until}}}\n");
@@ -73,7 +76,7 @@ impl World {
         let tokens = scratch("approval-tokens");
         std::fs::create_dir_all(&tokens).unwrap();
         let mut publics = BTreeMap::new();
-        for name in ["ada", "bob", "eve", "old", "mallory"] {
+        for name in ["ada", "bob", "eve", "old", "mallory", "operator"] {
             let file = tokens.join(name);
             let made =
                 holdline_tests::programs::holdline(&["token", file.to_str().unwrap(), "--output", "json"]);
@@ -204,6 +207,15 @@ async fn a4_only_the_right_word_on_exactly_this_request_has_it_sent_and_restarts
     assert_eq!(world.calls("remediate"), 2, "once");
     let explained = world.explained(&asked["incidentId"]);
     assert!(explained.contains("approved by ada: seen on the line"), "{explained}");
+    // Each of them, and what was refused, is in the trail.
+    let trail = world.installation.holdline(&["audit", "--output", "json"]);
+    let trail = String::from_utf8_lossy(&trail.stdout).into_owned();
+    let acts = |act: &str| trail.matches(&format!("\"{act}\"")).count();
+    assert_eq!(
+        ["approval_asked", "approved", "approval_used", "approval_refused"].map(acts),
+        [2, 2, 2, 6],
+        "{trail}"
+    );
     // Undoing is not covered.
     world.over("gw-1").await;
     world.until("the revert", |world| world.calls("revert") == 1).await;
@@ -343,6 +355,26 @@ async fn a4_a_forged_word_and_a_changed_request_allow_nothing() {
     clock::sleep(SETTLED).await;
     assert_eq!(world.calls("remediate"), 0);
     world.installation.conserved();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e7_where_people_may_operate_only_their_tokens_do() {
+    let mut world = World::start("approval-operate", "{for: [failover]}").await;
+    let public = |name: &str| (name.to_string(), Token::read(&world.tokens.join(name)).unwrap().public());
+    let publics = BTreeMap::from([public("ada"), public("operator")]);
+    world.installation.push(&playbooks(&world.target, &publics, "{for: [failover]}", false));
+    let pause = |token: Option<&str>, expected: i32, part: &str| {
+        let token = token.map(|name| world.tokens.join(name).to_str().unwrap().to_string());
+        let mut said = vec!["pause", "--reason", "works", "--for", "1h", "--by", "ada", "--output", "json"];
+        said.extend(token.iter().flat_map(|token| ["--token", token.as_str()]));
+        let output = world.installation.holdline(&said);
+        let told = [output.stdout, output.stderr].concat();
+        let told = String::from_utf8_lossy(&told).into_owned();
+        assert!(output.status.code() == Some(expected) && told.contains(part), "{said:?}: {told}");
+    };
+    pause(None, 1, "--token");
+    pause(Some("ada"), 1, "may not operate");
+    pause(Some("operator"), 0, "\"by\": \"operator\"");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -58,7 +58,8 @@ impl Executor {
         {
             let asked = Asked { people: asked.people.max(terms.people), ..asked };
             if !is_about(&asked, command, &shown) {
-                let why = "it is for another request than the one that would leave now: people are asked anew";
+                let why =
+                    "it is for another request than the one that would leave now: people are asked anew";
                 tracing::warn!(incident = command.incident, "approval {id}: {why}");
                 self.record(Act::ApprovalRefused, command, id, why).await?;
             } else {
@@ -72,7 +73,8 @@ impl Executor {
                         return Ok(Word::Denied(format!("denied by {by}: {reason}")));
                     }
                     Standing::Waits { missing, void } => {
-                        let why = format!("{missing} more must approve; for nothing counts [{}]", void.join("; "));
+                        let why =
+                            format!("{missing} more must approve; for nothing counts [{}]", void.join("; "));
                         tracing::warn!(incident = command.incident, "approval {id}: {why}");
                         self.record(Act::ApprovalRefused, command, id, &why).await?;
                         return Ok(Word::Awaited(awaits(&asked, perhaps_done)));

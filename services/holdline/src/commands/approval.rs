@@ -186,7 +186,9 @@ impl Rule {
             let deed = Deed::new(name.unwrap_or(&public), Act::ApprovalRefused, &self.id, reason)
                 .with("verdict", verdict.to_string())
                 .with("reason", &self.reason);
-            append(&bus, &deed).await.context("it is refused, and that cannot be written to the audit trail")?;
+            append(&bus, &deed)
+                .await
+                .context("it is refused, and that cannot be written to the audit trail")?;
         }
         match told {
             Ok((asked, told)) => {
@@ -253,11 +255,12 @@ impl Rule {
                 Verdict::Deny if asked.rulings.is_empty() => Act::Denied,
                 Verdict::Deny => Act::Revoked,
             };
-            let deed = Deed::new(name, act, format!("{} for {}", asked.action, asked.key.entity), &self.reason)
-                .with("approval", &asked.id)
-                .with("incident", &asked.incident)
-                .with("request", &asked.request)
-                .with("signature", hex::encode(&signature));
+            let deed =
+                Deed::new(name, act, format!("{} for {}", asked.action, asked.key.entity), &self.reason)
+                    .with("approval", &asked.id)
+                    .with("incident", &asked.incident)
+                    .with("request", &asked.request)
+                    .with("signature", hex::encode(&signature));
             asked.rulings.push(Ruling { signature, ..ruling });
             let put = Put { expect: Some(place.revision), ttl: Some(KEPT), ..Put::default() };
             let stored = audited(bus, deed, async {
@@ -349,12 +352,12 @@ async fn read(bus: &Bus, id: &str) -> anyhow::Result<(Place, Option<Asked>)> {
     Ok((place, asked.with_context(|| format!("the entry {id} of APPROVALS cannot be read"))?))
 }
 
-async fn now_ms(bus: &Bus) -> anyhow::Result<i64> {
+pub(super) async fn now_ms(bus: &Bus) -> anyhow::Result<i64> {
     BrokerTime::once_ms(bus).await.map_err(|why| anyhow!("the broker's clock cannot be read: {why}"))
 }
 
 /// The set of playbooks that is in force.
-async fn current(bus: &Bus) -> anyhow::Result<Set> {
+pub(super) async fn current(bus: &Bus) -> anyhow::Result<Set> {
     let entry = bus.get(Bucket::Playbooks, CURRENT).await?.context("no set of playbooks was pushed yet")?;
     let hash = String::from_utf8_lossy(&entry.value).into_owned();
     let stored = match Bundle::is_hash(&hash) {

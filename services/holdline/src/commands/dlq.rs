@@ -242,7 +242,7 @@ fn holds(payload: &[u8]) -> Value {
 }
 
 impl Ask {
-    async fn run(self, what: Wish) -> anyhow::Result<()> {
+    async fn run(mut self, what: Wish) -> anyhow::Result<()> {
         if self.letters.is_empty() && !self.all {
             bail!("which letters? Name their numbers, or say --all (with --stage or --containing)");
         }
@@ -261,6 +261,7 @@ impl Ask {
             show_all(&letters, self.filter.output);
             return Ok(());
         }
+        self.who.by = self.who.clone().operating(&bus).await?;
         let mut waiting: BTreeSet<u64> = letters.iter().map(|lying| lying.number).collect();
         let numbers: Vec<u64> = waiting.iter().copied().collect();
         for some in numbers.chunks(LETTERS_PER_ENTRY_MAX) {

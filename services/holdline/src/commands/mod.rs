@@ -19,7 +19,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
+use holdline_decide::approval::Right;
 use holdline_proto::approval::Verdict;
 use holdline_proto::topology::Role;
 use holdline_stage::admin::Health;
@@ -27,6 +29,7 @@ use holdline_stage::bus::Bus;
 use holdline_stage::run::{Tasks, finish};
 use holdline_stage::secret::{Lookup, environment_with};
 use holdline_stage::settings::{Nats, Reader};
+use holdline_stage::token::Token;
 use holdline_stage::vault::Vault;
 use holdline_stage::{dump, telemetry};
 use secrecy::SecretString;
@@ -130,6 +133,42 @@ pub(crate) struct Who {
     /// Who you are
     #[arg(long, value_name = "NAME", env = "USER", default_value = "somebody", value_parser = text)]
     pub by: String,
+    /// The file with your token, where `people` of holdline.yaml says who may operate
+    #[arg(long, value_name = "FILE", env = "HOLDLINE_TOKEN_FILE")]
+    token: Option<PathBuf>,
+}
+
+impl Who {
+    /// The name of whoever operates. Once the set in force names people who may, only their tokens say who somebody is.
+    ///
+    /// # Errors
+    /// When it takes a token, and this is none of theirs.
+    pub(crate) async fn operating(self, bus: &Bus) -> anyhow::Result<String> {
+        // A set that cannot be read names nobody, and must not keep anybody from pushing a better one.
+        let set = match approval::current(bus).await {
+            Ok(set) => set,
+            Err(error) => {
+                tracing::debug!("nobody is known by a token: {error:#}");
+                return Ok(self.by);
+            }
+        };
+        let mut may =
+            set.people.iter().filter(|(_, person)| person.rights.contains(&Right::Operate)).peekable();
+        if may.peek().is_none() {
+            return Ok(self.by);
+        }
+        let file = self.token.context(
+            "`people` of holdline.yaml says who may operate: name the file with your token with --token",
+        )?;
+        let public = Token::read(&file)?.public();
+        let now_ms = approval::now_ms(bus).await?;
+        let found = may.find(|(_, person)| person.token == public);
+        let (name, person) = found.with_context(|| format!("the token {public} may not operate"))?;
+        if person.until_ms.is_some_and(|until_ms| now_ms >= until_ms) {
+            bail!("the token of {name} has expired");
+        }
+        Ok(name.clone())
+    }
 }
 
 /// What a person says, for others to read.

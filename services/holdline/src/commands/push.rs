@@ -49,7 +49,8 @@ impl Push {
         let literals = playbook::replace_literals(&mut bundle);
         let bus = self.installation.bus(Role::Operator).await?;
         check_partition_keys(&bus, &bundle).await?;
-        let hash = make_current(&bus, &bundle, self.who.by, self.reason.unwrap_or_default()).await?;
+        let by = self.who.operating(&bus).await?;
+        let hash = make_current(&bus, &bundle, by, self.reason.unwrap_or_default()).await?;
         match self.output {
             Output::Json => {
                 let secrets: Vec<&String> = literals.keys().collect();

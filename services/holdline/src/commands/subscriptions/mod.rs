@@ -41,7 +41,7 @@ enum Verb {
     /// What the platform has and what it should have; exit code 1 when they differ
     Diff(Which),
     /// Make it so: create, update, then remove what holdline made and the folder no longer has
-    Apply(Apply),
+    Apply(Box<Apply>),
 }
 
 #[derive(Debug, Args)]
@@ -285,12 +285,12 @@ impl Signed {
         if plan.changes.is_empty() {
             return Ok(Applied { done: 0, stopped: None });
         }
+        let bus = self.installation.bus(Role::Operator).await?;
         let about = format!("the platform's subscriptions, as client {}", caller.client);
         let why = self.reason.unwrap_or_default();
-        let deed = Deed::new(self.who.by, Act::SubscriptionsApply, about, why);
+        let deed = Deed::new(self.who.operating(&bus).await?, Act::SubscriptionsApply, about, why);
         let deed = deed.with("changes", titles(&plan.changes));
         let deed = if rotate { deed.with("secrets", "sent anew") } else { deed };
-        let bus = self.installation.bus(Role::Operator).await?;
         let mut applied = Applied { done: 0, stopped: None };
         let made = async {
             applied = make(caller, plan, secrets, output).await;
