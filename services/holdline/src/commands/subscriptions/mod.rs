@@ -86,8 +86,10 @@ impl Subscriptions {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let (which, rotate, apply) = match self.verb {
             Verb::Diff(which) => (which, false, None),
-            Verb::Apply(Apply { which, rotate, dry_run: true, .. }) => (which, rotate, None),
-            Verb::Apply(Apply { which, rotate, signed, .. }) => (which, rotate, Some(signed)),
+            Verb::Apply(apply) => {
+                let Apply { which, rotate, dry_run, signed } = *apply;
+                (which, rotate, (!dry_run).then_some(signed))
+            }
         };
         let (set, lookup) = which.load()?;
         let platform = set.platform.as_ref().context(
