@@ -171,8 +171,10 @@ impl Executor {
             return self.cannot(work, command, reason).await;
         }
         // What people allow holds at once, also for incidents that were opened under an earlier set.
-        let current = self.playbooks.current();
-        let allowing = current.as_ref().map_or(set, |(_, current)| current);
+        // A playbook that is in the current set no more goes by its own.
+        let current = self.playbooks.current().map(|(_, current)| current);
+        let current = current.filter(|current| current.playbooks.contains_key(&command.key.playbook));
+        let allowing = current.as_ref().unwrap_or(set);
         let word = match self.word_of_people(command, action, allowing, earlier.perhaps_done).await {
             Ok(word) => word,
             Err(error) => {
@@ -183,7 +185,11 @@ impl Executor {
         let command = &match word {
             Word::Allowed(approval) => Command { approval, ..command.clone() },
             Word::Awaited(done) => return self.report(command, done, earlier.attempts, lock).await,
+            // Asked for again with `holdline dlq replay`.
             Word::Denied(reason) => {
+                let attempts = earlier.attempts;
+                self.park(work, DeadLetter { reason: reason.clone(), attempts, ..DeadLetter::default() })
+                    .await?;
                 let done = Done::Failed { reason, perhaps_done: earlier.perhaps_done };
                 return self.report(command, done, earlier.attempts, lock).await;
             }

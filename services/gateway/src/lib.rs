@@ -35,7 +35,7 @@ use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::Bus;
 use holdline_stage::clock;
 use holdline_stage::playbooks::{Playbooks, installation};
-use holdline_stage::run::Shell;
+use holdline_stage::run::{BEGINNING, Shell};
 use holdline_stage::secret::{Lookup, environment};
 use holdline_stage::settings::{Reader, host_name};
 use holdline_stage::vault::Vault;
@@ -183,6 +183,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
         pages: Pages::default(),
     });
     pull(&entrance, &settings, &bus, &shell)?;
+    shell.health.present(BEGINNING);
     tokio::select! {
         served = serve(listener, entrance, &settings, address, &shell) => served?,
         error = recognise(&bus, &shell, &installation, &recognised) => return Err(error),
@@ -346,6 +347,8 @@ async fn serve(
 /// Looks secrets up again and again: a set may change, and so may what a reference leads to.
 fn keep_secrets(playbooks: &Playbooks<Set>, mut resolver: Resolver, shell: &Shell) {
     let (playbooks, shell) = (playbooks.clone(), shell.clone());
+    // Without them every signature is refused.
+    shell.health.awaiting("secrets", "not looked up yet");
     shell.tasks.clone().spawn(async move {
         let mut changes = playbooks.changes();
         loop {

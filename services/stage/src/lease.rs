@@ -13,7 +13,7 @@ use holdline_proto::topology::{Bucket, Role};
 
 use crate::bus::{Bus, Place, Put, StoreError};
 use crate::clock::{self, Instant};
-use crate::run::{Shell, Tasks};
+use crate::run::{BEGINNING, Shell, Tasks};
 use crate::telemetry::Metric;
 
 /// A lease runs out this long after its last renewal.
@@ -65,6 +65,7 @@ where
     let (leased, leasing) = (format!("{} {what}", role.name()), format!("{} leases", role.name()));
     let mut well = clock::now();
     shell.health.awaiting(&leased, "nobody was asked yet");
+    shell.health.present(BEGINNING);
     loop {
         match leases.look(&work).await {
             Ok(()) => {

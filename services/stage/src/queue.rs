@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use crate::bus::Bus;
 use crate::clock;
 use crate::reader::published_ms;
-use crate::run::{Shell, Tasks};
+use crate::run::{BEGINNING, Shell, Tasks};
 
 /// How often a message under way tells the broker that it is being worked on. The consumer's `ack_wait`
 /// must be several times longer.
@@ -99,6 +99,7 @@ where
     let under_way = Tasks::default();
     let what = format!("consumer {consumer}");
     shell.health.awaiting(&what, "not pulling yet");
+    shell.health.present(BEGINNING);
     let mut looks_gone = 0;
     while !shell.tasks.is_stopping() {
         let mut epoch = bus.epoch();

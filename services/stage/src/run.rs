@@ -18,6 +18,9 @@ pub const EXIT_CONFIGURATION: u8 = 64;
 /// Exit code for a dependency that stays away.
 pub const EXIT_UNAVAILABLE: u8 = 69;
 
+/// What a service is missing until it has said what else it needs.
+pub const BEGINNING: &str = "beginning";
+
 /// A dependency that stayed away for longer than the start was willing to wait.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -137,6 +140,8 @@ where
                 () = stop.stopping() => {}
             }
         });
+        // Until it has said what it needs, nothing that is missing can show.
+        shell.health.awaiting(BEGINNING, "it has only just begun");
         if let Some(listen) = shell.common.admin {
             admin::serve(listen, shell.tasks.clone(), vec![(String::new(), shell.health.clone())]).await?;
         }
