@@ -1,11 +1,16 @@
 //! APPROVALS: what waits for people before it is done, and what they have said of it (E7, A4).
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::command::{Command, Direction};
+use crate::digest::Digest;
 use crate::incident::TrackKey;
 use crate::wire::Wire;
+
+/// A request and what was said of it are kept for this long after the last write: longer than it can wait.
+pub const KEPT: Duration = Duration::from_secs(2 * 24 * 3_600);
 
 /// A request that people are asked to allow: an entry of APPROVALS, by its id. Times: Unix milliseconds, broker's
 /// clock.
@@ -85,13 +90,7 @@ impl Ruling {
 /// Names what is asked: one issue of a command and the request that it would send. Another request has another id, so
 /// what is said of this one says nothing of that one. 32 hex digits.
 pub fn id(command: &Command, request: &str) -> String {
-    let mut hasher = Sha256::new();
-    for part in [&command.issue_key(), request] {
-        hasher.update((part.len() as u64).to_be_bytes());
-        hasher.update(part.as_bytes());
-    }
-    let digest = hasher.finalize();
-    hex::encode(digest.get(..16).unwrap_or_default())
+    Digest::of([command.issue_key().as_str(), request]).hex().chars().take(32).collect()
 }
 
 impl Wire for Asked {

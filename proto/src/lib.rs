@@ -8,6 +8,8 @@ pub mod topology;
 
 pub mod wire;
 
+pub mod digest;
+
 pub mod event;
 
 pub mod signal;

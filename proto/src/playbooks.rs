@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::digest::Digest;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::wire::Wire;
 
@@ -26,14 +26,8 @@ impl Wire for Bundle {
 impl Bundle {
     /// The identity of the set: the first 16 hex digits of SHA-256 over its paths and texts.
     pub fn hash(&self) -> String {
-        let mut hasher = Sha256::new();
-        for (path, text) in &self.files {
-            for part in [path, text] {
-                hasher.update((part.len() as u64).to_be_bytes());
-                hasher.update(part.as_bytes());
-            }
-        }
-        hex::encode(hasher.finalize()).chars().take(16).collect()
+        let parts = self.files.iter().flat_map(|(path, text)| [path, text]);
+        Digest::of(parts).hex().chars().take(16).collect()
     }
 
     /// Whether a text can be what [`Bundle::hash`] gives.

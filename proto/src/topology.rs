@@ -5,6 +5,7 @@
 //! nowhere else.
 
 use crate::audit::{KEPT_DAYS, WITNESS};
+use crate::digest::Digest;
 use crate::incident::TrackKey;
 
 /// A process that connects with its own key and rights.
@@ -659,17 +660,16 @@ pub fn partition_of(entity: &str, partitions: u16) -> u16 {
 /// A short name that is safe as a subject token and the same in every run: the first 12 characters of the
 /// base-32 SHA-256 of its parts.
 pub fn token(parts: &[&str]) -> String {
-    use sha2::{Digest, Sha256};
     const ALPHABET: [char; 32] = [
         'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'j', 'k', 'm', 'n', 'p', 'q', 'r', 's', 't', 'u', 'v', 'w',
         'x', 'y', 'z', '2', '3', '4', '5', '6', '7', '8', '9', '0',
     ];
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update((part.len() as u64).to_be_bytes());
-        hasher.update(part.as_bytes());
-    }
-    hasher.finalize().iter().take(12).filter_map(|byte| ALPHABET.get(usize::from(byte % 32))).collect()
+    Digest::of(parts)
+        .bytes()
+        .iter()
+        .take(12)
+        .filter_map(|byte| ALPHABET.get(usize::from(byte % 32)))
+        .collect()
 }
 
 /// A track's name as a subject token: what the executor locks.

@@ -1,11 +1,10 @@
 //! What a command sends, and what an answer means.
 
-use sha2::{Digest, Sha256};
-
 use crate::native::{Change, Given};
 use crate::playbook::{Action, Doing, Method, Native, Playbook, RenderError, Webhook};
 use crate::rate::Limits;
 use holdline_proto::command::{Command, Direction, Intent};
+use holdline_proto::digest::Digest;
 use holdline_proto::incident::{Lane, View};
 use holdline_proto::limits::SHOWN_BYTES_MAX;
 use holdline_proto::outcome::Done;
@@ -73,25 +72,21 @@ const HEADERS_SHOWN: [&str; 3] = ["accept", "content-type", IDEMPOTENCY_HEADER];
 /// # Errors
 /// Why there is none: a placeholder that cannot be filled, a parameter that cannot be used.
 pub fn shown(action: &Action, command: &Command) -> Result<Shown, String> {
-    let mut hasher = Sha256::new();
-    let mut digest = |part: &str| {
-        hasher.update((part.len() as u64).to_be_bytes());
-        hasher.update(part.as_bytes());
-    };
+    let mut digest = Digest::default();
     let mut text;
     match &action.what {
         Doing::Webhook(webhook) => {
             let request = request(webhook, command).map_err(|error| error.to_string())?;
-            digest(request.method.name());
-            digest(&request.url);
+            digest.add(request.method.name());
+            digest.add(&request.url);
             text = format!("{} {}", request.method.name(), request.url);
             for (name, value) in &request.headers {
-                digest(name);
-                digest(value);
+                digest.add(name);
+                digest.add(value);
                 let shown = HEADERS_SHOWN.iter().any(|shown| shown.eq_ignore_ascii_case(name));
                 text += &format!("\n{name}: {}", if shown { value } else { "(not shown)" });
             }
-            digest(request.body.as_deref().unwrap_or_default());
+            digest.add(request.body.as_deref().unwrap_or_default());
             if let Some(body) = &request.body {
                 text += &format!("\n\n{body}");
             }
@@ -102,7 +97,7 @@ pub fn shown(action: &Action, command: &Command) -> Result<Shown, String> {
             let what = if command.undo.is_some() { "undo " } else { "" };
             let client = native.client.as_deref().unwrap_or_default();
             for part in [what, native.kind.name, client, &parameters] {
-                digest(part);
+                digest.add(part);
             }
             text = format!("{what}{} {parameters}", native.kind.name);
         }
@@ -116,12 +111,7 @@ pub fn shown(action: &Action, command: &Command) -> Result<Shown, String> {
         text.truncate(end);
         text += &format!("\n({left} more bytes are not shown)");
     }
-    let digest = hasher.finalize();
-    Ok(Shown { text, request: hex(&digest) })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(Shown { text, request: digest.hex() })
 }
 
 /// Whether the playbook's lane has the action in that direction. A warning's lane has no failover (A2): what says

@@ -2,12 +2,10 @@
 //! their word is looked at again, at the leader, before it does. Whose word counts stands in `decide::approval`; that
 //! it is theirs is proven by their signature, so that no right at the broker takes the place of a person's token.
 
-use std::time::Duration;
-
 use holdline_decide::approval::{self, Person, Standing, Terms};
 use holdline_decide::execute::{self, Shown};
 use holdline_decide::playbook::{Action, Set};
-use holdline_proto::approval::{Asked, Ruling};
+use holdline_proto::approval::{Asked, KEPT, Ruling};
 use holdline_proto::audit::{Act, Deed};
 use holdline_proto::command::Command;
 use holdline_proto::outcome::Done;
@@ -18,9 +16,6 @@ use holdline_stage::bus::{Place, Put, StoreError};
 use holdline_stage::token;
 
 use crate::protocol::Executor;
-
-/// A request and what was said of it are kept for this long: longer than it can wait.
-const KEPT: Duration = Duration::from_secs(2 * 24 * 3_600);
 
 /// What people say of a command.
 pub(crate) enum Word {
@@ -175,7 +170,7 @@ fn is_about(asked: &Asked, command: &Command, shown: &Shown) -> bool {
 }
 
 fn authentic(asked: &Asked) -> impl Fn(&Person, &Ruling) -> bool {
-    |person, ruling| token::is_signed(&person.token, &ruling.signed(asked), &ruling.signature)
+    |person, ruling| token::has_said(&person.token, ruling, asked)
 }
 
 fn awaits(asked: &Asked, perhaps_done: bool) -> Done {

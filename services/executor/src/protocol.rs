@@ -16,6 +16,7 @@ use holdline_platform::Api;
 use holdline_platform::rate::{Granted, Pace, Rates, Turn};
 use holdline_proto::command::{Command, Direction, Intent};
 use holdline_proto::dead_letter::DeadLetter;
+use holdline_proto::digest::Digest;
 use holdline_proto::incident::View;
 use holdline_proto::outcome::{Done, Outcome};
 use holdline_proto::pause::Pause;
@@ -30,7 +31,6 @@ use holdline_stage::playbooks::{Playbooks, SetError};
 use holdline_stage::queue::{Answer, Work};
 use holdline_stage::run::Tasks;
 use holdline_stage::telemetry::Metric;
-use sha2::{Digest, Sha256};
 
 use crate::approvals::Word;
 use crate::budget;
@@ -593,10 +593,5 @@ fn acts_on(command: &Command) -> String {
 
 /// SHA-256 of a request, hex.
 pub(crate) fn fingerprint(method: Method, address: &str, body: Option<&str>) -> String {
-    let mut hasher = Sha256::new();
-    for part in [method.name(), address, body.unwrap_or_default()] {
-        hasher.update((part.len() as u64).to_be_bytes());
-        hasher.update(part.as_bytes());
-    }
-    hex::encode(hasher.finalize())
+    Digest::of([method.name(), address, body.unwrap_or_default()]).hex()
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
+use holdline_proto::approval::{Asked, Ruling};
 use nkeys::KeyPair;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -61,8 +62,13 @@ impl Token {
 }
 
 /// Whether a signature over these bytes was made with the token of this public half.
-pub fn is_signed(public: &str, bytes: &[u8], signature: &[u8]) -> bool {
+fn is_signed(public: &str, bytes: &[u8], signature: &[u8]) -> bool {
     KeyPair::from_public_key(public).is_ok_and(|pair| pair.verify(bytes, signature).is_ok())
+}
+
+/// Whether the owner of the token of this public half has said that of a request.
+pub fn has_said(public: &str, ruling: &Ruling, asked: &Asked) -> bool {
+    is_signed(public, &ruling.signed(asked), &ruling.signature)
 }
 
 #[cfg(test)]

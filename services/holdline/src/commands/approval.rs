@@ -10,7 +10,7 @@ use clap::Args;
 use holdline_decide::approval::{self, Person, Standing};
 use holdline_decide::explain::duration;
 use holdline_decide::playbook::{self, Set};
-use holdline_proto::approval::{Asked, Ruled, Ruling, Verdict};
+use holdline_proto::approval::{Asked, KEPT, Ruled, Ruling, Verdict};
 use holdline_proto::audit::{Act, Deed};
 use holdline_proto::incident::View;
 use holdline_proto::playbooks::{Bundle, CURRENT};
@@ -33,9 +33,6 @@ const TRIES_MAX: u32 = 10;
 /// What an incident waits for is shown a moment after people are asked; it is looked at again after this, and so often.
 const VIEW_WAIT: Duration = Duration::from_millis(100);
 const VIEW_LOOKS: u32 = 20;
-
-/// A request and what was said of it are kept for this long: as long as the executor keeps it.
-const KEPT: Duration = Duration::from_secs(2 * 24 * 3_600);
 
 #[derive(Debug, Args)]
 pub(crate) struct Approvals {
@@ -314,9 +311,7 @@ impl Rule {
 struct Overtaken;
 
 fn standing(asked: &Asked, set: &Set, now_ms: i64) -> Standing {
-    let authentic = |person: &Person, ruling: &Ruling| {
-        token::is_signed(&person.token, &ruling.signed(asked), &ruling.signature)
-    };
+    let authentic = |person: &Person, ruling: &Ruling| token::has_said(&person.token, ruling, asked);
     approval::judge(asked, &set.people, authentic, now_ms)
 }
 
