@@ -49,8 +49,14 @@ pub struct Command {
     pub decision: u32,
     /// When the deciding event reached the log. Unix milliseconds, broker's clock.
     pub decided_ms: i64,
+    /// When what, for the latency budget.
+    #[serde(default)]
+    pub course: Course,
     /// Not to be called after this; then it is decided anew. Unix milliseconds.
     pub deadline_ms: i64,
+    /// How many calls of ours led to its incident, one after the other.
+    #[serde(default)]
+    pub depth: u32,
     /// What the templates refer to.
     pub values: Values,
     /// Tiers of the dlq-replayer that this action has been through.
@@ -59,6 +65,17 @@ pub struct Command {
     /// People were asked for it under this id ([`crate::approval::id`]), and have decided.
     #[serde(default)]
     pub approval: Option<String>,
+}
+
+/// How a command came about. Times: Unix milliseconds of the broker's clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Course {
+    /// What the deciding event waited in the gateway before it reached the log. Milliseconds.
+    pub waited_ms: i64,
+    /// When what the classifier made of it reached the debouncer.
+    pub judged_ms: i64,
+    /// When this was issued: at once, or once it was its turn and people had allowed it.
+    pub issued_ms: i64,
 }
 
 /// What is about to be called, written down before it is called (E9): an entry of INTENTS, one per track.
@@ -78,6 +95,12 @@ pub struct Intent {
     pub answered: bool,
     /// A call of this action key may have had its effect.
     pub perhaps_done: bool,
+    /// When the last call that was answered left, and when the answer was here; 0: none was. Unix milliseconds of the
+    /// broker's clock.
+    #[serde(default)]
+    pub called_ms: i64,
+    #[serde(default)]
+    pub answered_ms: i64,
 }
 
 impl Wire for Intent {

@@ -97,6 +97,9 @@ pub struct Incident {
     /// Changes only when a command is issued or withdrawn.
     #[serde(default)]
     pub decision: u32,
+    /// The greatest [`Signal::depth`](crate::signal::Signal::depth) of the trouble that counted.
+    #[serde(default)]
+    pub depth: u32,
     /// At least one of its actions is known to have been carried out.
     #[serde(default)]
     pub acted: bool,
@@ -112,9 +115,15 @@ pub struct Incident {
     /// Template values of the last event that counted.
     #[serde(default)]
     pub values: Values,
+    /// Those that its remedies were issued with.
+    #[serde(default, skip_serializing_if = "Values::is_empty")]
+    pub remedied: Values,
     /// `received_ms` of the last event that counted; deadlines count from it.
     #[serde(default)]
     pub counted_ms: i64,
+    /// What that event had waited in the gateway before. Milliseconds.
+    #[serde(default)]
+    pub waited_ms: i64,
 }
 
 /// The last remedy was reported carried, and what the entity's events say from then on tells whether it worked (E11).
@@ -159,6 +168,9 @@ pub struct Intended {
     /// See [`Command::approval`].
     #[serde(default)]
     pub approval: Option<String>,
+    /// Partition time when it was decided on first. Unix milliseconds.
+    #[serde(default)]
+    pub judged_ms: i64,
 }
 
 /// What waits for people to allow it. Nothing else of its track is issued meanwhile.

@@ -185,6 +185,13 @@ pub enum Disposition {
     Stale { newer_by_ms: i64 },
     /// A predicate or a template path could not be evaluated; that is not "false".
     Undecidable { reason: String },
+    /// It followed from an action of ours: for what it follows from it says nothing (C4).
+    Echo {
+        /// What it follows from, in words.
+        of: String,
+        /// How many calls of ours led to it, one after the other.
+        depth: u32,
+    },
     /// Counted into these incidents.
     Counted { incidents: Vec<String> },
 }

@@ -31,6 +31,7 @@ pub mod pause;
 /// What waits for people.
 pub mod approval;
 pub mod budget;
+pub mod cause;
 
 pub mod audit;
 

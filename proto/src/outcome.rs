@@ -23,6 +23,43 @@ pub struct Outcome {
     /// clock; 0 when no call left.
     #[serde(default)]
     pub took_ms: i64,
+    /// Whose it was, where a call was answered.
+    #[serde(default)]
+    pub shares: Option<Shares>,
+}
+
+/// Where the time went from the acceptance of the deciding event to the target's answer (E8). Milliseconds by the
+/// broker's clock, which each service knows to within some.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shares {
+    /// In the gateway's spool.
+    pub gateway: i64,
+    /// From the log to the debouncer, the classifier's record included.
+    pub classifier: i64,
+    /// Decided on, and not its turn: behind another action, or before people had allowed it.
+    pub lineup: i64,
+    /// From the decision to the queue of commands, the debouncer's record included.
+    pub debouncer: i64,
+    /// From there to the call that was answered: lock, turn in the rate window, intent, earlier calls.
+    pub executor: i64,
+    /// From the call to its answer.
+    pub target: i64,
+    /// What was allowed from the event's arrival in the log to the call.
+    pub allowed: i64,
+}
+
+impl Shares {
+    /// Each with its name, in the order of the data.
+    pub fn named(&self) -> [(&'static str, i64); 6] {
+        [
+            ("gateway", self.gateway),
+            ("classifier", self.classifier),
+            ("lineup", self.lineup),
+            ("debouncer", self.debouncer),
+            ("executor", self.executor),
+            ("target", self.target),
+        ]
+    }
 }
 
 impl Wire for Outcome {
@@ -30,8 +67,8 @@ impl Wire for Outcome {
 }
 
 impl Outcome {
-    /// The outcome of this issue of a command.
-    pub fn of(command: &Command, result: Done, attempts: u32, took_ms: i64) -> Outcome {
+    /// The outcome of this issue of a command, without the time that a call took.
+    pub fn of(command: &Command, result: Done, attempts: u32) -> Outcome {
         Outcome {
             incident: command.incident.clone(),
             key: command.key.clone(),
@@ -41,7 +78,8 @@ impl Outcome {
             decision: command.decision,
             result,
             attempts,
-            took_ms,
+            took_ms: 0,
+            shares: None,
         }
     }
 }

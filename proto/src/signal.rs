@@ -36,9 +36,15 @@ pub struct Signal {
     pub event_ms: i64,
     /// When it reached the log: the broker's time of the event's frame. Unix milliseconds.
     pub received_ms: i64,
+    /// What it waited in the gateway before that. Milliseconds.
+    #[serde(default)]
+    pub waited_ms: i64,
     /// It reached the log so long after it was accepted that it must not begin an action by itself.
     #[serde(default)]
     pub late: bool,
+    /// How many calls of ours led to it, one after the other; 0: none that is known.
+    #[serde(default)]
+    pub depth: u32,
     /// What the playbook's action templates refer to, by path.
     #[serde(default)]
     pub values: Values,

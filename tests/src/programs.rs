@@ -155,6 +155,12 @@ impl Running {
         assert!(done.success());
     }
 
+    /// Whether a signal keeps it from running.
+    pub fn stands_still(&self) -> bool {
+        let told = Command::new("ps").args(["-o", "state=", "-p", &self.id().to_string()]).output().unwrap();
+        told.stdout.starts_with(b"T")
+    }
+
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
@@ -433,6 +439,15 @@ fn broker(folder: &Path, data: &Path, sync: &str) -> Running {
         .spawn()
         .unwrap();
     Running::of(child)
+}
+
+/// Has every stream recognise repeats for this long.
+pub async fn shorten_duplicate_windows(jetstream: &async_nats::jetstream::Context, window: Duration) {
+    for spec in holdline_proto::topology::Topology::default().streams() {
+        let mut config = jetstream.get_stream(&spec.name).await.unwrap().cached_info().config.clone();
+        config.duplicate_window = window;
+        jetstream.update_stream(&config).await.unwrap();
+    }
 }
 
 /// A log in a folder, to be added to.

@@ -20,6 +20,8 @@ pub struct Call {
     pub key: String,
     /// `X-Request-ID`, which the sample actions fill with the deciding event's id.
     pub request_id: String,
+    /// `X-Correlation-ID`
+    pub correlation: String,
     pub body: String,
     pub at: Instant,
     /// What it was answered.
@@ -138,6 +140,7 @@ async fn asked(
         host: text("host"),
         key: text("idempotency-key"),
         request_id: text("x-request-id"),
+        correlation: text("x-correlation-id"),
         body,
         at,
         status: status.as_u16(),

@@ -20,6 +20,9 @@ fn json(output: &Output) -> Value {
     })
 }
 
+/// What the target takes for each answer. Milliseconds.
+const TARGET_TAKES_MS: i64 = 100;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn x5_incidents_replay_and_why_not_answer_from_the_logs() {
     let target = Target::start().await;
@@ -27,6 +30,7 @@ async fn x5_incidents_replay_and_why_not_answer_from_the_logs() {
     let address = target.address.to_string();
     changed_sample("loop", &playbooks, |_, text| text.replace("127.0.0.1:44001", &address));
     let mut installation = Installation::start("cli", &playbooks, 1, "always");
+    target.slow(Duration::from_millis(TARGET_TAKES_MS.unsigned_abs()));
     let sender = Sender::new(installation.gateways(), "telephony");
     let now = clock::wall_ms();
     let mut ids = vec![];
@@ -68,6 +72,31 @@ async fn x5_incidents_replay_and_why_not_answer_from_the_logs() {
         ["reports FAILED", "This is real", "Acting: remediate", "It is over", "Undoing: revert", "closed"]
     {
         assert!(text.contains(part), "{part:?} in {text}");
+    }
+    // E8: of each call it is told how long it took and whose the time was; the executor's metrics have the same.
+    let told = json(&installation.holdline(&["incident", incident, "explain", "--output", "json"]));
+    let shares: Vec<&Value> = told["decisions"].as_array().unwrap().iter().map(|d| &d["latencyMs"]).collect();
+    let shares: Vec<&&Value> = shares.iter().filter(|shares| shares.is_object()).collect();
+    assert_eq!(shares.len(), 2, "{told:#}");
+    for shares in &shares {
+        let ms = |name: &str| shares[name].as_i64().unwrap_or_else(|| panic!("{name}: {shares}"));
+        assert!(ms("target") >= TARGET_TAKES_MS && ms("target") < ms("allowed"), "{shares}");
+    }
+    // The remedy waited for nothing; the end of the trouble was told while it was under way.
+    let first = shares[0];
+    assert_eq!(
+        [&first["gateway"], &first["lineup"], &first["allowed"]],
+        [&Value::from(0), &Value::from(0), &Value::from(60_000)]
+    );
+    assert!(shares[1]["lineup"].as_i64().unwrap() > 0, "{:?}", shares[1]);
+    assert!(text.contains("the call had to leave within 60 s; ") && text.contains("target 1"), "{text}");
+    let metrics = installation.admin("executor", 0, "/metrics");
+    for share in ["gateway", "classifier", "lineup", "debouncer", "executor", "target"] {
+        let counted = metrics.lines().find(|line| {
+            line.starts_with("holdline_action_latency_ms_count{")
+                && line.contains(&format!("share=\"{share}\""))
+        });
+        assert!(counted.is_some_and(|line| line.ends_with(" 2")), "{share}: {metrics}");
     }
     let replayed = json(&installation.holdline(&["incident", incident, "replay", "--output", "json"]));
     assert_eq!(replayed["same"], true, "{replayed}");

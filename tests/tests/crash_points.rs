@@ -4,6 +4,9 @@
 //!
 //! What an executor does natively is walked in an installation of its own, against the simulated platform.
 //!
+//! F5, O1, O2: before each fence, the same with a process that freezes there, its clock with it, as on a machine that is
+//! suspended. Others go on meanwhile; when it comes back, it believes that it owns what it owned, and must be refused.
+//!
 //! All points share one installation. What a point interrupts is finished beside the walk of the next ones,
 //! with as little mercy as in life; each point has an entity of its own, so that a failure names its point.
 //! `HOLDLINE_TEST_POINT=executor` (or part of a point's name) walks only those.
@@ -24,10 +27,10 @@ use holdline_stage::clock;
 use holdline_stage::crash::Point;
 use holdline_stage::run::Tasks;
 use holdline_tests::platform::{content, found_group, group_playbooks};
-use holdline_tests::programs::{Installation, STAGES, changed_sample, scratch};
+use holdline_tests::programs::{Installation, STAGES, changed_sample, scratch, shorten_duplicate_windows};
 use holdline_tests::reference::{Delivered, Status, actions};
 use holdline_tests::sender::{Sender, event};
-use holdline_tests::target::Target;
+use holdline_tests::target::{Call, Target};
 
 const SIGABRT: i32 = 6;
 
@@ -36,6 +39,27 @@ const ABORT_MAX: Duration = Duration::from_secs(40);
 
 /// From the last abort to the last effect: leases, locks and waits for acknowledgements have to run out.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
+
+/// Longer than every lease (4 s), lock (5 s) and acknowledgement wait (6 s), and what the broker recognises repeats for.
+const FROZEN_FOR: Duration = Duration::from_secs(9);
+
+/// Shorter than a process is frozen, so that no repeat is recognised by its message id.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(3);
+
+/// Between the events of an entity while a process is frozen: its new owner decides on some of them.
+const EVENT_EVERY: Duration = Duration::from_secs(2);
+
+/// Entities at a fence: some on each partition, some for each replica.
+const FENCED_ENTITIES: usize = 12;
+
+/// Lines behind which only a fence holds up who was taken for dead.
+const FENCES: [(Point, &str); 5] = [
+    (Point::BeforeCommit, "classifier"),
+    (Point::BeforeCommit, "debouncer"),
+    (Point::BetweenEffects, "debouncer"),
+    (Point::BeforeView, "debouncer"),
+    (Point::BeforeIntent, "executor"),
+];
 
 /// What leads past a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +141,15 @@ impl World {
         false
     }
 
+    /// Three failures and two healthy events, whatever comes of them.
+    async fn slowly(&self, entity: &str) {
+        let history = [Status::Failed, Status::Failed, Status::Failed, Status::Healthy, Status::Healthy];
+        for status in history {
+            self.deliver(entity, status).await;
+            clock::sleep(EVENT_EVERY).await;
+        }
+    }
+
     /// Three failures; once they were acted on, two healthy events.
     async fn outage(&self, entity: &str) {
         for _ in 0..3 {
@@ -144,6 +177,16 @@ impl World {
         for _ in 0..2 {
             self.deliver(entity, Status::Healthy).await;
         }
+    }
+
+    /// What the naive reference says of everything that was delivered: the paths to be called, by entity.
+    fn wanted(&self) -> BTreeMap<String, Vec<String>> {
+        let delivered = self.delivered.lock().unwrap();
+        let paths = |(entity, history): (&String, &Vec<Delivered>)| {
+            let paths = actions(history, 3, 0, 2, 0).into_iter();
+            (entity.clone(), paths.map(|(direction, _)| format!("/act/{direction}/{entity}")).collect())
+        };
+        delivered.iter().map(paths).collect()
     }
 
     fn calls_of(&self, path: &str) -> usize {
@@ -307,26 +350,73 @@ async fn f1_n4_e9_a_crash_at_every_named_line_loses_nothing_and_repeats_nothing(
     }
     driving.wait().await;
 
-    let delivered = world.delivered.lock().unwrap().clone();
-    let wanted: BTreeMap<String, Vec<String>> = delivered
-        .iter()
-        .map(|(entity, history)| {
-            let paths = actions(history, 3, 0, 2, 0);
-            (
-                entity.clone(),
-                paths.iter().map(|(direction, _)| format!("/act/{direction}/{entity}")).collect(),
-            )
-        })
-        .collect();
+    let wanted = world.wanted();
     target.wait_for(wanted.values().map(Vec::len).sum(), SETTLE_MAX).await;
     // What comes too much would come now.
     clock::sleep(Duration::from_secs(2)).await;
+    assert_eq!(by_entity(target.effects()), wanted, "effects at the target, by point");
+    installation.conserved();
+}
+
+/// The paths called, by entity.
+fn by_entity(calls: Vec<Call>) -> BTreeMap<String, Vec<String>> {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for call in target.effects() {
+    for call in calls {
         let entity = call.path.rsplit('/').next().unwrap().to_string();
         found.entry(entity).or_default().push(call.path);
     }
-    assert_eq!(found, wanted, "effects at the target, by point");
+    found
+}
+
+/// Runs one of the role's two replicas until it is frozen before the fence; lets it go on when others have.
+async fn freeze(
+    installation: &mut Installation,
+    world: &World,
+    driving: &Tasks,
+    point: Point,
+    role: &'static str,
+) {
+    let name = point.name();
+    installation.service(role, 0).signal("TERM");
+    installation.service(role, 0).wait(Duration::from_secs(20));
+    installation.spawn_with(role, 0, &[("HOLDLINE_FREEZE_AT", &name)]);
+    for number in 0..FENCED_ENTITIES {
+        let (world, entity) = (world.clone(), format!("{role}-{name}-{number}"));
+        driving.spawn(async move { world.slowly(&entity).await });
+    }
+    let began = clock::now();
+    while !installation.service(role, 0).stands_still() {
+        assert!(began.elapsed() < ABORT_MAX, "{role} never came to {name}");
+        clock::sleep(Duration::from_millis(20)).await;
+    }
+    eprintln!("{role} is frozen at {name} after {:?}", began.elapsed());
+    clock::sleep(FROZEN_FOR).await;
+    installation.service(role, 0).signal("CONT");
+}
+
+/// Calls are counted as they come, whatever key they carry: nobody who is refused here has asked anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f5_o1_o2_who_comes_back_to_a_fence_when_others_have_gone_on_is_refused() {
+    let target = Target::start().await;
+    let mut installation = Installation::start("fences", &playbooks(&target), 2, "default");
+    let client = installation.client("provisioner").await;
+    shorten_duplicate_windows(&async_nats::jetstream::new(client.clone()), DUPLICATE_WINDOW).await;
+    let world = World {
+        sender: Sender::new(installation.gateways(), "telephony"),
+        target: target.clone(),
+        client,
+        delivered: Arc::default(),
+    };
+    let driving = Tasks::default();
+    for (point, role) in FENCES {
+        freeze(&mut installation, &world, &driving, point, role).await;
+    }
+    driving.wait().await;
+    let wanted = world.wanted();
+    target.wait_for(wanted.values().map(Vec::len).sum(), SETTLE_MAX).await;
+    // What comes too much would come now.
+    clock::sleep(Duration::from_secs(2)).await;
+    assert_eq!(by_entity(target.calls()), wanted, "calls at the target, by fence");
     installation.conserved();
 }
 

@@ -83,7 +83,8 @@ impl World {
         let now = clock::wall_ms();
         for n in 0..times {
             let mut event = event(&format!("{action}-{entity}-{status}-{now}-{n}"), entity, status, now + n);
-            event["data"]["group"] = json!(GROUP_EVACUATION);
+            // What is undone is what was done, wherever the last event would lead.
+            event["data"]["group"] = json!(if status == "FAILED" { GROUP_EVACUATION } else { "elsewhere" });
             self.sender.to(action).deliver(&event).await;
         }
     }
@@ -537,5 +538,71 @@ async fn e11_after_acting_the_event_stream_tells_whether_it_worked() {
     }
     assert_eq!(world.group()["enabled"], true);
     assert!(!world.installation.log_of("executor", 0).contains("Verified"), "the executor looked");
+    world.ends_well();
+}
+
+/// What several entities need of one object is changed once, and put back when the last of them is over: not while
+/// another one still relies on it, and not as if somebody had intervened.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e2_what_two_entities_need_is_undone_when_both_are_over() {
+    let world = World::start("native-shared", Options::default(), &[group()]).await;
+    let before = world.group();
+    let open = || world.incidents().as_array().unwrap().len();
+    let until_open = async |expected: usize| {
+        let began = clock::now();
+        while open() != expected {
+            assert!(began.elapsed() < SOON, "{:#}", world.incidents());
+            clock::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let until_carried = async |entity: &str| {
+        let began = clock::now();
+        loop {
+            let incidents = world.incidents();
+            let of = incidents.as_array().unwrap().iter().find(|incident| incident["entityId"] == entity);
+            if let Some(id) = of.and_then(|incident| incident["incidentId"].as_str()) {
+                let told = world.installation.holdline(&["incident", id, "explain"]);
+                let told = String::from_utf8(told.stdout).unwrap();
+                if told.contains("others still rely on it") || told.contains("the target answered") {
+                    return;
+                }
+            }
+            assert!(began.elapsed() < SOON, "{entity}: {incidents:#}");
+            clock::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    world.report("group", "gw-1", "FAILED", 3).await;
+    world.until_enabled(true).await;
+    world.report("group", "gw-2", "FAILED", 3).await;
+    until_carried("gw-2").await;
+    world.report("group", "gw-1", "HEALTHY", 2).await;
+    until_open(1).await;
+    assert_eq!((world.group()["enabled"].clone(), world.writes("emergencygroups").len()), (json!(true), 1));
+    // The one who came first comes again, and is over once more.
+    world.report("group", "gw-1", "FAILED", 3).await;
+    until_carried("gw-1").await;
+    world.report("group", "gw-1", "HEALTHY", 2).await;
+    until_open(1).await;
+    assert_eq!((world.group()["enabled"].clone(), world.writes("emergencygroups").len()), (json!(true), 1));
+    world.report("group", "gw-2", "HEALTHY", 2).await;
+    world.until_enabled(false).await;
+    world.until_over().await;
+    assert_eq!((content(world.group()), world.writes("emergencygroups").len()), (content(before.clone()), 2));
+    // All at once, as often as it happens.
+    for _ in 0..3 {
+        let entities = ["gw-3", "gw-4", "gw-5", "gw-6"];
+        for (status, times) in [("FAILED", 3), ("HEALTHY", 2)] {
+            let reports = entities.map(|entity| world.report("group", entity, status, times));
+            futures_util::future::join_all(reports).await;
+            if status == "FAILED" {
+                for entity in entities {
+                    until_carried(entity).await;
+                }
+                assert_eq!(world.group()["enabled"], true);
+            }
+        }
+        world.until_over().await;
+        assert_eq!(content(world.group()), content(before.clone()));
+    }
     world.ends_well();
 }

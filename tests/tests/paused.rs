@@ -19,7 +19,7 @@ use holdline_proto::topology::{Bucket, Stream, Topology};
 use holdline_proto::wire::{self, Wire};
 use holdline_stage::clock;
 use holdline_stage::run::Tasks;
-use holdline_tests::programs::{Installation, STAGES, changed_sample, scratch};
+use holdline_tests::programs::{Installation, STAGES, changed_sample, scratch, shorten_duplicate_windows};
 use holdline_tests::reference::{Delivered, Status, actions};
 use holdline_tests::sender::Sender;
 use holdline_tests::target::Target;
@@ -156,15 +156,6 @@ async fn read(jetstream: &Context, stream: &str, subject: &str) -> Vec<(u64, Str
     found
 }
 
-/// Every stream recognises repeats for a shorter time than a process will stand still.
-async fn shorten_duplicate_windows(jetstream: &Context) {
-    for spec in Topology::default().streams() {
-        let mut config = jetstream.get_stream(&spec.name).await.unwrap().cached_info().config.clone();
-        config.duplicate_window = DUPLICATE_WINDOW;
-        jetstream.update_stream(&config).await.unwrap();
-    }
-}
-
 fn rank(phase: Phase) -> u8 {
     match phase {
         Phase::Detected => 0,
@@ -243,7 +234,7 @@ async fn f5_t1_o2_a_process_that_stands_still_and_goes_on_doubles_nothing_and_lo
     }
     installation.wait_ready();
     let jetstream = jetstream::new(installation.client("provisioner").await);
-    shorten_duplicate_windows(&jetstream).await;
+    shorten_duplicate_windows(&jetstream, DUPLICATE_WINDOW).await;
     let world = World {
         gateways: installation.gateways(),
         target: target.clone(),

@@ -1015,7 +1015,7 @@ impl<'a> World<'a> {
                         Some(Reply::Expired { perhaps_done }) => Done::Expired { perhaps_done },
                         Some(Reply::Held) => Done::Held { reason: "ambiguous".into() },
                     };
-                    let outcome = Outcome::of(&command, result, 1, 0);
+                    let outcome = Outcome::of(&command, result, 1);
                     self.put(self.now_ms + delay_ms, Thing::Outcome(Box::new(outcome)));
                 }
             }

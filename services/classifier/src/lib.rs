@@ -4,6 +4,7 @@
 //! are wired together. Invariants: every accepted event gets a disposition or a signal; an event id counts
 //! once within the window; a position moves only with the record that holds what came of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,9 @@ use holdline_stage::bus::Bus;
 use holdline_stage::pipe::{self, Conclusion, Machine, Message, NotReady, Stage, View};
 use holdline_stage::playbooks::{Playbooks, installation};
 use holdline_stage::run::Shell;
+use holdline_stage::secret::{Lookup, environment};
 use holdline_stage::settings::Reader;
+use secrecy::ExposeSecret;
 
 const STAGE: Stage = Stage {
     role: Role::Classifier,
@@ -77,6 +80,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
         set: None,
         pending: None,
         window: settings.dedup_window,
+        ids: environment(),
     })
     .await;
     Ok(())
@@ -91,6 +95,25 @@ struct Classifier {
     set: Option<(String, Arc<Set>)>,
     pending: Option<Classified>,
     window: Duration,
+    /// Where the ids of our own OAuth clients are to be had.
+    ids: Lookup,
+}
+
+/// The ids of the set's OAuth clients, as far as they are known here. They are no secrets; what belongs to them is
+/// neither needed nor looked up.
+async fn own_clients(known: &Lookup, set: &Set) -> BTreeSet<String> {
+    let mut ids = BTreeSet::new();
+    for (name, client) in set.platform.iter().flat_map(|platform| &platform.clients) {
+        match known.fetch(&client.id).await {
+            Ok(id) => drop(ids.insert(id.expose_secret().to_string())),
+            Err(why) => tracing::info!(
+                client = name,
+                "what the platform's audit tells of our client {name} is not known for our own doing: its id is not \
+                 known here ({why})"
+            ),
+        }
+    }
+    ids
 }
 
 impl Machine for Classifier {
@@ -104,7 +127,13 @@ impl Machine for Classifier {
 
     async fn prepare(&mut self, _input: Option<&Message>) -> Result<(), NotReady> {
         if self.pending.is_none() {
-            self.set = self.playbooks.current();
+            let current = self.playbooks.current();
+            if let Some((hash, set)) = &current
+                && self.set.as_ref().is_none_or(|(before, _)| before != hash)
+            {
+                self.state.recognise(own_clients(&self.ids, set).await);
+            }
+            self.set = current;
         }
         match self.set {
             Some(_) => Ok(()),

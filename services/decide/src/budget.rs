@@ -145,6 +145,8 @@ mod tests {
 
     fn command(entity: &str, group: Option<&str>, direction: Direction) -> Command {
         Command {
+            course: Default::default(),
+            depth: 0,
             incident: format!("incident of {entity}"),
             partition: 0,
             key: TrackKey { playbook: "p".into(), lane: Lane::Failover, entity: entity.into() },

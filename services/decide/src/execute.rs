@@ -3,11 +3,12 @@
 use crate::native::{Change, Given};
 use crate::playbook::{Action, Doing, Method, Native, Playbook, RenderError, Webhook};
 use crate::rate::Limits;
-use holdline_proto::command::{Command, Direction, Intent};
+use holdline_proto::cause::{CORRELATION_HEADER, Cause};
+use holdline_proto::command::{Command, Course, Direction, Intent};
 use holdline_proto::digest::Digest;
-use holdline_proto::incident::{Lane, View};
+use holdline_proto::incident::View;
 use holdline_proto::limits::SHOWN_BYTES_MAX;
-use holdline_proto::outcome::Done;
+use holdline_proto::outcome::{Done, Shares};
 use holdline_proto::signal::Values;
 
 /// Calls that a command may make before it is given up (R1).
@@ -40,6 +41,34 @@ pub fn request(action: &Webhook, command: &Command) -> Result<Request, RenderErr
         url: action.url.render(values)?,
         headers,
         body: action.body.as_ref().map(|body| body.render(values)).transpose()?,
+    })
+}
+
+/// Marks a request, so that what follows from it is known for ours (C4). An action that has a header of that name means
+/// its own. No part of what people allow: it says when the call leaves.
+pub fn mark(request: &mut Request, cause: &Cause) {
+    if !request.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(CORRELATION_HEADER)) {
+        request.headers.push((CORRELATION_HEADER.into(), cause.to_string()));
+    }
+}
+
+/// Where the time went until a call was answered; `None` where none was. `published_ms`: when the command reached its
+/// queue.
+pub fn shares(command: &Command, published_ms: i64, intent: &Intent) -> Option<Shares> {
+    let Course { waited_ms, judged_ms, issued_ms } = command.course;
+    // Before anything of these was written down.
+    if intent.called_ms == 0 || issued_ms == 0 {
+        return None;
+    }
+    let between = |from_ms: i64, to_ms: i64| to_ms.saturating_sub(from_ms).max(0);
+    Some(Shares {
+        gateway: waited_ms,
+        classifier: between(command.decided_ms, judged_ms),
+        lineup: between(judged_ms, issued_ms),
+        debouncer: between(issued_ms, published_ms),
+        executor: between(published_ms, intent.called_ms),
+        target: between(intent.called_ms, intent.answered_ms),
+        allowed: between(command.decided_ms, command.deadline_ms),
     })
 }
 
@@ -117,15 +146,16 @@ pub fn shown(action: &Action, command: &Command) -> Result<Shown, String> {
 /// Whether the playbook's lane has the action in that direction. A warning's lane has no failover (A2): what says
 /// otherwise has not come from these decisions.
 pub fn belongs(playbook: &Playbook, command: &Command) -> bool {
-    let rules = match command.key.lane {
-        Lane::Failover => &playbook.failover,
-        Lane::Scaling => &playbook.scaling,
-    };
-    rules.as_ref().is_some_and(|rules| match command.direction {
+    playbook.rules(command.key.lane).is_some_and(|rules| match command.direction {
         Direction::Remediate => rules.act.contains(&command.action),
         Direction::Revert => rules.revert.act.contains(&command.action),
         Direction::Page => rules.pager.as_ref() == Some(&command.action),
     })
+}
+
+/// Whether what a remedy changes is put back from its pre-image when its trouble is over.
+pub fn is_undone(playbook: &Playbook, command: &Command) -> bool {
+    playbook.rules(command.key.lane).is_some_and(|rules| rules.revert.undo)
 }
 
 /// How a command stands to its incident's latest decision, as its view shows it (O2).

@@ -4,7 +4,7 @@ use holdline_proto::approval::Verdict;
 use holdline_proto::command::Direction;
 use holdline_proto::incident::Lane;
 use holdline_proto::journal::{Decision, Disposition, What};
-use holdline_proto::outcome::Done;
+use holdline_proto::outcome::{Done, Shares};
 use holdline_proto::signal::Health;
 
 use crate::execute::UNCHANGED;
@@ -55,13 +55,17 @@ pub fn sentence(decision: &Decision) -> String {
         }
         What::Reported(outcome) => match &outcome.result {
             Done::Carried { status: UNCHANGED } => {
-                format!("{} for {entity}: it was so already; no call was needed.", outcome.action)
+                format!(
+                    "{} for {entity}: no call was needed: it was so already, or others still rely on it.",
+                    outcome.action
+                )
             }
             Done::Carried { status } => format!(
-                "{} for {entity}: the target answered {status} ({}, {} after the deciding event).",
+                "{} for {entity}: the target answered {status} ({}, {} after the deciding event{}).",
                 outcome.action,
                 attempts(outcome.attempts),
-                duration(outcome.took_ms)
+                duration(outcome.took_ms),
+                outcome.shares.as_ref().map(shares).unwrap_or_default()
             ),
             Done::Failed { reason, .. } => {
                 format!("{} for {entity} failed: {reason}. It is in the dead letters.", outcome.action)
@@ -160,9 +164,24 @@ pub fn disposition(disposition: &Disposition) -> String {
             "stale: an event that is newer by {} was there already, so it moved nothing",
             duration(*newer_by_ms)
         ),
+        Disposition::Echo { of, depth: 1 } => format!("an echo of our own: it follows from {of}"),
+        Disposition::Echo { of, depth } => {
+            format!("an echo of our own: it follows from {of} ({depth} in a row)")
+        }
         Disposition::Undecidable { reason } => format!("could not be judged: {reason}"),
         Disposition::Counted { incidents } => format!("counted into incident {}", incidents.join(", ")),
     }
+}
+
+/// Whose the time was, and how much of what was allowed; who took none is left out.
+fn shares(shares: &Shares) -> String {
+    let named = shares.named().into_iter().filter(|(_, ms)| *ms > 0);
+    let told: Vec<String> = named.map(|(name, ms)| format!("{name} {}", duration(ms))).collect();
+    format!(
+        "; the call had to leave within {}{}",
+        duration(shares.allowed),
+        if told.is_empty() { String::new() } else { format!("; {}", told.join(", ")) }
+    )
 }
 
 fn attempts(attempts: u32) -> String {

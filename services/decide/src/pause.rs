@@ -70,6 +70,8 @@ mod tests {
 
     fn command(direction: Direction) -> Command {
         Command {
+            course: Default::default(),
+            depth: 0,
             incident: "i".into(),
             partition: 0,
             key: TrackKey { playbook: "p".into(), lane: Lane::Failover, entity: "e".into() },

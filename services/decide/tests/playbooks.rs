@@ -398,6 +398,78 @@ fn e7_who_approves_what_is_checked_before_it_runs() {
     check("{for: [failover], expires: 0s}", Some("no time"));
 }
 
+/// A set in which each playbook listens to a topic and does one action, which emits others.
+fn chained(links: &[(&str, &str, &str)]) -> Vec<(Severity, String, String)> {
+    let mut bundle = Bundle::default();
+    let mut file = |path: String, text: String| bundle.files.insert(path, text);
+    file("actions/back.json".into(), webhook("back", ""));
+    for (name, topic, emits) in links {
+        file(
+            format!("{name}.playbook.yaml"),
+            format!(
+                "playbook: {name}\nmode: live\non: {{subscription: {name}, entity: data.gw, failed: status == 'FAILED', \
+                 healthy: status == 'HEALTHY'}}\nact:\n  failed: {{do: [do_{name}], class: failover}}\nrevert: {{do: \
+                 [back]}}\n"
+            ),
+        );
+        let subscription = format!(
+            r#"{{"name": "{name}", "topicName": "{topic}", "authType": "HMAC", "secretToken": "env:S"}}"#
+        );
+        file(format!("subscriptions/{name}.json"), subscription);
+        file(format!("actions/do_{name}.json"), webhook(&format!("do_{name}"), emits));
+    }
+    let (set, findings) = playbook::load(&bundle);
+    assert_eq!(set.is_none(), findings.iter().any(|finding| finding.severity == Severity::Error));
+    findings.into_iter().map(|f| (f.severity, f.file, f.message)).collect()
+}
+
+fn webhook(name: &str, emits: &str) -> String {
+    let emits = if emits.is_empty() { String::new() } else { format!(r#", "emits": {emits}"#) };
+    format!(
+        r#"{{"name": "{name}", "actionType": "WEBHOOK", "url": "https://t.example.com/", "method": "POST"{emits}}}"#
+    )
+}
+
+#[test]
+fn c4_a3_a_set_that_sets_itself_off_is_refused_with_the_loop() {
+    let check = |links: &[(&str, &str, &str)], expected: &[(Severity, &str, &str)]| {
+        let found = chained(links);
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(severity, file, text)| (*severity, format!("actions/{file}.json"), text))
+            .collect();
+        let alike = found.iter().zip(&expected).all(|((severity, file, message), (wanted, of, text))| {
+            severity == wanted && file == of && message.contains(*text)
+        });
+        assert!(found.len() == expected.len() && alike, "{links:?}: {found:#?}");
+    };
+    use Severity::{Error, Warning};
+    check(&[("a", "t.a", ""), ("b", "t.b", "")], &[]);
+    check(&[("a", "t.a", r#"["t.b"]"#), ("b", "t.b", "")], &[]);
+    let one = "a loop: a does do_a, which emits t.a, which sets off a";
+    check(&[("a", "t.a", r#"["t.a"]"#)], &[(Error, "do_a", one)]);
+    check(&[("a", "t.{id}", r#"["x", "t.5"]"#)], &[(Error, "do_a", "emits t.5, which sets off a")]);
+    let three = "a loop: a does do_a, which emits t.b, which sets off b; b does do_b, which emits t.{id}, which sets off \
+                 c; c does do_c, which emits t.a, which sets off a";
+    let links = [("a", "t.a", r#"["t.b"]"#), ("b", "t.b", r#"["t.{id}"]"#), ("c", "u.c", "")];
+    // The template is as wide as it says.
+    let wide = "a loop: a does do_a, which emits t.b, which sets off b; b does do_b, which emits t.{id}, which sets off a";
+    check(&links, &[(Error, "do_a", wide), (Error, "do_b", "emits t.{id}, which sets off b")]);
+    let links = [
+        ("a", "t.a", r#"["t.b"]"#),
+        ("b", "t.b", r#"["t.c"]"#),
+        ("c", "t.c", r#"["t.a"]"#),
+        ("d", "t.d", r#"["t.a"]"#),
+    ];
+    check(&links, &[(Error, "do_a", &three.replace("t.{id}", "t.c"))]);
+    // No loop, and longer than what is acted on.
+    let cut = "which sets off c; 2 actions may lead to one another, so the last one acts no more";
+    check(&links[..2], &[]);
+    check(&[links[0], links[1], ("c", "t.c", "")], &[(Warning, "do_a", cut)]);
+    check(&[("a", "t.a", r#"["t..b"]"#)], &[(Error, "do_a", "is no topic")]);
+    check(&[("a", "t.a", r#""t.b""#)], &[(Error, "do_a", "a list of topics")]);
+}
+
 #[test]
 fn d2_the_subscriptions_of_a_playbook_repeat_alike() {
     let mut bundle = sample("loop");

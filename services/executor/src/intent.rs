@@ -77,6 +77,8 @@ mod tests {
     #[test]
     fn a_page_has_an_entry_of_its_own() {
         let command = |direction, step| Command {
+            course: Default::default(),
+            depth: 0,
             group: None,
             incident: "i".into(),
             partition: 0,

@@ -1,9 +1,9 @@
-//! Pre-images of native actions: what stood there before, kept from before the call until long after the
-//! incident. In INTENTS, because losing one would leave nothing to restore from.
+//! Changes that native actions have made and who relies on them: what stood there before, kept from before the call
+//! until the last incident is over. In INTENTS, because losing one would leave nothing to restore from.
 
 use std::time::Duration;
 
-use holdline_decide::native::Kept;
+use holdline_decide::native::{Change, InForce};
 use holdline_proto::command::Command;
 use holdline_proto::topology::{Bucket, token};
 use holdline_proto::wire;
@@ -12,47 +12,58 @@ use holdline_stage::bus::{Bus, Put, StoreError};
 /// An incident that is open for longer has its remedies undone by a person.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);
 
-/// What is kept of one remedy, and the revision that the next write must expect.
+/// What is kept of one change, and the revision that the next write must expect.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Entry {
-    pub kept: Option<Kept>,
+    pub known: Option<InForce>,
     pub revision: u64,
+    key: String,
     /// Why what is kept cannot be read.
     pub unreadable: Option<String>,
 }
 
 /// The remedy that a command is about: itself, or the one that it undoes.
-fn key(command: &Command) -> String {
-    let step = command.undo.unwrap_or(command.step);
-    token(&["kept", &command.incident, &step.to_string()])
+pub(crate) fn remedy(command: &Command) -> String {
+    format!("{}-{}", command.incident, command.undo.unwrap_or(command.step))
 }
 
-/// Looks a pre-image up.
+/// What is changed, to those who change it: nobody else may act on that meanwhile. What only starts something is its
+/// incident's own.
+pub(crate) fn object(change: &Change, command: &Command) -> String {
+    let name = change.identity().unwrap_or_else(|| remedy(command));
+    token(&["kept", &name])
+}
+
+/// Looks up what is known of a change.
 ///
 /// # Errors
 /// When the broker does not answer.
-pub(crate) async fn of(bus: &Bus, command: &Command) -> Result<Entry, StoreError> {
-    let place = bus.place(Bucket::Intents, &key(command)).await?;
-    Ok(match place.value.map(|value| wire::decode(&value)).transpose() {
-        Ok(kept) => Entry { kept, revision: place.revision, unreadable: None },
-        Err(error) => Entry { kept: None, revision: place.revision, unreadable: Some(error.to_string()) },
-    })
+pub(crate) async fn of(bus: &Bus, key: String) -> Result<Entry, StoreError> {
+    let place = bus.place(Bucket::Intents, &key).await?;
+    let (known, unreadable) = match place.value.map(|value| wire::decode(&value)).transpose() {
+        Ok(known) => (known, None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    Ok(Entry { known, revision: place.revision, key, unreadable })
 }
 
-/// Keeps a pre-image, if it says anything new.
+/// Keeps what is known of a change, if it says anything new.
 ///
 /// # Errors
 /// [`StoreError::Fenced`] when somebody else has written since.
-pub(crate) async fn write(
-    bus: &Bus,
-    command: &Command,
-    entry: &Entry,
-    kept: Kept,
-) -> Result<Entry, StoreError> {
-    if entry.kept.as_ref() == Some(&kept) {
+pub(crate) async fn write(bus: &Bus, entry: &Entry, known: InForce) -> Result<Entry, StoreError> {
+    if entry.known.as_ref() == Some(&known) {
         return Ok(entry.clone());
     }
     let put = Put { expect: Some(entry.revision), ttl: Some(KEPT), ..Put::default() };
-    let revision = bus.put(Bucket::Intents, &key(command), wire::encode(&kept).into(), put).await?;
-    Ok(Entry { kept: Some(kept), revision, unreadable: None })
+    let revision = bus.put(Bucket::Intents, &entry.key, wire::encode(&known).into(), put).await?;
+    Ok(Entry { known: Some(known), revision, key: entry.key.clone(), unreadable: None })
+}
+
+/// The change is undone: nothing of it is left to be restored.
+///
+/// # Errors
+/// [`StoreError::Fenced`] when somebody else has written since.
+pub(crate) async fn forget(bus: &Bus, entry: &Entry) -> Result<(), StoreError> {
+    bus.delete(Bucket::Intents, &entry.key, Some(entry.revision)).await
 }

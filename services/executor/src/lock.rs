@@ -24,13 +24,13 @@ const OTHERS_MAX: u64 = 10_000;
 /// A lock that was given back stays as a note for this long, so that taking it again is one step.
 const FREE_KEPT: Duration = Duration::from_secs(60);
 
-/// A lock that is held.
+/// A lock that is held: of an entity, and of what is changed for it if that may be somebody else's as well.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    key: String,
-    revision: u64,
+    /// Keys and revisions, in the order in which they were taken.
+    held: Vec<(String, u64)>,
     holder: String,
-    /// The fencing token: the revision at which it was taken.
+    /// The fencing token: the revision at which the first was taken.
     pub(crate) token: u64,
     renewed: Instant,
 }
@@ -58,19 +58,46 @@ impl Locks {
         entity: &str,
         holder: &str,
     ) -> Result<Option<Lock>, StoreError> {
-        let key = token(&[entity]);
+        let renewed = clock::now();
+        let taken = self.take_key(bus, token(&[entity]), holder).await?;
+        Ok(taken.map(|(key, revision)| Lock {
+            held: vec![(key, revision)],
+            holder: holder.into(),
+            token: revision,
+            renewed,
+        }))
+    }
+
+    /// Takes the lock of what is changed besides; `false` while somebody else has it.
+    pub(crate) async fn take_also(
+        &self,
+        bus: &Bus,
+        lock: &mut Lock,
+        object: &str,
+    ) -> Result<bool, StoreError> {
+        let taken = self.take_key(bus, token(&["object", object]), &lock.holder).await?;
+        let is_taken = taken.is_some();
+        lock.held.extend(taken);
+        Ok(is_taken)
+    }
+
+    async fn take_key(
+        &self,
+        bus: &Bus,
+        key: String,
+        holder: &str,
+    ) -> Result<Option<(String, u64)>, StoreError> {
         let found = bus.place(Bucket::Locks, &key).await?;
         let held = found.value.is_some_and(|holder| !holder.is_empty());
         if held && !self.is_dead(&key, found.revision) {
             return Ok(None);
         }
         if held {
-            tracing::error!(entity, "the lock of {entity} is there and nobody renews it; taking it over");
+            tracing::error!(key, "the lock {key} is there and nobody renews it; taking it over");
         }
-        let renewed = clock::now();
         let put = Put { expect: Some(found.revision), ttl: Some(TTL), ..Put::default() };
         match bus.put(Bucket::Locks, &key, Bytes::from(holder.to_string()), put).await {
-            Ok(revision) => Ok(Some(Lock { key, revision, holder: holder.into(), token: revision, renewed })),
+            Ok(revision) => Ok(Some((key, revision))),
             Err(StoreError::Fenced) => Ok(None),
             Err(error) => Err(error),
         }
@@ -92,9 +119,11 @@ impl Lock {
     /// Keeps it for longer.
     pub(crate) async fn renew(&mut self, bus: &Bus) -> Result<(), StoreError> {
         let renewed = clock::now();
-        let put = Put { expect: Some(self.revision), ttl: Some(TTL), ..Put::default() };
-        let holder = Bytes::from(self.holder.clone());
-        self.revision = bus.put(Bucket::Locks, &self.key, holder, put).await?;
+        for (key, revision) in &mut self.held {
+            let put = Put { expect: Some(*revision), ttl: Some(TTL), ..Put::default() };
+            let holder = Bytes::from(self.holder.clone());
+            *revision = bus.put(Bucket::Locks, key, holder, put).await?;
+        }
         self.renewed = renewed;
         Ok(())
     }
@@ -111,9 +140,11 @@ impl Lock {
 
     /// Gives it back. If that gets lost, it runs out by itself.
     pub(crate) async fn release(self, bus: &Bus) {
-        let put = Put { expect: Some(self.revision), ttl: Some(FREE_KEPT), ..Put::default() };
-        if let Err(error) = bus.put(Bucket::Locks, &self.key, Bytes::new(), put).await {
-            tracing::debug!("a lock is left to run out: {error}");
+        for (key, revision) in self.held.iter().rev() {
+            let put = Put { expect: Some(*revision), ttl: Some(FREE_KEPT), ..Put::default() };
+            if let Err(error) = bus.put(Bucket::Locks, key, Bytes::new(), put).await {
+                tracing::debug!("a lock is left to run out: {error}");
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use holdline_decide::execute::{self, Answer as Answered, Next, UNCHANGED};
-use holdline_decide::native::{self, Call, Change, Kept, PAGE_SIZE, Plan};
+use holdline_decide::native::{self, Call, Change, InForce, PAGE_SIZE, Plan};
 use holdline_decide::playbook::{Native, Platform, Set};
 use holdline_platform::rate::Pace;
 use holdline_platform::{Failed, Response};
@@ -22,6 +22,9 @@ use crate::protocol::{Asking, Executor, fingerprint};
 
 /// Pages that are read of one list: a queue of 2,000 members.
 const PAGES_MAX: usize = 20;
+
+/// What passes by itself is looked at again after this.
+const PASSING_WAIT: Duration = Duration::from_secs(2);
 
 /// Whose calls they are, and where they go.
 struct Caller<'a> {
@@ -56,22 +59,52 @@ impl Executor {
         });
         let Some(caller) = found else {
             let reason = format!("the set {} has no client for {}", command.playbooks, command.action);
-            return self.cannot(work, command, reason).await;
+            return self.cannot(work, command, reason, Some(lock)).await;
         };
         let change = match execute::change(native, command) {
             Ok(change) => change,
-            Err(reason) => return self.cannot(work, command, reason).await,
+            Err(reason) => return self.cannot(work, command, reason, Some(lock)).await,
         };
-        let entry = kept::of(&self.bus, command).await?;
+        // Other entities may want the same of it, or something else.
+        let object = kept::object(&change, command);
+        if !self.locks.take_also(&self.bus, &mut lock, &object).await? {
+            lock.release(&self.bus).await;
+            return Ok(self.locked());
+        }
+        let entry = kept::of(&self.bus, object).await?;
         if let Some(error) = &entry.unreadable {
             let reason = format!("what was there before cannot be read: {error}");
             let next = Next::GiveUp { done: Done::Held { reason }, transient: false };
             return self.give_up(work, command, next, earlier, lock, &caller.pace.host).await;
         }
-        if command.undo.is_some() && entry.kept.is_none() {
-            // No call of the remedy ever left.
-            return self.report(command, Done::Carried { status: UNCHANGED }, earlier.attempts, lock).await;
-        }
+        let remedy = kept::remedy(command);
+        // Who is never undone would keep all others from being undone.
+        let is_undone = set
+            .playbooks
+            .get(&command.key.playbook)
+            .is_some_and(|playbook| execute::is_undone(playbook, command));
+        let relies = is_undone.then(|| remedy.clone());
+        let entry = match (command.undo, entry.known.clone()) {
+            (Some(_), None) => {
+                // No call of the remedy ever left, or it is undone.
+                let done = Done::Carried { status: UNCHANGED };
+                return self.report(command, done, earlier.attempts, lock).await;
+            }
+            (Some(_), Some(mut known)) => {
+                // Its trouble is over, whatever comes of undoing it.
+                known.relying.remove(&remedy);
+                let others = known.relying.len();
+                let entry = kept::write(&self.bus, &entry, known).await?;
+                if others > 0 {
+                    let (incident, action) = (&command.incident, &command.action);
+                    tracing::info!(incident, "{action} stays as it is: {others} other remedies rely on it");
+                    let done = Done::Carried { status: UNCHANGED };
+                    return self.report(command, done, earlier.attempts, lock).await;
+                }
+                entry
+            }
+            (None, _) => entry,
+        };
         let shown = match self.look(&caller, command, &change, &mut lock).await? {
             Looked::Shown(shown) => shown,
             Looked::Wait(wait) => return Ok(self.throttled(command, wait, lock).await),
@@ -94,22 +127,31 @@ impl Executor {
                     .await;
             }
         };
-        let (plan, keep) = match (&entry.kept, command.undo) {
-            (Some(kept), Some(_)) => (native::undo(&change, kept, &shown), kept.clone()),
-            (kept, _) => native::plan(&change, kept.as_ref(), &shown),
+        let InForce { kept: before, mut relying } = entry.known.clone().unwrap_or_default();
+        let (plan, kept) = match command.undo {
+            Some(_) => (native::undo(&change, &before, &shown), before),
+            None => native::plan(&change, entry.known.as_ref().map(|known| &known.kept), &shown),
         };
         let (call, entry) = match plan {
             Plan::Send(call) => {
-                let entry = kept::write(&self.bus, command, &entry, keep.clone()).await?;
+                let known = InForce { kept: kept.clone(), relying: relying.clone() };
+                let entry = kept::write(&self.bus, &entry, known).await?;
                 crash::point(Point::PreImageKept);
                 (call, entry)
             }
             Plan::Already => {
                 let ours = earlier.perhaps_done;
-                kept::write(&self.bus, command, &entry, keep).await?;
+                match command.undo {
+                    Some(_) => kept::forget(&self.bus, &entry).await?,
+                    None => {
+                        relying.extend(relies);
+                        kept::write(&self.bus, &entry, InForce { kept, relying }).await?;
+                    }
+                }
                 let status = if ours { 200 } else { UNCHANGED };
                 return self.report(command, Done::Carried { status }, earlier.attempts, lock).await;
             }
+            Plan::Wait => return Ok(self.throttled(command, PASSING_WAIT, lock).await),
             Plan::Refused(reason) => {
                 let done = Done::Failed { reason, perhaps_done: earlier.perhaps_done };
                 let next = Next::GiveUp { done, transient: false };
@@ -143,7 +185,14 @@ impl Executor {
         };
         let Some((next, intent, revision, lock)) = called else { return Ok(self.locked()) };
         if let (Next::Report(_), Some(said)) = (&next, response) {
-            kept::write(&self.bus, command, &entry, noted(&change, command, keep, &said)).await?;
+            match command.undo {
+                Some(_) => kept::forget(&self.bus, &entry).await?,
+                None => {
+                    relying.extend(relies);
+                    let kept = native::noted(&change, &kept, &said);
+                    kept::write(&self.bus, &entry, InForce { kept, relying }).await?;
+                }
+            }
             crash::point(Point::VersionNoted);
         }
         self.conclude(work, command, next, intent, revision, lock, &caller.pace.host).await
@@ -239,11 +288,6 @@ impl Executor {
             Err(Failed::Lost { reason }) => (Answered::Lost { reason }, None),
         }
     }
-}
-
-/// What is known once the answer is here. An undone remedy has nothing left to restore.
-fn noted(change: &Change, command: &Command, keep: Kept, said: &Value) -> Kept {
-    if command.undo.is_some() { keep } else { native::noted(change, &keep, said) }
 }
 
 /// A stale version is a 409, or a 400 that says so (genesys.md 3).

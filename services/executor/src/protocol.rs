@@ -14,11 +14,12 @@ use holdline_decide::playbook::{Doing, Method, Set, Webhook};
 use holdline_decide::rate::Purpose;
 use holdline_platform::Api;
 use holdline_platform::rate::{Granted, Pace, Rates, Turn};
+use holdline_proto::cause::Cause;
 use holdline_proto::command::{Command, Direction, Intent};
 use holdline_proto::dead_letter::DeadLetter;
 use holdline_proto::digest::Digest;
 use holdline_proto::incident::View;
-use holdline_proto::outcome::{Done, Outcome};
+use holdline_proto::outcome::{Done, Outcome, Shares};
 use holdline_proto::pause::Pause;
 use holdline_proto::topology::{Bucket, Role, Stream};
 use holdline_proto::wire;
@@ -103,7 +104,7 @@ impl Executor {
         let set = match self.playbooks.by_hash(&command.playbooks).await {
             Ok(set) => set,
             Err(SetError::Unreachable(error)) => return Err(error),
-            Err(error) => return self.cannot(work, &command, error.to_string()).await,
+            Err(error) => return self.cannot(work, &command, error.to_string(), None).await,
         };
         if let Some(pause) = pauses::stopping(&self.bus, &self.time, &command).await?
             && !self.is_late(&command)
@@ -153,7 +154,7 @@ impl Executor {
         }
         let Some(action) = set.actions.get(&command.action) else {
             let reason = format!("the set {} has no action {}", command.playbooks, command.action);
-            return self.cannot(work, command, reason).await;
+            return self.cannot(work, command, reason, Some(lock)).await;
         };
         // An intent without an answer: a call may have left before a crash.
         if earlier.perhaps_done && !action.may_be_repeated() {
@@ -168,7 +169,7 @@ impl Executor {
             .is_none_or(|playbook| !execute::belongs(playbook, command))
         {
             let reason = format!("{} is no {} of {}", command.action, command.direction, command.key.lane);
-            return self.cannot(work, command, reason).await;
+            return self.cannot(work, command, reason, Some(lock)).await;
         }
         // What people allow holds at once, also for incidents that were opened under an earlier set.
         // A playbook that is in the current set no more goes by its own.
@@ -193,7 +194,7 @@ impl Executor {
                 let done = Done::Failed { reason, perhaps_done: earlier.perhaps_done };
                 return self.report(command, done, earlier.attempts, lock).await;
             }
-            Word::Unaskable(reason) => return self.cannot(work, command, reason).await,
+            Word::Unaskable(reason) => return self.cannot(work, command, reason, Some(lock)).await,
         };
         let taken = match budget::take(&self.bus, &self.time, allowing, command).await {
             Ok(taken) => taken,
@@ -227,14 +228,15 @@ impl Executor {
         let prepared = execute::request(webhook, command).map_err(|error| error.to_string());
         let prepared = prepared
             .and_then(|request| Destination::of(&request.url, set).map(|destination| (request, destination)));
-        let (request, destination) = match prepared {
+        let (mut request, destination) = match prepared {
             Ok(prepared) => prepared,
-            Err(reason) => return self.cannot(work, command, reason).await,
+            Err(reason) => return self.cannot(work, command, reason, Some(lock)).await,
         };
         let turn = match self.turn(command, &destination.pace, &mut lock).await? {
             Ok(turn) => turn,
             Err(wait) => return Ok(self.throttled(command, wait, lock).await),
         };
+        execute::mark(&mut request, &Cause::of(command, self.time.now_ms()));
         let asking = Asking {
             pace: &destination.pace,
             may_be_repeated: webhook.idempotent,
@@ -261,7 +263,8 @@ impl Executor {
         match next {
             Next::Report(done) => {
                 self.targets.answers(&self.bus, host).await;
-                self.report(command, done, intent.attempts, lock).await
+                let shares = execute::shares(command, work.published_ms, &intent);
+                self.report_with(command, done, intent.attempts, shares, lock).await
             }
             Next::GiveUp { done, transient } => {
                 let reason = match &done {
@@ -368,6 +371,8 @@ impl Executor {
             request,
             answered: true,
             perhaps_done: earlier.perhaps_done,
+            called_ms: 0,
+            answered_ms: 0,
         }
     }
 
@@ -420,7 +425,9 @@ impl Executor {
             lock.release(&self.bus).await;
             return Ok(None);
         }
+        intent.called_ms = self.time.now_ms();
         let answer = self.holding(&mut lock, command, asking.calling).await;
+        intent.answered_ms = self.time.now_ms();
         crash::point(Point::AfterCall);
         if let Answered::Status { limits, .. } = &answer {
             self.rates.learn(asking.pace, limits).await;
@@ -446,8 +453,24 @@ impl Executor {
         attempts: u32,
         lock: Lock,
     ) -> Result<Answer, StoreError> {
+        self.report_with(command, result, attempts, None, lock).await
+    }
+
+    /// The same, with where the time went.
+    async fn report_with(
+        &self,
+        command: &Command,
+        result: Done,
+        attempts: u32,
+        shares: Option<Shares>,
+        lock: Lock,
+    ) -> Result<Answer, StoreError> {
+        for (share, ms) in shares.iter().flat_map(Shares::named) {
+            let ms = u64::try_from(ms).unwrap_or(0);
+            Metric::ActionLatency.observe(ms, Role::Executor.name(), Some(("share", share.into())));
+        }
         // In this order: whoever waits for the lock finds the outcome.
-        let told = self.tell(command, result, attempts).await;
+        let told = self.tell(command, result, attempts, shares).await;
         lock.release(&self.bus).await;
         let carried = told?;
         crash::point(Point::BeforeAck);
@@ -461,10 +484,17 @@ impl Executor {
     }
 
     /// Says whether the command was carried out.
-    async fn tell(&self, command: &Command, result: Done, attempts: u32) -> Result<bool, StoreError> {
+    async fn tell(
+        &self,
+        command: &Command,
+        result: Done,
+        attempts: u32,
+        shares: Option<Shares>,
+    ) -> Result<bool, StoreError> {
         let carried = matches!(result, Done::Carried { .. });
         let since = self.time.now_ms().saturating_sub(command.decided_ms).max(0);
-        let outcome = Outcome::of(command, result, attempts, if carried { since } else { 0 });
+        let took_ms = if carried { since } else { 0 };
+        let outcome = Outcome { took_ms, shares, ..Outcome::of(command, result, attempts) };
         self.publish(command, &command.issue_key(), &outcome).await?;
         Ok(carried)
     }
@@ -540,9 +570,14 @@ impl Executor {
         work: &Work,
         command: &Command,
         reason: String,
+        lock: Option<Lock>,
     ) -> Result<Answer, StoreError> {
         self.park(work, DeadLetter { reason: reason.clone(), ..DeadLetter::default() }).await?;
-        self.tell(command, Done::Failed { reason, perhaps_done: false }, 0).await?;
+        let told = self.tell(command, Done::Failed { reason, perhaps_done: false }, 0, None).await;
+        if let Some(lock) = lock {
+            lock.release(&self.bus).await;
+        }
+        told?;
         Ok(Answer::Done)
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::message::StreamMessage;
 use holdline_decide::native::Call;
-use holdline_decide::playbook::{Lane, Set};
+use holdline_decide::playbook::Set;
 use holdline_decide::rate::Purpose;
 use holdline_decide::verify::{self, Look, Next, Verify};
 use holdline_platform::rate::Pace;
@@ -28,10 +28,7 @@ const BODY_BYTES_MAX: usize = 256 * 1024;
 /// hears them.
 pub(crate) fn of<'a>(set: &'a Set, command: &Command) -> Option<(&'a Verify, &'a Look)> {
     let playbook = set.playbooks.get(&command.key.playbook)?;
-    let rules = match command.key.lane {
-        Lane::Failover => playbook.failover.as_ref(),
-        Lane::Scaling => playbook.scaling.as_ref(),
-    }?;
+    let rules = playbook.rules(command.key.lane)?;
     let is_last = usize::try_from(command.step).is_ok_and(|step| step + 1 == rules.act.len());
     let verify = playbook.verify.get(&command.key.lane)?;
     let look = verify.look.as_ref()?;
@@ -80,7 +77,7 @@ impl Executor {
         match verify::judge(verify, &seen, acted_ms, self.time.now_ms()) {
             Next::Look { after_ms } => Ok(later(after_ms)),
             Next::Report(done) => {
-                self.publish(command, &key, &Outcome::of(command, done, 0, 0)).await?;
+                self.publish(command, &key, &Outcome::of(command, done, 0)).await?;
                 Ok(Answer::Done)
             }
         }

@@ -234,6 +234,7 @@ fn kind(disposition: &Disposition) -> &'static str {
         Disposition::Duplicate { .. } => "deduplicated",
         Disposition::Ignored { .. } => "ignored",
         Disposition::Stale { .. } => "stale",
+        Disposition::Echo { .. } => "echo",
         Disposition::Undecidable { .. } => "undecidable",
         Disposition::Counted { .. } => "counted",
     }

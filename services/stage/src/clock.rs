@@ -29,7 +29,33 @@ fn shift_ms() -> i64 {
 
 /// The monotonic clock.
 pub fn now() -> Instant {
+    #[cfg(debug_assertions)]
+    return frozen::without(Instant::now());
+    #[cfg(not(debug_assertions))]
     Instant::now()
+}
+
+/// This process stood still for so long, and its monotonic clock with it, as on a machine that is suspended.
+#[cfg(debug_assertions)]
+pub(crate) fn stood_still(time: Duration) {
+    frozen::add(time);
+}
+
+#[cfg(debug_assertions)]
+mod frozen {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    static FOR_MS: AtomicU64 = AtomicU64::new(0);
+
+    pub(super) fn add(time: Duration) {
+        FOR_MS.fetch_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+    }
+
+    pub(super) fn without(now: super::Instant) -> super::Instant {
+        let frozen = Duration::from_millis(FOR_MS.load(Ordering::SeqCst));
+        now.checked_sub(frozen).unwrap_or(now)
+    }
 }
 
 /// Waits.

@@ -1,7 +1,9 @@
 //! Crash points: every line of every stage between "read" and "acknowledged" at which a crash has to be
 //! harmless. All of them stand here, so that a test can walk the list and a new one cannot be forgotten.
 //!
-//! A debug build aborts at the point that `HOLDLINE_CRASH_AT` names; a release build has no such code.
+//! A debug build aborts at the point that `HOLDLINE_CRASH_AT` names, and at the one that `HOLDLINE_FREEZE_AT` names
+//! it stops, once, until it gets SIGCONT: as a machine that is suspended, whose clocks stand still with it. A release
+//! build has no such code.
 
 /// A named line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,21 +100,51 @@ impl Point {
     }
 }
 
-/// Ends the process here, if this is where it is to end.
+/// Ends the process here, or freezes it, if this is where it is to happen.
 #[inline]
 pub fn point(point: Point) {
     #[cfg(debug_assertions)]
-    {
-        static WANTED: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-        #[allow(clippy::disallowed_methods, reason = "a test says where to crash")]
-        let wanted = WANTED.get_or_init(|| std::env::var("HOLDLINE_CRASH_AT").ok());
-        if wanted.as_deref().is_some_and(|wanted| wanted == point.name()) {
-            tracing::error!("crash point {}", point.name());
-            std::process::abort();
-        }
-    }
+    wanted::here(&point.name());
     #[cfg(not(debug_assertions))]
     let _ = point;
+}
+
+/// What a test wants to happen where.
+#[cfg(debug_assertions)]
+mod wanted {
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use crate::clock;
+
+    static CRASH_AT: LazyLock<Option<String>> = LazyLock::new(|| variable("HOLDLINE_CRASH_AT"));
+    static FREEZE_AT: LazyLock<Option<String>> = LazyLock::new(|| variable("HOLDLINE_FREEZE_AT"));
+    static FROZEN: AtomicBool = AtomicBool::new(false);
+
+    /// The signal goes to the process, and reaches this thread within this time.
+    const STOPS_WITHIN: Duration = Duration::from_millis(100);
+
+    fn variable(name: &str) -> Option<String> {
+        #[allow(clippy::disallowed_methods, reason = "a test says where")]
+        std::env::var(name).ok()
+    }
+
+    pub(super) fn here(name: &str) {
+        if CRASH_AT.as_deref() == Some(name) {
+            tracing::error!("crash point {name}");
+            std::process::abort();
+        }
+        if FREEZE_AT.as_deref() == Some(name) && !FROZEN.swap(true, Ordering::SeqCst) {
+            tracing::error!("frozen at {name}");
+            let began = clock::now();
+            kill_process(getpid(), Signal::STOP).ok();
+            std::thread::sleep(STOPS_WITHIN);
+            clock::stood_still(began.elapsed());
+        }
+    }
 }
 
 /// [`point`], where it matters.

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::sync::OnceLock;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Gauge, MeterProvider};
+use opentelemetry::metrics::{Counter, Gauge, Histogram, MeterProvider};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::Registry;
 
@@ -58,6 +58,8 @@ pub enum Metric {
     PartitionsOwned,
     /// Calls made to targets, by `result`.
     Calls,
+    /// From the acceptance of the deciding event to the target's answer, by whose `share` it was. Milliseconds.
+    ActionLatency,
     /// Throttling, by `what`: `answer` (the target answered 429), `turn` (a call waited for its turn for longer
     /// than a second), `old` (its turn was too old once it could leave, and it took another).
     Throttled,
@@ -92,6 +94,7 @@ impl Metric {
             Metric::Lag => "holdline_lag",
             Metric::PartitionsOwned => "holdline_partitions_owned",
             Metric::Calls => "holdline_calls",
+            Metric::ActionLatency => "holdline_action_latency_ms",
             Metric::Throttled => "holdline_throttled",
             Metric::Parked => "holdline_parked",
             Metric::LettersResolved => "holdline_letters_resolved",
@@ -106,6 +109,12 @@ impl Metric {
     pub fn add(self, count: u64, stage: &'static str, label: Option<(&'static str, String)>) {
         let labels = labels(stage, label);
         counter(self).add(count, &labels);
+    }
+
+    /// Adds an observation to a histogram of milliseconds.
+    pub fn observe(self, value_ms: u64, stage: &'static str, label: Option<(&'static str, String)>) {
+        let labels = labels(stage, label);
+        histogram(self).record(value_ms, &labels);
     }
 
     /// Sets a gauge.
@@ -161,6 +170,18 @@ fn gauge(metric: Metric) -> Gauge<u64> {
     static GAUGES: Instruments<Gauge<u64>> = OnceLock::new();
     instrument(&GAUGES, metric.name(), || {
         meters().provider.meter("holdline").u64_gauge(metric.name()).build()
+    })
+}
+
+/// Bounds of a histogram's buckets: from what a share takes without trouble to more than an action may. Milliseconds.
+const BOUNDS_MS: [f64; 13] =
+    [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 10_000.0, 60_000.0];
+
+fn histogram(metric: Metric) -> Histogram<u64> {
+    static HISTOGRAMS: Instruments<Histogram<u64>> = OnceLock::new();
+    instrument(&HISTOGRAMS, metric.name(), || {
+        let meter = meters().provider.meter("holdline");
+        meter.u64_histogram(metric.name()).with_boundaries(BOUNDS_MS.to_vec()).build()
     })
 }
 

@@ -3,7 +3,7 @@
 //! [`Partition`] folds the frames of one partition: it remembers who claimed an event id ([`window`]) and up
 //! to when everything has been read ([`watermark`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdline_proto::event::{Accepted, Frame, Origin};
 use holdline_proto::journal::{Disposed, Disposition};
@@ -15,11 +15,13 @@ use crate::debounce::PROOF_EVERY_MS;
 use crate::playbook::{Facts, Path, Playbook, Predicate, Set, Subscription};
 use crate::source::Kind;
 
+mod cause;
 mod watermark;
 mod window;
 
 pub use window::{Claimed, Window, Windows, event_key};
 
+use cause::Ours;
 use watermark::Watermark;
 
 /// An event's own time may lie this far after its arrival; further, the arrival counts. Milliseconds.
@@ -34,13 +36,24 @@ pub const LATE_AFTER_MS: i64 = 60_000;
 pub struct Partition {
     windows: Windows,
     watermark: Watermark,
+    /// Ids of our own OAuth clients.
+    clients: BTreeSet<String>,
 }
 
 impl Partition {
     /// `window_ms`: how long an event id is remembered, unless its source needs longer; `ids_max`: how many at
     /// most.
     pub fn new(window_ms: i64, ids_max: usize) -> Partition {
-        Partition { windows: Windows::new(window_ms, ids_max), watermark: Watermark::default() }
+        Partition {
+            windows: Windows::new(window_ms, ids_max),
+            watermark: Watermark::default(),
+            clients: BTreeSet::new(),
+        }
+    }
+
+    /// From now on these are the ids of our own OAuth clients: what they did is no news.
+    pub fn recognise(&mut self, clients: BTreeSet<String>) {
+        self.clients = clients;
     }
 
     /// Classifies one frame into `out`. `sequence` and `published_ms` are its place and time in the log.
@@ -59,11 +72,6 @@ impl Partition {
             note(&mut out.heard, &heard.subscription, published_ms.saturating_sub(i64::from(heard.age_ms)));
         }
         for (index, accepted) in (0u32..).zip(&frame.events) {
-            // A replay proves nothing about the way in, and what has waited proves that it was open then.
-            if !frame.replayed {
-                let waited_ms = i64::try_from(frame.waited_ms).unwrap_or(i64::MAX);
-                note(&mut out.heard, &accepted.subscription, published_ms.saturating_sub(waited_ms));
-            }
             let arrival = Arrival {
                 origin: accepted.origin.unwrap_or(Origin { sequence, index }),
                 accepted,
@@ -72,9 +80,16 @@ impl Partition {
                     true => accepted.accepted_ms,
                     false => published_ms.saturating_sub_unsigned(frame.waited_ms),
                 },
+                waited_ms: i64::try_from(frame.waited_ms).unwrap_or(i64::MAX),
                 late,
             };
-            self.event(set, &arrival, out);
+            let ours = self.event(set, &arrival, out);
+            // Neither a replay nor an echo of ours proves anything about the way in, and what has waited proves that
+            // it was open then.
+            if !frame.replayed && !ours {
+                let waited_ms = i64::try_from(frame.waited_ms).unwrap_or(i64::MAX);
+                note(&mut out.heard, &accepted.subscription, published_ms.saturating_sub(waited_ms));
+            }
         }
     }
 
@@ -109,7 +124,8 @@ impl Partition {
         self.windows.base()
     }
 
-    fn event(&mut self, set: &Set, arrival: &Arrival<'_>, out: &mut Classified) {
+    /// Says whether the event follows from an action of ours.
+    fn event(&mut self, set: &Set, arrival: &Arrival<'_>, out: &mut Classified) -> bool {
         let (origin, accepted) = (arrival.origin, arrival.accepted);
         let dispose = |event_id: &str, disposition| Disposed {
             origin,
@@ -121,9 +137,11 @@ impl Partition {
             Ok(event) => event,
             Err(error) => {
                 let reason = format!("the stored event is no JSON: {error}");
-                return out.disposed.push(dispose("", Disposition::Undecidable { reason }));
+                out.disposed.push(dispose("", Disposition::Undecidable { reason }));
+                return false;
             }
         };
+        let ours = Ours::find(&event, event_ms(arrival, &event), &self.clients);
         let event_id = text_at(&event, "id").unwrap_or_default();
         let topic = text_at(&event, "topicName").unwrap_or_default();
         let key = event_key(topic, event_id);
@@ -134,15 +152,16 @@ impl Partition {
         let window_ms = self.windows.needed_ms(source.and_then(Kind::repeats_for_ms));
         match self.windows.claim(&key, origin, arrival.received_ms, window_ms) {
             Claimed::By(earlier) if earlier != origin || accepted.origin.is_some() => {
-                return out.disposed.push(dispose(event_id, Disposition::Duplicate { of: earlier }));
+                out.disposed.push(dispose(event_id, Disposition::Duplicate { of: earlier }));
+                return ours.is_some();
             }
             Claimed::By(_) => {}
             Claimed::Now => out.claims.push(Claim { id: key.to_vec(), origin, window_ms }),
         }
-        let said = said(set, arrival, &event);
+        let said = said(set, arrival, &event, ours.as_ref());
         let heard = !said.is_empty();
         out.said.extend(said);
-        match signals(set, arrival, &event) {
+        match signals(set, arrival, &event, ours.as_ref()) {
             Ok(signals) => out.signals.extend(signals),
             Err(Disposition::Ignored { reason }) if heard => {
                 let reason = format!("{reason}; it was heard as to whether a remedy worked");
@@ -150,6 +169,7 @@ impl Partition {
             }
             Err(disposition) => out.disposed.push(dispose(event_id, disposition)),
         }
+        ours.is_some()
     }
 }
 
@@ -174,17 +194,23 @@ struct Arrival<'a> {
     received_ms: i64,
     /// When it was accepted, by the broker's clock as far as that can be known. Unix milliseconds.
     accepted_ms: i64,
+    /// In its gateway. Milliseconds.
+    waited_ms: i64,
     /// See [`LATE_AFTER_MS`].
     late: bool,
 }
 
-/// What an event says of remedies, to every playbook that listens for it. An event that has no entity says nothing.
-fn said(set: &Set, arrival: &Arrival<'_>, event: &Value) -> Vec<Said> {
+/// What an event says of remedies, to every playbook that listens for it. An event that has no entity says nothing, and
+/// neither does an echo: that we have called is no proof that it worked.
+fn said(set: &Set, arrival: &Arrival<'_>, event: &Value, ours: Option<&Ours>) -> Vec<Said> {
     let facts = Facts::new(event);
     let mut said = vec![];
     for playbook in set.listeners(&arrival.accepted.subscription) {
         for (lane, verify) in playbook.verify.iter().filter(|(_, verify)| verify.look.is_none()) {
             let Ok(entity) = name_at(&playbook.on.entity, event) else { continue };
+            if ours.is_some_and(|ours| ours.is_echo_to(&playbook.name, &entity)) {
+                continue;
+            }
             said.push(Said {
                 event_id: text_at(event, "id").unwrap_or_default().into(),
                 playbook: playbook.name.clone(),
@@ -199,7 +225,12 @@ fn said(set: &Set, arrival: &Arrival<'_>, event: &Value) -> Vec<Said> {
 }
 
 /// One signal per playbook that wants the event, or why none does.
-fn signals(set: &Set, arrival: &Arrival<'_>, event: &Value) -> Result<Vec<Signal>, Disposition> {
+fn signals(
+    set: &Set,
+    arrival: &Arrival<'_>,
+    event: &Value,
+    ours: Option<&Ours>,
+) -> Result<Vec<Signal>, Disposition> {
     let ignored = |reason: String| Disposition::Ignored { reason };
     let name = &arrival.accepted.subscription;
     let Some(subscription) = set.subscriptions.get(name) else {
@@ -209,7 +240,7 @@ fn signals(set: &Set, arrival: &Arrival<'_>, event: &Value) -> Result<Vec<Signal
     let mut signals = vec![];
     let mut reasons = vec![];
     for playbook in set.listeners(name) {
-        match signal(subscription, playbook, arrival, event, &facts) {
+        match signal(subscription, playbook, arrival, event, &facts, ours) {
             Ok(signal) => signals.push(signal),
             // One playbook that cannot be evaluated must not silence the others, nor be taken for "no".
             Err(disposition) => reasons.push(disposition),
@@ -218,11 +249,13 @@ fn signals(set: &Set, arrival: &Arrival<'_>, event: &Value) -> Result<Vec<Signal
     if !signals.is_empty() {
         return Ok(signals);
     }
-    let undecidable = reasons.iter().position(|r| matches!(r, Disposition::Undecidable { .. })).unwrap_or(0);
+    let undecidable = reasons.iter().position(|r| matches!(r, Disposition::Undecidable { .. }));
+    let echo = || reasons.iter().position(|r| matches!(r, Disposition::Echo { .. }));
+    let weightiest = undecidable.or_else(echo).unwrap_or(0);
     if reasons.is_empty() {
         return Err(ignored(format!("no playbook listens to subscription {name}")));
     }
-    Err(reasons.swap_remove(undecidable))
+    Err(reasons.swap_remove(weightiest))
 }
 
 fn signal(
@@ -231,10 +264,14 @@ fn signal(
     arrival: &Arrival<'_>,
     event: &Value,
     facts: &Facts<'_>,
+    ours: Option<&Ours>,
 ) -> Result<Signal, Disposition> {
     let undecidable = |reason: String| Disposition::Undecidable { reason };
     let health = health(subscription, playbook, facts)?;
     let entity = name_at(&playbook.on.entity, event).map_err(undecidable)?;
+    if let Some(ours) = ours.filter(|ours| ours.is_echo_to(&playbook.name, &entity)) {
+        return Err(Disposition::Echo { of: ours.to_string(), depth: ours.depth() });
+    }
     let group = match &playbook.on.group {
         Some(path) if path.get(event).is_some() => Some(name_at(path, event).map_err(undecidable)?),
         _ => None,
@@ -250,7 +287,9 @@ fn signal(
         health,
         event_ms: event_ms(arrival, event),
         received_ms: arrival.received_ms,
+        waited_ms: arrival.waited_ms,
         late: arrival.late,
+        depth: ours.map_or(0, Ours::depth),
         values: values(playbook, event).map_err(undecidable)?,
     })
 }
@@ -366,6 +405,7 @@ fn values(playbook: &Playbook, event: &Value) -> Result<Values, String> {
 
 #[cfg(test)]
 mod tests {
+    use holdline_proto::cause::Cause;
     use holdline_proto::playbooks::Bundle;
     use serde_json::json;
 
@@ -435,6 +475,54 @@ mod tests {
         check(event("BACKUP", 12), spooled.clone(), Some((Some(true), 8_000)), (0, 1));
         check(event("BACKUP", 5), spooled, Some((Some(true), 5_000)), (0, 1));
         check(event("BACKUP", 12), replayed, Some((Some(true), 7_000)), (0, 1));
+    }
+
+    #[test]
+    fn c4_an_echo_of_our_own_action_counts_for_nothing() {
+        let set = listening();
+        let cause = |depth: u32, playbook: &str, entity: &str| {
+            let track = holdline_proto::cause::track(playbook, entity);
+            Cause { depth, at_ms: 9_000, track, incident: "i".into() }.to_string()
+        };
+        // What becomes of the event for p and q, each with its depth; who says that the remedy worked; whether the path
+        // is proven.
+        let check = |event: Value, signals: &[(&str, u32)], echo: bool, said: usize, heard: bool| {
+            let mut out = Classified::default();
+            let accepted = Accepted {
+                accept_id: "0-0-t-0".into(),
+                accepted_ms: 7_000,
+                subscription: "s".into(),
+                body: event.to_string().into_bytes(),
+                origin: None,
+            };
+            let mut partition = Partition::new(1_000, 10);
+            partition.recognise(BTreeSet::from(["ours".into()]));
+            let frame = Frame { events: vec![accepted], ..Frame::default() };
+            partition.frame(&set, 1, 10_000, &frame, &mut out);
+            let found: Vec<(&str, u32)> =
+                out.signals.iter().map(|s| (s.playbook.as_str(), s.depth)).collect();
+            assert_eq!(found, signals, "{event}");
+            let echoes = out.disposed.iter().filter(|d| matches!(d.disposition, Disposition::Echo { .. }));
+            assert_eq!(echoes.count(), usize::from(echo), "{event}: {:?}", out.disposed);
+            assert_eq!((out.said.len(), !out.heard.is_empty()), (said, heard), "{event}");
+        };
+        let event = |status: &str, correlation: &str| {
+            json!({"id": "e", "timestamp": "1970-01-01T00:00:10Z", "correlationId": correlation,
+                "data": {"gw": "gw", "status": status}})
+        };
+        check(event("FAILED", "theirs"), &[("p", 0), ("q", 0)], false, 1, true);
+        check(event("FAILED", &cause(1, "p", "gw")), &[("q", 1)], false, 0, false);
+        check(event("FAILED", &cause(1, "q", "gw")), &[("p", 1)], false, 1, false);
+        // What an action on one entity does to another is that one's trouble.
+        check(event("FAILED", &cause(1, "p", "other")), &[("p", 1), ("q", 1)], false, 1, false);
+        check(event("FAILED", &cause(2, "r", "gw")), &[("p", 2), ("q", 2)], false, 1, false);
+        check(event("BACKUP", &cause(1, "p", "gw")), &[], false, 0, false);
+        let audit = |client: &str| {
+            json!({"id": "e", "topicName": "v2.audits.entitytype.QUEUE.entityid.q", "eventBody": {"clientId": {"id": client}},
+                "data": {"gw": "gw", "status": "FAILED"}})
+        };
+        check(audit("ours"), &[], true, 0, false);
+        check(audit("theirs"), &[("p", 0), ("q", 0)], false, 1, true);
     }
 
     #[test]

@@ -34,6 +34,7 @@ impl Machine<'_> {
                 values: command.values,
                 replays: command.replays,
                 approval: None,
+                judged_ms: command.course.judged_ms,
             },
             until_ms,
             unless_denied,

@@ -21,6 +21,9 @@ mod tests;
 
 pub use partition::{Input, Partition, Rulebook, Step};
 
+/// So many actions of ours may lead to one another (C4). What follows from the last of them is acted on no more.
+pub const CAUSAL_DEPTH_MAX: u32 = 2;
+
 /// What one lane of a playbook goes by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {

@@ -332,31 +332,30 @@ impl Partition {
 }
 
 fn rules<'a>(set: Option<&'a Set>, key: &TrackKey) -> Option<&'a Rules> {
-    let playbook = set?.playbooks.get(&key.playbook)?;
-    match key.lane {
-        Lane::Failover => playbook.failover.as_ref(),
-        Lane::Scaling => playbook.scaling.as_ref(),
-    }
+    set?.playbooks.get(&key.playbook)?.rules(key.lane)
 }
 
 /// One disposition out of what the tracks said: counting anywhere outweighs the rest.
 fn dispose(verdicts: Vec<Verdict>) -> Disposition {
     let mut incidents: Vec<String> = vec![];
     let mut stale = None;
+    let mut echo = None;
     let mut unneeded = None;
     for verdict in verdicts {
         match verdict {
             Verdict::Counted { incident } => incidents.push(incident),
             Verdict::Stale { newer_by_ms } => stale = Some(newer_by_ms),
+            Verdict::Echo { of, depth } => echo = Some((of, depth)),
             Verdict::Unneeded { reason } => {
                 unneeded.get_or_insert(reason);
             }
         }
     }
-    match (incidents.is_empty(), stale) {
-        (false, _) => Disposition::Counted { incidents },
-        (true, Some(newer_by_ms)) => Disposition::Stale { newer_by_ms },
-        (true, None) => {
+    match (incidents.is_empty(), stale, echo) {
+        (false, _, _) => Disposition::Counted { incidents },
+        (true, Some(newer_by_ms), _) => Disposition::Stale { newer_by_ms },
+        (true, None, Some((of, depth))) => Disposition::Echo { of, depth },
+        (true, None, None) => {
             Disposition::Ignored { reason: unneeded.unwrap_or("the playbook has no action").into() }
         }
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use holdline_proto::approval::{Ruled, Verdict as Word};
-use holdline_proto::command::Command;
+use holdline_proto::command::{Command, Course};
 use holdline_proto::event::Origin;
 use holdline_proto::incident::{Incident, Lane};
 use holdline_proto::journal::{Decision, Disposition, Effect, Record, WakeUp, What};
@@ -136,7 +136,7 @@ impl World {
                 Done::Expired { .. } if command.decision > 1 => Done::Carried { status: 200 },
                 result => result,
             };
-            let outcome = Outcome::of(&command, result, 1, 0);
+            let outcome = Outcome::of(&command, result, 1);
             let next = self.step(at_ms, Input::Outcome(&outcome));
             self.outcomes(at_ms, next);
         }
@@ -192,23 +192,26 @@ impl World {
     }
 }
 
-/// What an event is, and what it says of a remedy.
-type Status = (Option<Health>, Option<bool>);
+/// What an event is, what it says of a remedy, and how many actions of ours led to it.
+type Status = (Option<Health>, Option<bool>, u32);
 
 /// `start (+every xN) STATUS`, times in seconds; `@t` gives another event time, `entity:STATUS` another entity. Of no
-/// kind are B, which says that a remedy worked, P, which does not, and U, of which that cannot be said.
+/// kind are B, which says that a remedy worked, P, which does not, and U, of which that cannot be said. F2 follows from
+/// two actions of ours.
 fn events(timeline: &str) -> Vec<(i64, i64, &str, Status)> {
     let mut events = vec![];
     for line in timeline.split(',').map(str::trim).filter(|line| !line.is_empty()) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let (entity, status) = words.last().unwrap().split_once(':').unwrap_or(("gw", words.last().unwrap()));
+        let (status, depth) = status.split_at(1);
+        let depth = if depth.is_empty() { 0 } else { depth.parse().unwrap() };
         let status = match status {
-            "F" => (Some(Health::Failed), Some(false)),
-            "D" => (Some(Health::Degraded), Some(false)),
-            "H" => (Some(Health::Healthy), Some(false)),
-            "B" => (None, Some(true)),
-            "P" => (None, Some(false)),
-            "U" => (None, None),
+            "F" => (Some(Health::Failed), Some(false), depth),
+            "D" => (Some(Health::Degraded), Some(false), depth),
+            "H" => (Some(Health::Healthy), Some(false), depth),
+            "B" => (None, Some(true), depth),
+            "P" => (None, Some(false), depth),
+            "U" => (None, None, depth),
             other => panic!("{other}"),
         };
         let seconds = |text: &str| text.parse::<i64>().unwrap() * 1_000;
@@ -244,7 +247,7 @@ fn run(rules: &str, circumstances: Circumstances, timeline: &str, until_s: i64) 
         records: 0,
     };
     let mut now_ms = BEGIN;
-    for (n, (received, event, entity, (health, worked))) in events(timeline).into_iter().enumerate() {
+    for (n, (received, event, entity, (health, worked, depth))) in events(timeline).into_iter().enumerate() {
         world.pass(now_ms, BEGIN + received);
         now_ms = now_ms.max(BEGIN + received);
         let signal = health.map(|health| Signal {
@@ -258,7 +261,9 @@ fn run(rules: &str, circumstances: Circumstances, timeline: &str, until_s: i64) 
             health,
             event_ms: BEGIN + event,
             received_ms: BEGIN + received,
+            waited_ms: 0,
             late: false,
+            depth,
             values: Values::new(),
         });
         // As the classifier says it to every lane that listens.
@@ -319,6 +324,56 @@ fn d2_before_the_failover_consecutive_means_consecutive() {
     check(LOOP, "0 F, 1 F, 2 H, 3 F, 4 F, 5 F", 60, &[(5.0, "fail gw")]);
     check(LOOP, "0 F, 1 D, 2 F, 3 D, 4 F", 60, &[(4.0, "fail gw")]);
     check(LOOP, "0 +1 x9 D", 60, &[]);
+}
+
+#[test]
+fn c4_actions_that_led_to_one_another_lead_to_no_third() {
+    // One action of ours before is trouble like any other; what is done about it says so.
+    check(LOOP, "0 F, 1 F1, 2 F", 60, &[(2.0, "fail gw")]);
+    let depth = |timeline: &str| {
+        let world = run(LOOP, Circumstances::default(), timeline, 5);
+        let commands = world.decisions.iter().filter_map(|decision| match &decision.what {
+            What::Commanded(command) => Some(command.depth),
+            _ => None,
+        });
+        commands.collect::<Vec<_>>()
+    };
+    assert_eq!(depth("0 F, 1 F1, 2 F"), [1]);
+    assert_eq!(depth("0 F, 1 F, 2 F"), [0]);
+    // Two are a loop: nothing counts, whatever follows; people are told, once.
+    let paged = Circumstances { pager: true, ..Circumstances::default() };
+    let page = [(0.0, "page gw")];
+    check_in(LOOP, paged.clone(), "0 +1 x9 F2", 60, &page);
+    check_in(LOOP, paged.clone(), "0 F2, 1 F, 2 F", 60, &page);
+    check_in(LOOP, paged.clone(), "0 F2, 1 +1 x3 F", 60, &[page[0], (3.0, "fail gw")]);
+    check_in(LOOP, paged.clone(), "0 +1 x4 H2", 60, &[]);
+    // Nor does it break or end what is open.
+    check_in(LOOP, paged.clone(), "0 F, 1 F, 2 F2, 3 F", 60, &[(2.0, "page gw"), (3.0, "fail gw")]);
+    check(LOOP, "0 +1 x3 F, 10 +1 x4 H2", 60, &[(2.0, "fail gw")]);
+    // Where a state persists, no time confirms what does not count.
+    let changes = Circumstances { changes_only: true, pager: true, ..Circumstances::default() };
+    check_in(GUIDE, changes.clone(), "0 F2", 60, &page);
+    check_in(GUIDE, changes, "0 F2, 10 F", 60, &[page[0], (30.0, "fail gw")]);
+    let world = run(LOOP, Circumstances::default(), "0 F2, 2 H2, 3 @1 F2", 10);
+    let dispositions: Vec<String> = world.dispositions.iter().map(crate::explain::disposition).collect();
+    let echo = "an echo of our own: it follows from actions of ours that led to one another (2 in a row)";
+    let stale = "stale: an event that is newer by 1 s was there already, so it moved nothing";
+    assert_eq!(dispositions, [echo, echo, stale]);
+}
+
+#[test]
+fn e8_the_deadline_counts_from_when_the_time_to_decide_had_come() {
+    let rules = GUIDE.replace("class: failover", "class: failover, deadline: 10s");
+    let changes = Circumstances { changes_only: true, ..Circumstances::default() };
+    let world = run(&rules, changes, "0 F", 60);
+    let commands = world.decisions.iter().filter_map(|decision| match &decision.what {
+        What::Commanded(command) => {
+            Some((command.decided_ms - BEGIN, command.deadline_ms - BEGIN, command.course))
+        }
+        _ => None,
+    });
+    let course = Course { waited_ms: 0, judged_ms: BEGIN + 20_000, issued_ms: BEGIN + 20_000 };
+    assert_eq!(commands.collect::<Vec<_>>(), [(20_000, 30_000, course)]);
 }
 
 #[test]
@@ -705,7 +760,7 @@ fn e11_who_is_not_waited_for_gets_no_verdict() {
     // The remedy is reported when the incident is over already, and another has begun.
     let mut world = run(&listening(LOOP), silent("fail"), "0 +1 x3 F, 10 H, 11 H, 12 F", 20);
     let outstanding = world.live.tracks().values().find_map(|track| track.outstanding.clone()).unwrap();
-    let carried = Outcome::of(&outstanding, Done::Carried { status: 200 }, 1, 0);
+    let carried = Outcome::of(&outstanding, Done::Carried { status: 200 }, 1);
     world.step(BEGIN + 21_000, Input::Outcome(&carried));
     let track = world.live.tracks().values().next().unwrap();
     assert!(track.open.iter().chain(&track.closing).all(|incident| incident.probe.is_none()));

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use holdline_proto::command::{Command, Direction};
+use holdline_proto::command::{Command, Course, Direction};
 use holdline_proto::incident::{Armed, Hold, Incident, Intended, Lane, Phase, Run, Track, TrackKey, View};
 use holdline_proto::journal::{Alive, Decision, Effect, WakeUp, What};
 use holdline_proto::limits::LINEUP_MAX;
 use holdline_proto::outcome::{Done, Outcome};
-use holdline_proto::signal::{Health, Signal};
+use holdline_proto::signal::{Health, Signal, Values};
 use holdline_proto::topology::token;
 
 use super::confirm::{self, span_ms};
-use super::{PAGE_DEADLINE_MS, Rules, flap, recover};
+use super::{CAUSAL_DEPTH_MAX, PAGE_DEADLINE_MS, Rules, flap, recover};
 use crate::playbook::Reports;
 
 /// What an event says to a lane.
@@ -36,6 +36,7 @@ fn reading(lane: Lane, health: Health) -> Reading {
 pub(super) enum Verdict {
     Counted { incident: String },
     Stale { newer_by_ms: i64 },
+    Echo { of: String, depth: u32 },
     Unneeded { reason: &'static str },
 }
 
@@ -101,6 +102,9 @@ impl Machine<'_> {
         self.track.heard_ms = self.now_ms;
         self.track.group.clone_from(&signal.group);
         let reading = reading(self.track.key.lane, signal.health);
+        if signal.depth >= CAUSAL_DEPTH_MAX {
+            return self.cut(signal, reading, set);
+        }
         self.track.reports_health |= reading == Reading::Health;
         if reading != Reading::Neutral {
             flap::note(self.rules, self.track, signal.health, signal.event_ms);
@@ -154,18 +158,44 @@ impl Machine<'_> {
             heard_ms: signal.received_ms,
             not_before_ms: None,
             decision: 0,
+            depth: 0,
             acted: false,
             held: None,
             probe: None,
             silence_judged: false,
             values: signal.values.clone(),
+            remedied: Values::new(),
             counted_ms: signal.received_ms,
+            waited_ms: signal.waited_ms,
         });
         self.decide(What::Opened {
             event_id: signal.event_id.clone(),
             threshold: self.rules.threshold,
             stable_for_ms: self.rules.stable_for_ms,
         });
+    }
+
+    /// C4: actions of ours led to one another, and to this. It counts for nothing, and people are told, once per
+    /// incident; where none is open, one begins that only waits for them.
+    fn cut(&mut self, signal: &Signal, reading: Reading, set: &str) -> Verdict {
+        let verdict =
+            Verdict::Echo { of: "actions of ours that led to one another".into(), depth: signal.depth };
+        if reading != Reading::Trouble {
+            return verdict;
+        }
+        if self.track.open.is_none() {
+            self.open(signal, set);
+        }
+        if let Some(incident) = self.track.open.as_ref().filter(|incident| incident.held.is_none()) {
+            let (id, event, depth) = (incident.id.clone(), &signal.event_id, signal.depth);
+            let reason = format!(
+                "a loop: event {event} follows from {depth} actions of ours, each of which led to the next; nothing is \
+                 done about it"
+            );
+            self.hold(&id, Hold { reason, until_heard: false });
+        }
+        self.arm();
+        verdict
     }
 
     /// Trouble before the failover: the run grows, and may be believed now.
@@ -176,8 +206,10 @@ impl Machine<'_> {
         // A source of changes that repeats itself all the same does not move the window's end.
         if first || confirm::confirmed_at(self.rules, 0).is_none() {
             incident.counted_ms = signal.received_ms;
+            incident.waited_ms = signal.waited_ms;
         }
         incident.values.clone_from(&signal.values);
+        incident.depth = incident.depth.max(signal.depth);
         let verdict = Verdict::Counted { incident: incident.id.clone() };
         // What a spool delivers late counts, but begins nothing by itself: the next event on time does.
         let believed = confirm::confirmed(self.rules, &incident.trouble) && !signal.late;
@@ -234,6 +266,7 @@ impl Machine<'_> {
         incident.not_before_ms = None;
         incident.health = Run::default();
         incident.recover_for_ms = recover::recover_for_ms(self.rules, relapses);
+        incident.remedied = incident.values.clone();
         let incident = incident.clone();
         self.intend(&incident, Direction::Remediate);
     }
@@ -255,6 +288,7 @@ impl Machine<'_> {
         confirm::extend(&mut incident.health, signal.event_ms);
         incident.values.clone_from(&signal.values);
         incident.counted_ms = signal.received_ms;
+        incident.waited_ms = signal.waited_ms;
         let (run, recover_for_ms) = (incident.health, incident.recover_for_ms);
         let verdict = Verdict::Counted { incident: incident.id.clone() };
         if recover::recovered(self.rules, recover_for_ms, &run) && !signal.late {
@@ -319,6 +353,9 @@ impl Machine<'_> {
     /// Lines up every action of a direction, and starts if nothing is under way.
     fn intend(&mut self, incident: &Incident, direction: Direction) {
         let actions = self.actions(direction).to_vec();
+        // What is undone is what was done, wherever the last event would lead.
+        let undoes = direction == Direction::Revert && self.rules.revert.undo;
+        let values = if undoes { &incident.remedied } else { &incident.values };
         if self.track.lineup.len() + actions.len() > LINEUP_MAX {
             let reason = format!("{LINEUP_MAX} decisions already wait for the outcome of the one under way");
             return self.hold(&incident.id, Hold { reason, until_heard: false });
@@ -327,12 +364,13 @@ impl Machine<'_> {
             let intended = Intended {
                 replays: 0,
                 approval: None,
+                judged_ms: self.now_ms,
                 incident: incident.id.clone(),
                 direction,
                 step,
                 action: action.clone(),
                 deadline_ms: incident.counted_ms.saturating_add(self.rules.deadline_ms),
-                values: incident.values.clone(),
+                values: values.clone(),
             };
             if self.track.outstanding.is_some() || self.lined_up().next().is_some() {
                 self.decide_for(&incident.id, What::LinedUp { action: action.clone() });
@@ -358,6 +396,7 @@ impl Machine<'_> {
         let last = u32::try_from(self.rules.act.len()).unwrap_or(u32::MAX).saturating_sub(1);
         let undo = undoes.then(|| last.saturating_sub(next.step));
         let group = self.track.group.clone();
+        let issued_ms = self.now_ms;
         let Some(incident) = self.incident_mut(&next.incident) else { return self.advance(waited) };
         incident.decision = incident.decision.saturating_add(1);
         let command = Command {
@@ -372,7 +411,9 @@ impl Machine<'_> {
             undo,
             decision: incident.decision,
             decided_ms: incident.counted_ms,
+            course: Course { waited_ms: incident.waited_ms, judged_ms: next.judged_ms, issued_ms },
             deadline_ms: if waited { next.deadline_ms.max(fresh_deadline_ms) } else { next.deadline_ms },
+            depth: incident.depth,
             values: next.values,
             replays: next.replays,
             approval: next.approval,
@@ -485,6 +526,7 @@ impl Machine<'_> {
                 values: command.values,
                 replays: command.replays,
                 approval: command.approval,
+                judged_ms: command.course.judged_ms,
             };
             self.track.lineup.insert(0, again);
         } else {
@@ -519,6 +561,7 @@ impl Machine<'_> {
                 values: command.values.clone(),
                 replays,
                 approval: None,
+                judged_ms: command.course.judged_ms,
             };
             self.track.lineup.push(intended);
         }
@@ -602,7 +645,10 @@ impl Machine<'_> {
         if judged_due {
             let phase = self.track.open.as_ref().map(|incident| incident.phase);
             match phase {
-                Some(Phase::Detected) => self.confirm(self.track.newest_ms),
+                Some(Phase::Detected) => {
+                    self.counts_from_here();
+                    self.confirm(self.track.newest_ms);
+                }
                 Some(Phase::Stabilized) => self.back_off_over(),
                 Some(Phase::Remediating) => self.silence(alive),
                 Some(Phase::Resolved) | None => {}
@@ -612,11 +658,16 @@ impl Machine<'_> {
     }
 
     fn back_off_over(&mut self) {
-        if let Some(incident) = &mut self.track.open {
-            // The deadline counts from here: waiting was decided, not suffered.
-            incident.counted_ms = incident.counted_ms.max(self.now_ms);
-        }
+        self.counts_from_here();
         self.remediate();
+    }
+
+    /// The time to decide had come: deadlines count from here, because waiting was decided, not suffered.
+    fn counts_from_here(&mut self) {
+        if let Some(incident) = &mut self.track.open {
+            incident.counted_ms = incident.counted_ms.max(self.now_ms);
+            incident.waited_ms = 0;
+        }
     }
 
     fn silence(&mut self, alive: Option<&Alive>) {
@@ -630,9 +681,7 @@ impl Machine<'_> {
                 self.hold(&id, Hold { reason, until_heard: true });
             }
             None => {
-                if let Some(incident) = &mut self.track.open {
-                    incident.counted_ms = incident.counted_ms.max(self.now_ms);
-                }
+                self.counts_from_here();
                 self.over(What::SilentlyRecovered { silent_ms: self.watermark_ms.saturating_sub(heard_ms) });
             }
         }
@@ -647,6 +696,8 @@ impl Machine<'_> {
     fn judged_at(&self) -> Option<i64> {
         let incident = self.track.open.as_ref()?;
         match incident.phase {
+            // Nothing of it counts: it only waits for people.
+            Phase::Detected if incident.trouble.count == 0 => None,
             Phase::Detected => confirm::confirmed_at(self.rules, incident.counted_ms),
             Phase::Stabilized => incident.not_before_ms,
             Phase::Remediating if incident.silence_judged => None,
@@ -718,7 +769,9 @@ impl Machine<'_> {
             undo: None,
             decision: incident.decision,
             decided_ms: incident.counted_ms,
+            course: Course::default(),
             deadline_ms,
+            depth: incident.depth,
             values,
             replays: 0,
             approval: None,

@@ -80,6 +80,7 @@ impl Machine<'_> {
                 result: Done::Verified { worked, seen: seen.clone() },
                 attempts: 0,
                 took_ms: 0,
+                shares: None,
             },
             worked,
             &seen,

@@ -18,6 +18,8 @@ fn stop(given: &Given<'_>) -> Result<Change, String> {
         field: "campaignStatus",
         from: &["on"],
         to: &["stopping", "off", "complete"],
+        passing: &["stopping"],
+        back_from: &["off"],
         there: (format!("{path}/stop"), None),
         back: (format!("{path}/start"), None),
         path,

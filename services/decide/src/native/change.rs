@@ -1,7 +1,8 @@
 //! From what the platform shows to the one call that is needed, and back again. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use holdline_proto::digest::Digest;
 use holdline_proto::wire::Wire;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -64,6 +65,10 @@ pub struct Switch {
     pub from: &'static [&'static str],
     /// Values in which it is switched already.
     pub to: &'static [&'static str],
+    /// Those of them that pass by themselves: it cannot be switched back before.
+    pub passing: &'static [&'static str],
+    /// Those of them in which it is switched back; in the others it has come to its end by itself.
+    pub back_from: &'static [&'static str],
     /// The call that switches, and the one that switches back.
     pub there: (String, Option<Value>),
     pub back: (String, Option<Value>),
@@ -82,11 +87,23 @@ pub struct Launch {
     pub body: Value,
 }
 
-impl Wire for Kept {
+impl Wire for InForce {
     const KIND: &'static str = "pre-image";
 }
 
 impl Change {
+    /// Names what is changed and to what: the same for every incident that wants it so. `None`: nothing stays changed.
+    pub fn identity(&self) -> Option<String> {
+        let wanted = match self {
+            Change::Object(object) => Value::Object(object.set.clone()).to_string(),
+            Change::Switch(switch) => switch.there.0.clone(),
+            Change::Members(members) => format!("{} {}", members.joined, members.ids.join(" ")),
+            Change::Launch(_) => return None,
+        };
+        let path = self.look().map(|(path, _)| path).unwrap_or_default();
+        Some(Digest::of([path, wanted]).hex())
+    }
+
     /// What is read before: a path with its query, and whether the answer comes in pages. `None`: there is
     /// nothing to look at, so a call that may have happened must not be repeated.
     pub fn look(&self) -> Option<(String, bool)> {
@@ -122,9 +139,18 @@ impl Call {
     }
 }
 
+/// A change that is in force, and who relies on it: several entities may want the same of one object, such as the
+/// emergency group of all trunks of a site. It is made once, and undone when the last of them is over.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct InForce {
+    pub kept: Kept,
+    /// Remedies (incident and step) that were carried out by it and will be undone.
+    pub relying: BTreeSet<String>,
+}
+
 /// The pre-image of a change, and what is known of the change itself: kept from before the call until the
-/// incident is over.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// last incident that relies on it is over.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Kept {
     /// The fields that the change sets, as they were. An absent field was absent.
     pub before: Fields,
@@ -148,17 +174,20 @@ pub enum Plan {
     Refused(String),
     /// Somebody else has changed it since: a person has to look.
     Intervened(String),
+    /// It cannot be done yet, and will be possible by itself.
+    Wait,
 }
 
-/// What it takes to bring a change about, and the pre-image to keep. `kept` is what an earlier try has kept:
-/// that stays the pre-image, because what is there now may be our own work.
-pub fn plan(change: &Change, kept: Option<&Kept>, shown: &Value) -> (Plan, Kept) {
+/// What it takes to bring a change about, and the pre-image to keep. `known` is what is kept already: while the change
+/// stands its pre-image stays, because what is there now may be our own work.
+pub fn plan(change: &Change, known: Option<&Kept>, shown: &Value) -> (Plan, Kept) {
     let (now, wrote) = match fields(change, shown) {
         Ok(fields) => fields,
-        Err(reason) => return (Plan::Refused(reason), nothing()),
+        Err(reason) => return (Plan::Refused(reason), Kept::default()),
     };
     let stamp = stamp_of(change).of(shown);
-    let mut keep = kept.cloned().unwrap_or_else(|| Kept {
+    let stands = is_made(change, &now, &wrote);
+    let mut keep = known.filter(|_| stands).cloned().unwrap_or_else(|| Kept {
         before: now.clone(),
         wrote: wrote.clone(),
         stamp_before: stamp.clone(),
@@ -172,12 +201,13 @@ pub fn plan(change: &Change, kept: Option<&Kept>, shown: &Value) -> (Plan, Kept)
             state => {
                 let (field, from) = (switch.field, switch.from.join(" or "));
                 let state = state.unwrap_or("unknown");
-                return (Plan::Refused(format!("{field} is {state}; expected {from}")), keep);
+                let reason = format!("{field} is {state}; expected {from}");
+                return (Plan::Refused(reason), keep);
             }
         },
-        Change::Members(members) if now != wrote => Some(members.patch(&now, &wrote)),
+        Change::Members(members) => members.patch(&now, &wrote),
         Change::Launch(launch) => Some(post(&(launch.path.clone(), Some(launch.body.clone())))),
-        Change::Object(_) | Change::Members(_) => None,
+        Change::Object(_) => None,
     };
     match call {
         Some(call) => (Plan::Send(call), keep),
@@ -191,21 +221,41 @@ pub fn plan(change: &Change, kept: Option<&Kept>, shown: &Value) -> (Plan, Kept)
     }
 }
 
-/// What it takes to restore what was there before, unless somebody has changed it since.
+/// Whether what is shown is what the change wants.
+fn is_made(change: &Change, now: &Fields, wrote: &Fields) -> bool {
+    match change {
+        Change::Switch(switch) => is_in(switch, now, switch.to),
+        Change::Object(_) | Change::Members(_) | Change::Launch(_) => now == wrote,
+    }
+}
+
+fn is_in(switch: &Switch, fields: &Fields, states: &[&str]) -> bool {
+    fields.get(switch.field).and_then(Value::as_str).is_some_and(|state| states.contains(&state))
+}
+
+/// What it takes to restore what was there before, unless somebody has changed it since. Whether others rely on the
+/// change is for the caller to know.
 pub fn undo(change: &Change, kept: &Kept, shown: &Value) -> Plan {
     let (now, _) = match fields(change, shown) {
         Ok(fields) => fields,
         Err(reason) => return Plan::Refused(reason),
     };
-    if let Change::Switch(switch) = change {
-        let state = |fields: &Fields, of: &[&str]| {
-            fields.get(switch.field).and_then(Value::as_str).is_some_and(|state| of.contains(&state))
-        };
-        return if state(&kept.before, switch.from) && state(&now, switch.to) {
-            Plan::Send(post(&switch.back))
-        } else {
-            Plan::Already
-        };
+    match change {
+        Change::Switch(switch) if !is_in(switch, &kept.before, switch.from) => return Plan::Already,
+        Change::Switch(switch) if is_in(switch, &now, switch.passing) => return Plan::Wait,
+        Change::Switch(switch) if is_in(switch, &now, switch.back_from) => {
+            return Plan::Send(post(&switch.back));
+        }
+        Change::Switch(_) => return Plan::Already,
+        // What it shows may be from before our own write, which takes effect by and by; and there is no third state
+        // that somebody else could have chosen.
+        Change::Members(members) => {
+            return match members.patch(&kept.wrote, &kept.before) {
+                Some(call) => Plan::Send(call),
+                None => Plan::Already,
+            };
+        }
+        Change::Object(_) | Change::Launch(_) => {}
     }
     if now == kept.before {
         return Plan::Already;
@@ -235,18 +285,13 @@ pub fn undo(change: &Change, kept: &Kept, shown: &Value) -> Plan {
     }
     match change {
         Change::Object(object) => Plan::Send(object.call(shown, &kept.before)),
-        Change::Members(members) => Plan::Send(members.patch(&now, &kept.before)),
-        Change::Switch(_) | Change::Launch(_) => Plan::Already,
+        Change::Members(_) | Change::Switch(_) | Change::Launch(_) => Plan::Already,
     }
 }
 
 /// What the answer to our write says, added to what is kept.
 pub fn noted(change: &Change, kept: &Kept, answer: &Value) -> Kept {
     Kept { stamp_after: stamp_of(change).of(answer).or_else(|| kept.stamp_after.clone()), ..kept.clone() }
-}
-
-fn nothing() -> Kept {
-    Kept { before: Map::new(), wrote: Map::new(), stamp_before: None, stamp_after: None }
 }
 
 fn stamp_of(change: &Change) -> Stamp {
@@ -336,11 +381,12 @@ impl Object {
 }
 
 impl Members {
-    /// One call for every member that is not as wanted.
-    fn patch(&self, now: &Fields, wanted: &Fields) -> Call {
+    /// One call for every member that is not as wanted, if there is any.
+    fn patch(&self, now: &Fields, wanted: &Fields) -> Option<Call> {
         let differ = wanted.iter().filter(|(id, joined)| now.get(*id) != Some(joined));
         let body: Vec<Value> = differ.map(|(id, joined)| json!({"id": id, "joined": joined})).collect();
-        Call { method: Method::Patch, path: self.path.clone(), body: Some(body.into()) }
+        let call = Call { method: Method::Patch, path: self.path.clone(), body: Some(body.clone().into()) };
+        (!body.is_empty()).then_some(call)
     }
 }
 
@@ -376,11 +422,21 @@ mod tests {
                 let (method, path, body) = sent(planned);
                 assert_eq!((method, path.as_str(), body), there, "{name}");
                 let kept = noted(&change, &kept, &after);
-                // Again, as after a crash: it is done.
+                // Again, after a crash or for another incident that wants the same: it is so already, and what was
+                // there before stays known.
                 assert_eq!(plan(&change, Some(&kept), &after), (Plan::Already, kept.clone()), "{name}");
+                if name == "campaign.stop" {
+                    assert_eq!(undo(&change, &kept, &after), Plan::Wait);
+                    assert_eq!(undo(&change, &kept, &json!({"campaignStatus": "complete"})), Plan::Already);
+                    sent(undo(&change, &kept, &json!({"campaignStatus": "off"})));
+                    return;
+                }
                 let (_, _, body) = sent(undo(&change, &kept, &after));
                 assert_eq!(body, back, "{name}");
-                assert_eq!(undo(&change, &kept, &before), Plan::Already, "{name}");
+                // Of members it may show what was before our own write took effect.
+                if name != "queue.members" {
+                    assert_eq!(undo(&change, &kept, &before), Plan::Already, "{name}");
+                }
             };
         let group = |enabled, version| {
             json!({"id": "g", "name": "Voice", "enabled": enabled, "version": version,
@@ -493,6 +549,7 @@ mod tests {
             let change = change(name, parameters);
             assert_eq!(change.look(), None, "{name}");
             assert!(!kind(name).unwrap().can_be_looked_at);
+            assert_eq!(change.identity(), None, "{name}");
             assert_eq!(sent(plan(&change, None, &Value::Null).0).0, "POST", "{name}");
         }
     }
@@ -556,6 +613,40 @@ mod tests {
         check(group(true, 7), Some(json!(7)));
         // Two versions later somebody else was there as well.
         check(group(true, 8), None);
+    }
+
+    #[test]
+    fn a6_what_somebody_has_changed_meanwhile_is_the_pre_image_of_the_next() {
+        let set = change("emergency_group.set", json!({"group": "g"}));
+        let group = |enabled, version| json!({"enabled": enabled, "version": version});
+        let (_, first) = plan(&set, None, &group(false, 1));
+        let first = noted(&set, &first, &group(true, 2));
+        // Taken off by hand while the first relies on it: the second puts it on again, and off in the end.
+        let (planned, second) = plan(&set, Some(&first), &group(false, 3));
+        assert_eq!((sent(planned).2["version"].clone(), second.stamp_before), (json!(3), Some(json!(3))));
+        // Touched, and still as we want it: nobody knows what was meant, so its end is a person's.
+        let (planned, second) = plan(&set, Some(&first), &group(true, 3));
+        assert_eq!(planned, Plan::Already);
+        assert!(matches!(undo(&set, &second, &group(true, 3)), Plan::Intervened(_)));
+    }
+
+    #[test]
+    fn only_the_very_same_change_is_shared() {
+        let identity = |name, parameters| change(name, parameters).identity();
+        let one = identity("emergency_group.set", json!({"group": "g"}));
+        assert_eq!(one, identity("emergency_group.set", json!({"group": "g", "enabled": true})));
+        for (name, parameters) in [
+            ("emergency_group.set", json!({"group": "g", "enabled": false})),
+            ("emergency_group.set", json!({"group": "h"})),
+            ("campaign.stop", json!({"campaign": "g"})),
+        ] {
+            assert_ne!(one, identity(name, parameters.clone()), "{name} {parameters}");
+        }
+        let members = |ids: &[&str], joined| {
+            identity("queue.members", json!({"queue": "q", "members": ids, "joined": joined}))
+        };
+        assert_ne!(members(&["a", "b"], true), members(&["a"], true));
+        assert_ne!(members(&["a", "b"], true), members(&["a", "b"], false));
     }
 
     #[test]

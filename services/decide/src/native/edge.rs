@@ -27,6 +27,8 @@ fn out_of_service(given: &Given<'_>) -> Result<Change, String> {
         field: "statusCode",
         from: &["ACTIVE"],
         to: &["INACTIVE"],
+        passing: &[],
+        back_from: &["INACTIVE"],
         there: (call.clone(), Some(json!({"inService": false, "callDrainingWaitTimeSeconds": drain(given)}))),
         back: (call, Some(json!({"inService": true}))),
         path,

@@ -9,11 +9,12 @@ use holdline_proto::playbooks::Bundle;
 use serde_json::{Value, json};
 
 use super::finding::{Finding, Findings, Source};
+use super::loops::{self, Link, Links};
 use super::parse::{self, At, Draft, FileKind};
 use super::{Action, Doing, Facts, Lane, On, Path, Playbook, Predicate, Set, Subscription};
 use crate::approval::{Approval, Right, Terms, When};
 use crate::budget::AtMost;
-use crate::debounce::Rules;
+use crate::debounce::{CAUSAL_DEPTH_MAX, Rules};
 use crate::explain::duration;
 use crate::source::channel::{CHANNELS_PER_CLIENT_MAX, TOPICS_MAX};
 use crate::verify::Look;
@@ -53,6 +54,7 @@ pub(super) fn load(bundle: &Bundle) -> (Option<Set>, Vec<Finding>) {
     check_clients(&drafts, &mut findings);
     check_pager(&drafts, &mut findings);
     let playbooks = join(&mut drafts, &mut findings);
+    check_loops(&drafts, &playbooks, &mut findings);
     // While something cannot be read, what uses what cannot be said.
     if !findings.has_errors() {
         check_use(&drafts, &playbooks, &mut findings);
@@ -567,6 +569,38 @@ fn finish(name: String, draft: Draft, subscriptions: Vec<String>, drafts: &Draft
         guard: draft.guard,
         approval: draft.approval.map(|approval| approval.value),
         paths,
+    }
+}
+
+/// C4: no playbook may set itself off, by whatever way; and what is cut off at run time should be no surprise.
+fn check_loops(drafts: &Drafts<'_>, playbooks: &BTreeMap<String, Playbook>, findings: &mut Findings) {
+    let action = |name: &str| drafts.actions.get(name).map(|filed| &filed.value);
+    let subscription = |name: &str| drafts.subscriptions.get(name).map(|filed| &filed.value);
+    let links = Links::of(playbooks, action, subscription);
+    let filed = |links: &[Link<'_>]| {
+        let action = drafts.actions.get(links.first()?.action)?;
+        Some((action.source, action.at.clone(), loops::told(links)))
+    };
+    let found = links.loops();
+    for (source, at, told) in found.iter().filter_map(|links| filed(links)) {
+        let help = "act by something that emits none of this, or have the playbook listen to something else";
+        findings.error_with(source, &at, format!("a loop: {told}"), help);
+    }
+    if !found.is_empty() {
+        return;
+    }
+    let deepest = usize::try_from(CAUSAL_DEPTH_MAX).unwrap_or(usize::MAX);
+    for way in links.longest().iter().filter(|way| way.len() >= deepest) {
+        let Some((source, at, told)) = filed(way) else { continue };
+        findings.warning(
+            "cut-off",
+            source,
+            &at,
+            format!(
+                "{told}; {CAUSAL_DEPTH_MAX} actions may lead to one another, so the last one acts no more"
+            ),
+            "what has led to that often is held, and people are told",
+        );
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{debounce, native, source};
 
 mod check;
 mod finding;
+mod loops;
 mod node;
 mod parse;
 mod predicate;
@@ -173,6 +174,9 @@ pub struct Action {
     pub name: String,
     /// `allowOverride`: people have to allow it, whatever its playbook says.
     pub allow_override: bool,
+    /// Topics of events that it is known to lead to: holdline's own field `emits`. Each may be a template, see
+    /// [`source::matches_topic`].
+    pub emits: Vec<String>,
     pub what: Doing,
 }
 
@@ -279,6 +283,16 @@ pub struct Playbook {
     pub approval: Option<crate::approval::Approval>,
     /// Every path that a template of its actions refers to.
     pub paths: Vec<Path>,
+}
+
+impl Playbook {
+    /// What it does about one kind of trouble.
+    pub fn rules(&self, lane: Lane) -> Option<&debounce::Rules> {
+        match lane {
+            Lane::Failover => self.failover.as_ref(),
+            Lane::Scaling => self.scaling.as_ref(),
+        }
+    }
 }
 
 /// What a playbook listens to.

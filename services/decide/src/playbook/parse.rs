@@ -277,16 +277,20 @@ impl<'a, 'f> Fields<'a, 'f> {
     }
 
     fn names(&mut self, key: &str) -> Vec<At<String>> {
+        self.texts(key, "a list of names, such as `[Failover]`")
+    }
+
+    fn texts(&mut self, key: &str, expected: &str) -> Vec<At<String>> {
         let Some(node) = self.get(key) else { return vec![] };
         let Kind::List(items) = &node.kind else {
-            self.wrong(key, node, "a list of names, such as `[Failover]`");
+            self.wrong(key, node, expected);
             return vec![];
         };
         let mut names = vec![];
         for item in items {
             match item.as_str() {
                 Some(name) => names.push(At { value: name.to_string(), at: item.at.clone() }),
-                None => self.wrong(key, item, "the name of an action"),
+                None => self.wrong(key, item, expected),
             }
         }
         names

@@ -363,7 +363,7 @@ impl Model for Debouncing {
             Action::Answer { issue, nth } => {
                 let command = commands(before).find(|(_, command)| command.issue_key() == issue)?.1;
                 let done = if command.decision == 1 { self.script.answers[nth].clone() } else { CARRIED };
-                let outcome = Outcome::of(command, done, 1, 0);
+                let outcome = Outcome::of(command, done, 1);
                 state.inputs.publish(before.now_ms, Entered::Outcome(outcome));
                 state.answered.insert(issue);
             }

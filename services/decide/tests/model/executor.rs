@@ -349,6 +349,8 @@ impl Executing {
 
     fn hear(&self, state: &mut State, health: Health, times: u32) {
         let signal = |index: u32| Signal {
+            depth: 0,
+            waited_ms: 0,
             origin: Origin { sequence: 1, index },
             accept_id: format!("0-0-{health:?}-{index}"),
             event_id: format!("{health:?}-{index}"),
@@ -377,6 +379,8 @@ impl Executing {
         }
         let command = &state.debouncer.issued[work.message.0];
         let intent = Intent {
+            answered_ms: 0,
+            called_ms: 0,
             action_key: command.action_key(),
             issue_key: command.issue_key(),
             token: 0,
@@ -518,7 +522,7 @@ impl Executing {
                     }
                 };
                 // When it was stored makes no difference to the debouncer: its clock is the state's.
-                state.outcomes.publish(0, Outcome::of(&command, done, work.attempts, 0));
+                state.outcomes.publish(0, Outcome::of(&command, done, work.attempts));
                 work.line = Line::Report { what, stored: true };
             }
             Line::Acknowledge => {

@@ -9,7 +9,8 @@ use holdline_decide::explain::{duration, sentence};
 use holdline_decide::playbook;
 use holdline_decide::replay::{Recorded, Replay, Verdict};
 use holdline_proto::incident::View;
-use holdline_proto::journal::{Decided, Decision, Effect, Record};
+use holdline_proto::journal::{self, Decided, Decision, Effect, Record};
+use holdline_proto::outcome::Shares;
 use holdline_proto::playbooks::Bundle;
 use holdline_proto::topology::{Bucket, Role, Stream};
 use holdline_proto::wire;
@@ -40,6 +41,14 @@ enum What {
     Explain,
     /// Decide again on the recorded inputs, and compare byte for byte
     Replay,
+}
+
+/// Whose the time was until a call was answered.
+fn latency(decision: &Decision) -> Option<&Shares> {
+    match &decision.what {
+        journal::What::Reported(outcome) => outcome.shares.as_ref(),
+        _ => None,
+    }
 }
 
 /// A record of the journal and where it stands.
@@ -85,7 +94,10 @@ impl Incident {
         if self.output == Output::Json {
             let told: Vec<_> = decisions
                 .iter()
-                .map(|d| json!({"at": iso(d.at_ms), "state": d.phase, "what": sentence(d), "input": d.input}))
+                .map(|d| {
+                    json!({"at": iso(d.at_ms), "state": d.phase, "what": sentence(d), "input": d.input,
+                        "latencyMs": latency(d)})
+                })
                 .collect();
             output::json(&json!({"incidentId": view.id, "decisions": told}));
             return Ok(());

@@ -26,8 +26,17 @@ pub(in crate::playbook) fn action(
 }
 
 fn webhook(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<At<Action>> {
-    let known =
-        ["name", "actionType", "url", "method", "headers", "bodyTemplate", "idempotent", "allowOverride"];
+    let known = [
+        "name",
+        "actionType",
+        "url",
+        "method",
+        "headers",
+        "bodyTemplate",
+        "idempotent",
+        "allowOverride",
+        "emits",
+    ];
     let mut fields = Fields::of(node, "an action", &known, &[], source, findings)?;
     let name = fields.needed_text("name");
     if let Some(kind) = fields.needed_text("actionType").filter(|kind| kind.value != "WEBHOOK") {
@@ -53,6 +62,7 @@ fn webhook(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<A
     });
     let idempotent = fields.truth("idempotent", true);
     let allow_override = fields.truth("allowOverride", false);
+    let emits = emits(&mut fields);
     let headers = match fields.get("headers") {
         Some(headers) => read_headers(source, headers, fields.findings),
         None => vec![],
@@ -73,13 +83,13 @@ fn webhook(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<A
         idempotent,
     };
     Some(At {
-        value: Action { name: name.value, allow_override, what: Doing::Webhook(webhook) },
+        value: Action { name: name.value, allow_override, emits, what: Doing::Webhook(webhook) },
         at: name.at,
     })
 }
 
 fn native_action(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<At<Action>> {
-    let known = ["name", "actionType", "kind", "client", "parameters", "allowOverride"];
+    let known = ["name", "actionType", "kind", "client", "parameters", "allowOverride", "emits"];
     let mut fields = Fields::of(node, "an action", &known, &[], source, findings)?;
     let name = fields.needed_text("name");
     let kind = fields.needed_text("kind").and_then(|kind| {
@@ -97,6 +107,7 @@ fn native_action(source: Source<'_>, node: &Node, findings: &mut Findings) -> Op
     });
     let client = fields.text("client").map(|client| client.value);
     let allow_override = fields.truth("allowOverride", false);
+    let emits = emits(&mut fields);
     let Some(parameters) = fields.get("parameters") else {
         fields.missing("parameters");
         return None;
@@ -107,13 +118,29 @@ fn native_action(source: Source<'_>, node: &Node, findings: &mut Findings) -> Op
         Ok(parameters) => {
             let native = Native { kind, client, parameters };
             let what = Doing::Native(native);
-            Some(At { value: Action { name: name.value, allow_override, what }, at: name.at })
+            Some(At { value: Action { name: name.value, allow_override, emits, what }, at: name.at })
         }
         Err(error) => {
             fields.findings.error(source, &parameters.at, error);
             None
         }
     }
+}
+
+/// The topics that it is known to lead to.
+fn emits(fields: &mut Fields<'_, '_>) -> Vec<String> {
+    let mut topics = vec![];
+    for At { value: topic, at } in
+        fields.texts("emits", "a list of topics, such as `[telephony.service.status]`")
+    {
+        if topic.split('.').any(str::is_empty) {
+            let message = format!("`emits`: {topic:?} is no topic: its parts are separated by single dots");
+            fields.findings.error(fields.source, &at, message);
+        } else {
+            topics.push(topic);
+        }
+    }
+    topics
 }
 
 /// The parameters as a template. What stands there without placeholders must be right already; a placeholder
