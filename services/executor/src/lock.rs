@@ -106,7 +106,7 @@ impl Locks {
     /// Whether a lock of somebody else has not been renewed for too long.
     fn is_dead(&self, key: &str, revision: u64) -> bool {
         match self.others.get(key) {
-            Some((seen, since)) if seen == revision => since.elapsed() >= DEAD_AFTER,
+            Some((seen, since)) if seen == revision => clock::since(since) >= DEAD_AFTER,
             _ => {
                 self.others.insert(key.into(), (revision, clock::now()));
                 false
@@ -130,12 +130,12 @@ impl Lock {
 
     /// When it has to be renewed.
     pub(crate) fn renews_in(&self) -> Duration {
-        RENEW_EVERY.saturating_sub(self.renewed.elapsed())
+        RENEW_EVERY.saturating_sub(clock::since(self.renewed))
     }
 
     /// Whether it can be relied on for a call that begins now.
     pub(crate) fn is_sure(&self) -> bool {
-        self.renewed.elapsed() < TTL - RENEW_EVERY
+        clock::since(self.renewed) < TTL - RENEW_EVERY
     }
 
     /// Gives it back. If that gets lost, it runs out by itself.

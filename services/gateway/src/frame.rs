@@ -90,7 +90,7 @@ impl LastHeard {
         heard
             .map(|(subscription, at)| Heard {
                 subscription: subscription.clone(),
-                age_ms: u32::try_from(at.elapsed().as_millis()).unwrap_or(u32::MAX),
+                age_ms: u32::try_from(clock::since(*at).as_millis()).unwrap_or(u32::MAX),
             })
             .collect()
     }
@@ -230,7 +230,7 @@ impl<L: Log> Framer<L> {
         }
         let mut quiet_since = clock::now();
         loop {
-            let pause = tick_after(quiet_since.elapsed());
+            let pause = tick_after(clock::since(quiet_since));
             let looked = clock::now();
             let first = match self.left_over.take() {
                 Some(waiting) => Some(waiting),
@@ -252,7 +252,7 @@ impl<L: Log> Framer<L> {
                     self.tick()
                 }
             };
-            self.store_or_keep(batch, tick_after(quiet_since.elapsed())).await;
+            self.store_or_keep(batch, tick_after(clock::since(quiet_since))).await;
             if !self.catch_up().await {
                 return;
             }
@@ -338,7 +338,7 @@ impl<L: Log> Framer<L> {
         let began = clock::now();
         let (looked, bytes) = self.encode(frame);
         loop {
-            let left = patience.saturating_sub(began.elapsed());
+            let left = patience.saturating_sub(clock::since(began));
             let error = match attempt(&self.exit.log, self.partition, id, bytes.clone(), left).await {
                 Ok(()) => {
                     self.stored(looked);
@@ -346,7 +346,7 @@ impl<L: Log> Framer<L> {
                 }
                 Err(error) => error,
             };
-            let left = patience.saturating_sub(began.elapsed());
+            let left = patience.saturating_sub(clock::since(began));
             if left.is_zero() {
                 tracing::warn!(
                     partition = self.partition,
@@ -422,7 +422,7 @@ impl<L: Log> Framer<L> {
                     continue;
                 }
             };
-            if closed.is_some_and(|at: Instant| !answered || at.elapsed() > DRAIN_TIME_MAX) {
+            if closed.is_some_and(|at: Instant| !answered || clock::since(at) > DRAIN_TIME_MAX) {
                 let Depth { frames, events, .. } = self.depth();
                 tracing::warn!(partition, "{frames} frames with {events} events stay in the spool");
                 return false;
@@ -447,7 +447,7 @@ impl<L: Log> Framer<L> {
             tokio::pin!(attempt);
             let every = if answered { INTAKE_EVERY } else { Duration::ZERO };
             answered = loop {
-                let pause = every.saturating_sub(took.elapsed());
+                let pause = every.saturating_sub(clock::since(took));
                 tokio::select! {
                     biased;
                     stored = &mut attempt => break stored,
@@ -466,7 +466,7 @@ impl<L: Log> Framer<L> {
             }
         }
         self.exit.health.cover("nats", "the spool");
-        let took = began.elapsed();
+        let took = clock::since(began);
         tracing::info!(partition, "the spool of partition {partition} is drained after {took:?}");
         true
     }
@@ -669,7 +669,7 @@ mod tests {
             for answer in answers {
                 stored.push(answer.await.unwrap());
             }
-            (stored, began.elapsed())
+            (stored, clock::since(began))
         }
 
         /// Tells it to end, and waits until it has.

@@ -139,7 +139,7 @@ impl Turn {
 
     /// Uses it for a call that begins now; false when it is too old, and given back.
     pub fn leaves(&mut self) -> bool {
-        let is_fresh = self.slot.due.elapsed() < FRESH_FOR;
+        let is_fresh = clock::since(self.slot.due) < FRESH_FOR;
         if is_fresh {
             self.lane = None;
         }
@@ -156,7 +156,7 @@ impl Turn {
 
     /// Whether so long has passed since it was asked for that what was known then may have changed.
     pub fn was_long(&self) -> bool {
-        self.asked.elapsed() >= LONG_WAIT
+        clock::since(self.asked) >= LONG_WAIT
     }
 }
 
@@ -233,7 +233,7 @@ impl Rates {
             Ok(slot) => {
                 let turn = Turn { slot, asked, lane: Some(lane) };
                 clock::sleep(slot.due.saturating_duration_since(clock::now() + AHEAD)).await;
-                if asked.elapsed() >= LONG_WAIT {
+                if clock::since(asked) >= LONG_WAIT {
                     self.waits(pace);
                 }
                 Ok(Granted::Turn(turn))
@@ -355,7 +355,7 @@ impl Lane {
     fn held(&self) -> Option<Slot> {
         let mut known = self.known();
         while let Some((slot, calls)) = known.held.pop_front() {
-            if slot.due.elapsed() >= FRESH_FOR / 2 {
+            if clock::since(slot.due) >= FRESH_FOR / 2 {
                 known.unused.extend(slot.alone_us);
                 continue;
             }
@@ -394,7 +394,7 @@ impl Lane {
             let is_written = self.write(bus, window, revision).await?;
             let mut known = self.known();
             if is_written {
-                known.wrote_in = now.elapsed().min(Duration::from_micros(HORIZON_US.unsigned_abs()));
+                known.wrote_in = clock::since(now).min(Duration::from_micros(HORIZON_US.unsigned_abs()));
                 known.held.extend(taken.lots.iter().map(|lot| {
                     (Slot { due: at(lot.at_us), alone_us: (lot.calls == 1).then_some(lot.at_us) }, lot.calls)
                 }));

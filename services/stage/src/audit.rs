@@ -115,7 +115,7 @@ async fn add(bus: &Bus, deed: &Deed) -> Result<Witness, AuditError> {
     let mut doubt: Option<(u64, String)> = None;
     for _ in 0..TRIES_MAX {
         if let Some((number, why)) = &doubt {
-            if began.elapsed() > DOUBT_TIME_MAX {
+            if clock::since(began) > DOUBT_TIME_MAX {
                 return Err(AuditError::Unknown(why.clone()));
             }
             match bus.at(Stream::Audit, *number).await {

@@ -136,7 +136,7 @@ async fn ask(bus: &Bus) -> Result<Reading, String> {
     let subject = format!("STREAM.INFO.{}", bus.topology().bucket_stream(Bucket::Playbooks));
     let asked = clock::now();
     let told: Told = bus.context().request(subject, &()).await.map_err(|error| error.to_string())?;
-    let took = asked.elapsed();
+    let took = clock::since(asked);
     if took > ROUND_TRIP_MAX {
         return Err(format!("the broker took {took:?} to answer"));
     }

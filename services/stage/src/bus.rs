@@ -125,7 +125,7 @@ impl Bus {
                 Err(error) => error,
             };
             health.missing("nats", format!("{} does not answer: {error}", nats.url));
-            if began.elapsed() >= nats.patience {
+            if crate::clock::since(began) >= nats.patience {
                 let (waited, question) = (nats.patience.as_secs(), question(nats, &error));
                 return Err(Unavailable(format!(
                     "no nats-server at {} within {waited} s ({error}); {question}",

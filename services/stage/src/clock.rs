@@ -58,6 +58,11 @@ mod frozen {
     }
 }
 
+/// The time since then, by the monotonic clock; none if that is still to come.
+pub fn since(then: Instant) -> Duration {
+    now().saturating_duration_since(then)
+}
+
 /// Waits.
 pub async fn sleep(time: Duration) {
     tokio::time::sleep(time).await;

@@ -142,7 +142,7 @@ mod wanted {
             let began = clock::now();
             kill_process(getpid(), Signal::STOP).ok();
             std::thread::sleep(STOPS_WITHIN);
-            clock::stood_still(began.elapsed());
+            clock::stood_still(clock::since(began));
         }
     }
 }

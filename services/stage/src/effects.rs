@@ -340,7 +340,7 @@ impl SecondLane {
         // Ours may be under way still; each of ours follows another of ours, so one at or beyond it says so.
         let began = crate::clock::now();
         while self.views.record.load(Ordering::Acquire) < newest {
-            if began.elapsed() >= STAND_BACK {
+            if crate::clock::since(began) >= STAND_BACK {
                 return Err(StoreError::Fenced);
             }
             crate::clock::sleep(RECORD_WAIT).await;

@@ -73,7 +73,7 @@ where
                 shell.health.present(&leasing);
             }
             // Work goes on, fenced by its records; but nobody would take over.
-            Err(error) if well.elapsed() >= TTL => shell.health.missing(&leasing, error.to_string()),
+            Err(error) if clock::since(well) >= TTL => shell.health.missing(&leasing, error.to_string()),
             Err(error) => tracing::debug!("leases: {error}"),
         }
         Metric::PartitionsOwned.set(leases.owned.len() as u64, role.name(), None);
@@ -115,7 +115,7 @@ struct Other {
 
 impl Other {
     fn lives(&self) -> bool {
-        !self.deleted && self.since.elapsed() < DEAD_AFTER
+        !self.deleted && clock::since(self.since) < DEAD_AFTER
     }
 }
 
@@ -141,7 +141,7 @@ impl Leases<'_> {
             tracing::info!(stage = self.stage, partition, "partition {partition} goes to another replica");
             return self.release(partition).await;
         }
-        self.resting.retain(|_, since| since.elapsed() < REST);
+        self.resting.retain(|_, since| clock::since(*since) < REST);
         for partition in 0..self.partitions {
             let free = !taken.contains(&partition) && !self.resting.contains_key(&partition);
             if free && self.owned.len() < share && !self.owned.contains_key(&partition) {
@@ -153,7 +153,7 @@ impl Leases<'_> {
 
     /// Says that this replica lives, so that the others leave it its share.
     async fn greet(&mut self) -> Result<(), StoreError> {
-        if self.greeted.is_some_and(|at| at.elapsed() < RENEW_EVERY) {
+        if self.greeted.is_some_and(|at| clock::since(at) < RENEW_EVERY) {
             return Ok(());
         }
         let key = format!("{}.member.{}", self.stage, self.replica);
@@ -174,7 +174,7 @@ impl Leases<'_> {
             others || of(key).is_some_and(|partition| !self.owned.contains_key(&partition))
         });
         self.others.retain(|key, _| keys.contains(key));
-        let check = self.checked.is_none_or(|at| at.elapsed() >= CHECK_EVERY);
+        let check = self.checked.is_none_or(|at| clock::since(at) >= CHECK_EVERY);
         for key in keys {
             if check || !self.others.contains_key(&key) {
                 self.check(key).await?;
@@ -235,7 +235,7 @@ impl Leases<'_> {
     async fn renew(&mut self) -> Result<(), StoreError> {
         let mut lost = vec![];
         for (partition, owned) in &mut self.owned {
-            if owned.renewed.elapsed() < RENEW_EVERY {
+            if clock::since(owned.renewed) < RENEW_EVERY {
                 continue;
             }
             let key = format!("{}.lease.{partition}", self.stage);

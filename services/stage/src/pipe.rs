@@ -223,7 +223,7 @@ impl Pipe {
                     // While the connection is lost, that is what is told, and coming back must not wait.
                     if matches!(end, End::Reconnected) {
                         well = clock::now();
-                    } else if well.elapsed() >= LOUD_AFTER {
+                    } else if clock::since(well) >= LOUD_AFTER {
                         pause = LONG_PAUSE;
                         self.shell.health.missing(&what, end.to_string());
                     }
@@ -406,7 +406,7 @@ impl Pipe {
         let stage = self.stage.role.name();
         let mut last_record = clock::now();
         loop {
-            let wait = HEARTBEAT.saturating_sub(last_record.elapsed());
+            let wait = HEARTBEAT.saturating_sub(clock::since(last_record));
             let first = tokio::select! {
                 message = reader.next() => Some(message?),
                 () = clock::sleep(wait) => None,

@@ -416,7 +416,7 @@ impl Line {
     /// anew.
     fn settle(&mut self) {
         let silence = self.pulled.owner.silence;
-        if self.connected.take().is_some_and(|at| at.elapsed() > silence) {
+        if self.connected.take().is_some_and(|at| clock::since(at) > silence) {
             (self.failures, self.closings) = (0, 0);
         }
     }
