@@ -40,7 +40,8 @@ const ABORT_MAX: Duration = Duration::from_secs(40);
 /// From the last abort to the last effect: leases, locks and waits for acknowledgements have to run out.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 
-/// Longer than every lease (4 s), lock (5 s) and acknowledgement wait (6 s), and what the broker recognises repeats for.
+/// Longer than every lease (4 s), lock (5 s) and acknowledgement wait (6 s), and what the broker recognises repeats for. It
+/// is frozen for longer if others take longer to go on.
 const FROZEN_FOR: Duration = Duration::from_secs(9);
 
 /// Shorter than a process is frozen, so that no repeat is recognised by its message id.
@@ -395,6 +396,12 @@ async fn freeze(
     }
     eprintln!("{role} is frozen at {name} after {:?}", began.elapsed());
     clock::sleep(FROZEN_FOR).await;
+    // What the broker hands to a process that is frozen comes back twice as late.
+    for number in 0..FENCED_ENTITIES {
+        let path = format!("/act/remediate/{role}-{name}-{number}");
+        assert!(world.called(&path).await, "nobody went on with {path}");
+    }
+    eprintln!("{role} goes on after {:?}", began.elapsed());
     installation.service(role, 0).signal("CONT");
 }
 
