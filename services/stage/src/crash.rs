@@ -124,9 +124,6 @@ mod wanted {
     static FREEZE_AT: LazyLock<Option<String>> = LazyLock::new(|| variable("HOLDLINE_FREEZE_AT"));
     static FROZEN: AtomicBool = AtomicBool::new(false);
 
-    /// The signal goes to the process, and reaches this thread within this time.
-    const STOPS_WITHIN: Duration = Duration::from_millis(100);
-
     fn variable(name: &str) -> Option<String> {
         #[allow(clippy::disallowed_methods, reason = "a test says where")]
         std::env::var(name).ok()
@@ -141,7 +138,8 @@ mod wanted {
             tracing::error!("frozen at {name}");
             let began = clock::now();
             kill_process(getpid(), Signal::STOP).ok();
-            std::thread::sleep(STOPS_WITHIN);
+            // The signal goes to the process, and reaches this thread within that time.
+            std::thread::sleep(Duration::from_millis(100));
             clock::stood_still(clock::since(began));
         }
     }

@@ -284,7 +284,13 @@ pub fn undo(change: &Change, kept: &Kept, shown: &Value) -> Plan {
         return Plan::Intervened(format!("somebody has changed it since: {field} is not what we wrote"));
     }
     match change {
-        Change::Object(object) => Plan::Send(object.call(shown, &kept.before)),
+        Change::Object(object) => match object.stays(&kept.before) {
+            Some(field) => Plan::Refused(format!(
+                "{field} had no value before, and it is not known that the platform can be made to forget one: a person \
+                 has to put it right"
+            )),
+            None => Plan::Send(object.call(shown, &kept.before)),
+        },
         Change::Members(_) | Change::Switch(_) | Change::Launch(_) => Plan::Already,
     }
 }
@@ -363,6 +369,12 @@ fn same(wrote: &Value, shown: &Value) -> bool {
 }
 
 impl Object {
+    /// A field that was absent, and that a PATCH leaves as it is.
+    fn stays(&self, before: &Fields) -> Option<&String> {
+        let patched = (self.method == Method::Patch).then_some(&self.set);
+        patched.into_iter().flat_map(Fields::keys).find(|field| !before.contains_key(*field))
+    }
+
     /// Sets the fields; those that the change sets and that are not among them go.
     fn call(&self, shown: &Value, fields: &Fields) -> Call {
         let mut body = match self.method {
@@ -372,7 +384,7 @@ impl Object {
         for field in self.set.keys() {
             match (fields.get(field), self.method) {
                 (Some(value), _) => drop(body.insert(field.clone(), value.clone())),
-                (None, Method::Patch) => drop(body.insert(field.clone(), Value::Null)),
+                (None, Method::Patch) => {}
                 (None, _) => drop(body.remove(field)),
             }
         }
@@ -628,6 +640,17 @@ mod tests {
         let (planned, second) = plan(&set, Some(&first), &group(true, 3));
         assert_eq!(planned, Plan::Already);
         assert!(matches!(undo(&set, &second, &group(true, 3)), Plan::Intervened(_)));
+    }
+
+    #[test]
+    fn what_had_no_value_before_is_a_persons_to_put_right_where_the_platform_forgets_nothing() {
+        let throttle = change("campaign.throttle", json!({"campaign": "c", "outbound_lines": 5}));
+        let (_, kept) = plan(&throttle, None, &json!({"abandonRate": 3.0}));
+        let undone = undo(&throttle, &kept, &json!({"abandonRate": 3.0, "outboundLineCount": 5}));
+        assert!(
+            matches!(&undone, Plan::Refused(reason) if reason.contains("outboundLineCount had no value")),
+            "{undone:?}"
+        );
     }
 
     #[test]
