@@ -1,6 +1,8 @@
 //! The broker: what it can do, whether its streams are as provisioned, how many copies there are of them, when they
 //! are synced, and how much room is left.
 
+use std::collections::BTreeMap;
+
 use async_nats::jetstream::stream::Info;
 use holdline_proto::limits::MESSAGE_BYTES_MAX;
 
@@ -110,15 +112,20 @@ fn followers(infos: &[&Info]) -> Option<Finding> {
         return None;
     }
     let mut wrong = vec![];
+    // A server that is lost only lags behind until the others have given it up.
+    let mut behind: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (stream, cluster) in clusters {
         if cluster.leader.is_none() {
             wrong.push(format!("{stream} has no leader"));
         }
         for peer in cluster.replicas.iter().filter(|peer| peer.offline || !peer.current) {
-            let is = if peer.offline { "is away" } else { "lags behind" };
-            wrong.push(format!("{stream}: {} {is}", peer.name));
+            behind.entry(&peer.name).or_default().push(stream);
         }
     }
+    wrong.extend(behind.iter().map(|(server, streams)| {
+        let first = streams.first().copied().unwrap_or_default();
+        format!("{server} is away or lags behind, in {} stream(s) such as {first}", streams.len())
+    }));
     Some(match wrong.is_empty() {
         true => Finding::well("followers", "every copy is there and up to date"),
         false => Finding::person(

@@ -253,3 +253,32 @@ fn show(findings: &[(Area, Finding)]) {
     };
     line(format!("{needed}; {unknown} could not be looked at from here"));
 }
+
+#[cfg(test)]
+mod tests {
+    use holdline_decide::playbook::load;
+    use holdline_proto::playbooks::Bundle;
+
+    use super::Set;
+
+    /// A set with these files besides a playbook that calls http://127.0.0.1:1.
+    pub(super) fn set_with(files: Vec<(String, String)>) -> Set {
+        let playbook = "playbook: one\non: {subscription: one, entity: data.id, failed: status == 'FAILED', healthy: status \
+                        == 'HEALTHY'}\nconfirm: {failures: 3, stable_for: 1s}\nact: {failed: {do: [one], class: \
+                        failover}}\nrevert: {healthy: 2, stable_for: 1s, do: [one]}\n";
+        let own = [
+            ("one.playbook.yaml", playbook),
+            (
+                "subscriptions/one.json",
+                r#"{"name": "one", "topicName": "a.b.c", "authType": "HMAC", "secretToken": "env:ONE"}"#,
+            ),
+            (
+                "actions/one.json",
+                r#"{"name": "one", "actionType": "WEBHOOK", "method": "POST", "url": "http://127.0.0.1:1"}"#,
+            ),
+        ];
+        let own = own.map(|(path, text)| (path.to_string(), text.to_string()));
+        let (set, findings) = load(&Bundle { files: own.into_iter().chain(files).collect() });
+        set.unwrap_or_else(|| panic!("{findings:?}"))
+    }
+}

@@ -270,22 +270,16 @@ fn topics(set: &Set, client: &str, body: &Value) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use holdline_decide::playbook::load;
-    use holdline_proto::playbooks::Bundle;
-
+    use super::super::tests::set_with;
     use super::*;
 
     fn set(actions: &[Value]) -> Set {
-        let mut files: BTreeMap<String, String> = actions
-            .iter()
-            .enumerate()
-            .map(|(n, action)| (format!("actions/{n}.json"), action.to_string()))
-            .collect();
+        let action = |(n, action): (usize, &Value)| (format!("actions/own-{n}.json"), action.to_string());
+        let mut files: Vec<(String, String)> = actions.iter().enumerate().map(action).collect();
         let settings = "platform: {region: mypurecloud.ie, clients: {one: {id: env:A, secret: env:B}, two: {id: env:A, \
                         secret: env:B}}}\n";
-        files.insert("holdline.yaml".into(), settings.into());
-        let (set, findings) = load(&Bundle { files });
-        set.unwrap_or_else(|| panic!("{findings:?}"))
+        files.push(("holdline.yaml".into(), settings.into()));
+        set_with(files)
     }
 
     #[test]

@@ -115,9 +115,7 @@ async fn reach(doors: &Doors, place: Place, what: String, now_ms: i64) -> Findin
 
 #[cfg(test)]
 mod tests {
-    use holdline_decide::playbook::load;
-    use holdline_proto::playbooks::Bundle;
-
+    use super::super::tests::set_with;
     use super::*;
 
     #[test]
@@ -129,15 +127,14 @@ mod tests {
         };
         let settings = "targets: [{host: aside.example.com, connect_to: 127.0.0.1:9}]\nplatform: {region: \
                         mypurecloud.ie, clients: {one: {id: env:A, secret: env:B}}}\n";
-        let files = [
+        let set = set_with(vec![
             action("a", "https://one.example.com/a/{{data.x}}"),
             action("b", "https://one.example.com/b?c"),
             action("c", "https://one.example.com:8443"),
             action("d", "https://aside.example.com/{{event.id}}"),
             ("holdline.yaml".into(), settings.into()),
-        ];
-        let (set, findings) = load(&Bundle { files: files.into() });
-        let (places, wrong) = places(&set.unwrap_or_else(|| panic!("{findings:?}")));
+        ]);
+        let (places, wrong) = places(&set);
         assert_eq!(wrong, []);
         let told: Vec<String> = places
             .iter()
@@ -146,6 +143,7 @@ mod tests {
         assert_eq!(
             told,
             [
+                "target 127.0.0.1:1 None None",
                 "target aside.example.com:443 None Some(127.0.0.1:9)",
                 "target one.example.com:443 Trusted None",
                 "target one.example.com:8443 Trusted None",
