@@ -8,7 +8,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream::Config};
-use holdline_simulator::organisation::{CLIENT, CLIENT_SECRET};
+use holdline_simulator::organisation::*;
 use holdline_simulator::{Client, Fault, Options, Simulator, organisation};
 use holdline_stage::clock;
 use holdline_tests::certificates::Authority;
@@ -18,6 +18,7 @@ use holdline_tests::programs::{
     Installation, Running, STAGES, changed_sample, command, free_address, log, scratch,
 };
 use holdline_tests::sender::SECRET;
+use holdline_tests::vault::{ROLE_ID, SECRET_ID, Vault};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -301,6 +302,74 @@ async fn x9_each_trouble_is_found_with_what_to_do() {
     assert_eq!((told.findings().len(), told.code, &told.json["conservation"]), (1, 0, &Value::Null));
 }
 
+/// What needs no service to be seen: ids that lead nowhere, what can only be started, channels, and a Vault. The
+/// platform is read from, and no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn x9_the_platform_and_a_vault_are_only_read_from() {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let simulator = Simulator::start(Options::default()).await.unwrap();
+    let vault = Vault::start().await;
+    vault.put("telephony", "hmac", SECRET);
+    let playbooks = scratch("doctor-reads");
+    group_playbooks(&playbooks, &simulator, "telephony");
+    subscribe(&playbooks, &json!("vault:telephony#hmac"));
+    let action = |name: &str, kind: &str, parameters: Value| {
+        let action = json!({"name": name, "actionType": "GENESYS", "kind": kind, "client": "routing", "parameters": parameters});
+        std::fs::write(playbooks.join(format!("actions/{name}.json")), action.to_string()).unwrap();
+    };
+    action("lost", "emergency_group.set", json!({"group": "11111111-1111-4111-8111-11111111111f"}));
+    action("there", "emergency_group.set", json!({"group": GROUP_EVACUATION}));
+    action("flow", "flow.execute", json!({"flow": FLOW_WORKFLOW}));
+    action("edge", "edge.out_of_service", json!({"edge": EDGE_MAIN}));
+    action("campaign", "campaign.stop", json!({"campaign": "{{data.gatewayId}}"}));
+    action("members", "queue.members", json!({"queue": QUEUE, "members": [MEMBERS[0]]}));
+    let trunks = json!({"name": "trunks", "source": "notification", "client": "routing",
+        "topicName": "v2.telephony.providers.edges.trunks.{id}"});
+    std::fs::write(playbooks.join("subscriptions/trunks.json"), trunks.to_string()).unwrap();
+    let installation = Installation::broker("doctor-reads", &playbooks, "default");
+    let file = playbooks.join("secret-id");
+    std::fs::write(&file, SECRET_ID).unwrap();
+
+    let doctor = |only: &str, with_vault: bool| {
+        let mut command = command("holdline");
+        command.args(["doctor", "--output", "json", "--only", only, "--data"]).arg(&installation.data);
+        command.envs([("ROUTING_ID", CLIENT), ("ROUTING_SECRET", CLIENT_SECRET)]);
+        if with_vault {
+            command.env("HOLDLINE_VAULT_ADDRESS", format!("http://{}", vault.address));
+            command.env("HOLDLINE_VAULT_ROLE_ID", ROLE_ID).env("HOLDLINE_VAULT_SECRET_ID_FILE", &file);
+        }
+        Told::of(&command.output().unwrap())
+    };
+    let platform = || doctor("platform", false);
+    check(platform, ("action lost", "404", "correct the id"));
+    check(platform, ("action edge", "telephony:plugin:all", "has telephony:plugin:all"));
+    check(platform, ("subscription trunks", "telephony:plugin:all", "has telephony:plugin:all"));
+    let told = platform();
+    for (what, state) in [
+        ("action there", "well"),
+        ("action campaign", "well"),
+        ("action members", "well"),
+        ("action flow", "unknown"),
+        ("subscription trunks: topic", "well"),
+        ("subscription trunks: channel", "unknown"),
+        ("client routing: changes", "unknown"),
+    ] {
+        assert_eq!(told.find(what)[0].0, state, "{what}: {}", told.text);
+    }
+    let calls = simulator.calls();
+    assert!(calls.len() > 10, "{calls:?}");
+    assert!(calls.iter().all(|call| call.method == "GET" || call.path == "/oauth/token"), "{calls:?}");
+
+    let in_vault = |told: &Told| told.find("secret vault:telephony#hmac")[0].0.clone();
+    assert_eq!(in_vault(&is_well(|| doctor("secrets", true))), "well");
+    assert_eq!(in_vault(&is_well(|| doctor("secrets", false))), "unknown");
+    vault.delete("telephony");
+    check(
+        || doctor("secrets", true),
+        ("secret vault:telephony#hmac", "subscription telephony", "docs/secrets.md"),
+    );
+}
+
 /// A certificate is told while there is time, of a gateway, of a target and of the broker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g6_certificates_are_told_before_they_expire() {
@@ -342,6 +411,18 @@ async fn g6_certificates_are_told_before_they_expire() {
     }
     check(|| doctor(&ca), (&of_gateway, "good for 2 day(s)", "renew it"));
     check(|| doctor(&ca), (&of_target, "good for 2 day(s)", "renew its certificate"));
+    // The files themselves, where the environment names them.
+    let in_files = || {
+        let mut command = command("holdline");
+        command
+            .args(["doctor", "--output", "json", "--only", "certificates", "--data"])
+            .arg(&installation.data);
+        command.env("HOLDLINE_GATEWAY_TLS_CERTIFICATE_FILE", &certificate);
+        Told::of(&command.env("HOLDLINE_GATEWAY_TLS_KEY_FILE", &key).output().unwrap())
+    };
+    check(in_files, ("certificate in ", "good for 2 day(s)", "renew it"));
+    std::fs::write(&key, "no key").unwrap();
+    check(in_files, ("certificate in ", "holds no private key", "belong together"));
     std::fs::remove_dir_all(folder).unwrap();
 }
 

@@ -30,7 +30,7 @@ pub(super) fn look(scene: &Scene) -> Vec<Finding> {
     }
     found.push(Finding::well(
         "TLS",
-        "1.2 or 1.3 is all that is spoken, by the gateway's own listener and to every host that is called",
+        "1.2 or 1.3, and nothing older, wherever it is spoken: by the gateway's own listener and to hosts that are called",
     ));
     found
 }
