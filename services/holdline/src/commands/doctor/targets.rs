@@ -115,7 +115,11 @@ async fn reach(doors: &Doors, place: Place, what: String, now_ms: i64) -> Findin
             };
             Finding::new(what, certificate.state, found, todo)
         }
-        Err(why) => Finding::well(what, format!("{reached}; its certificate cannot be read: {why}")),
+        Err(why) => Finding::unknown(
+            what,
+            format!("{reached}; how long its certificate is good is not known: {why}"),
+            "look at it with `openssl s_client`",
+        ),
     }
 }
 
