@@ -445,6 +445,11 @@ async fn x9_of_a_foreign_broker_is_told_what_it_tells() {
         command.args(["--nats-tls-key-file".as_ref(), client_key.as_os_str()]);
         command.output().unwrap()
     };
+    // Nothing is there yet: that is told, and what can be looked at is.
+    let doctor = || Told::of(&holdline(&["doctor", "--output", "json"]));
+    check(doctor, ("installation", "nothing is provisioned here", "provision it"));
+    check(doctor, ("conservation", "cannot be counted: nothing is provisioned here", "look at the broker"));
+    check(doctor, ("streams", "stream EVENTS: made", "holdline provision"));
     let began = clock::now();
     while !holdline(&["provision"]).status.success() {
         assert!(began.elapsed() < SOON, "{:?}", holdline(&["provision"]));

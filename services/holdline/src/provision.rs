@@ -81,6 +81,15 @@ pub(crate) async fn standing(bus: &Bus) -> anyhow::Result<Vec<Standing>> {
     Ok(found)
 }
 
+/// Whether the bucket is there that everything begins with.
+///
+/// # Errors
+/// When the broker does not answer.
+pub(crate) async fn is_begun(bus: &Bus) -> anyhow::Result<bool> {
+    let name = bus.topology().bucket_stream(Bucket::Playbooks);
+    Ok(existing(bus.context(), &name).await?.is_some())
+}
+
 /// What `holdline provision` would change of the durable consumers. Nothing is changed.
 ///
 /// # Errors

@@ -1,19 +1,21 @@
 //! Whether every accepted event has exactly one disposition (N2).
 
-use holdline_stage::bus::Bus;
-
+use super::Scene;
 use super::finding::{Finding, State};
 use crate::conservation::{self, Count};
 use crate::output::line;
 
 /// Counts; the count is told as well as what follows from it.
-pub(super) async fn look(bus: &Bus, partitions: u16) -> (Finding, Option<Count>) {
-    match conservation::count(bus, partitions).await {
+pub(super) async fn look(scene: &Scene) -> (Finding, Option<Count>) {
+    let counted = match &scene.partitions {
+        Ok(partitions) => conservation::count(&scene.bus, *partitions).await.map_err(|e| format!("{e:#}")),
+        Err(why) => Err(why.clone()),
+    };
+    match counted {
         Ok(count) => (judge(&count), Some(count)),
-        Err(error) => {
-            let found = format!("cannot be counted: {error:#}");
+        Err(why) => {
             let todo = "look at the broker, then count again with `holdline doctor --only conservation`";
-            (Finding::person("conservation", found, todo), None)
+            (Finding::person("conservation", format!("cannot be counted: {why}"), todo), None)
         }
     }
 }

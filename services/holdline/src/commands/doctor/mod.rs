@@ -41,6 +41,7 @@ use self::finding::{Finding, State};
 use super::{Installation, No, approval};
 use crate::broker::{DataDir, Note};
 use crate::output::{self, Output, line};
+use crate::provision;
 
 /// An area that takes longer is not known. The count of acceptances reads all there is, and takes its time.
 const AREA_TIME_MAX: Duration = Duration::from_secs(60);
@@ -100,7 +101,8 @@ enum Area {
 struct Scene {
     bus: Bus,
     nats: Nats,
-    partitions: u16,
+    /// How many there are, or why that cannot be told.
+    partitions: Result<u16, String>,
     /// The playbooks in force, or why there are none.
     set: Result<Set, String>,
     /// As this environment has them; a service's own may have others.
@@ -126,7 +128,7 @@ impl Doctor {
             if !areas.contains(&Area::Conservation) {
                 return None;
             }
-            Some(conserved::look(&scene.bus, scene.partitions).await)
+            Some(conserved::look(&scene).await)
         };
         let (counted, looked) = tokio::join!(counting, looking);
         let mut findings: Vec<(Area, Finding)> = vec![];
@@ -172,10 +174,8 @@ impl Doctor {
         let data = self.installation.nats.is_none().then(|| DataDir(self.installation.data.clone()));
         let nats = self.installation.connection(Role::Operator)?;
         let bus = Bus::connect(Role::Operator, &nats, &Tasks::default(), &Health::default()).await?;
-        let entry = bus.get(Bucket::Playbooks, INSTALLATION).await?.context(
-            "nothing is provisioned here; `holdline provision` makes the streams, or `holdline up` everything",
-        )?;
-        let installed: Installed = wire::decode(&entry.value)?;
+        // A broker that is in trouble is no reason to look at nothing.
+        let partitions = partitions(&bus).await.map_err(|error| format!("{error:#}"));
         let set = approval::current(&bus).await.map_err(|error| format!("{error:#}"));
         let noted = |note| data.as_ref().and_then(|data| data.noted(note));
         let or_noted = |given: Vec<Place>| match noted(Note::Gateway).map(|url| Place::of_gateway(&url)) {
@@ -187,7 +187,7 @@ impl Doctor {
             _ => self.admin,
         };
         Ok(Scene {
-            partitions: installed.partitions,
+            partitions,
             set,
             secrets: super::secrets(BTreeMap::new())?,
             gateways: or_noted(self.gateway),
@@ -198,6 +198,19 @@ impl Doctor {
             data,
         })
     }
+}
+
+/// How many partitions were provisioned.
+async fn partitions(bus: &Bus) -> anyhow::Result<u16> {
+    const NOTHING: &str =
+        "nothing is provisioned here: `holdline provision` makes the streams, or `holdline up` everything";
+    let entry = match bus.get(Bucket::Playbooks, INSTALLATION).await {
+        Ok(entry) => entry,
+        // Where there is no bucket, nobody answers.
+        Err(_) if !provision::is_begun(bus).await? => None,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(wire::decode::<Installed>(&entry.context(NOTHING)?.value)?.partitions)
 }
 
 impl Area {

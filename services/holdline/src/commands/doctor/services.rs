@@ -15,8 +15,17 @@ const READINESS_BYTES_MAX: usize = 64 * 1024;
 
 pub(super) async fn look(scene: &Scene) -> anyhow::Result<Vec<Finding>> {
     let mut found = vec![playbooks(scene)];
-    for stage in [Role::Classifier, Role::Debouncer] {
-        found.push(owned(&scene.bus, stage, scene.partitions).await?);
+    match &scene.partitions {
+        Ok(partitions) => {
+            for stage in [Role::Classifier, Role::Debouncer] {
+                found.push(owned(&scene.bus, stage, *partitions).await?);
+            }
+        }
+        Err(why) => found.push(Finding::person(
+            "installation",
+            why,
+            "without it nobody knows how many partitions there are: look at the broker, or provision it",
+        )),
     }
     for (role, stream, consumer, what) in [
         (Role::Executor, Stream::Commands, EXECUTOR_CONSUMER, "commands"),
