@@ -190,7 +190,7 @@ async fn carry_out(
 async fn conserved(world: &World) -> Vec<String> {
     let began = clock::now();
     loop {
-        let output = world.holdline(&["doctor", "--output", "json"]);
+        let output = world.holdline(&["doctor", "--only", "conservation", "--output", "json"]);
         let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         let count = &told["conservation"];
         let on_their_way = count["onTheirWay"].as_u64();

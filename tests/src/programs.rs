@@ -112,11 +112,13 @@ pub fn command(name: &str) -> Command {
 }
 
 /// N2: waits until every acceptance has been read, and holds the count against the promise: each ended in
-/// exactly one disposition. Counted by `holdline doctor`, from the logs of the broker with this data folder.
+/// exactly one disposition. Counted by `holdline doctor`, from the logs of the broker with this data folder; nothing
+/// else is looked at.
 pub fn conserved(data: &Path) -> Value {
     let began = clock::now();
     loop {
-        let output = holdline(&["doctor", "--output", "json", "--data", data.to_str().unwrap()]);
+        let only = ["doctor", "--only", "conservation", "--output", "json", "--data", data.to_str().unwrap()];
+        let output = holdline(&only);
         let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
             panic!("doctor: {error}: {}", String::from_utf8_lossy(&output.stderr));
         });
@@ -378,6 +380,11 @@ impl Installation {
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
+    }
+
+    /// Where a service shows what it says of itself.
+    pub fn admin_address(&self, stage: &str, replica: usize) -> SocketAddr {
+        self.services[&(stage.to_string(), replica)].admin
     }
 
     /// What a service shows of itself.

@@ -159,6 +159,13 @@ impl World {
         }
     }
 
+    /// What `holdline doctor` says of what waits for people.
+    fn doctor(&self, part: &str) {
+        let output = self.installation.holdline(&["doctor", "--only", "people"]);
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.code() == Some(1) && told.contains(part), "{part}: {told}");
+    }
+
     fn explained(&self, incident: &Value) -> String {
         let output = self.installation.holdline(&["incident", incident.as_str().unwrap(), "explain"]);
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -240,6 +247,7 @@ async fn e7_two_people_are_two_and_a_denial_holds_the_incident() {
     world.report("gw-2", "FAILED").await;
     let asked = world.asked().await;
     let id = asked["id"].as_str().unwrap();
+    world.doctor("(gw-2)\n     → `holdline approvals`");
     assert_eq!(world.say("approve", id, "ada"), None);
     // Taken back before it had come to anything.
     assert_eq!(world.say("deny", id, "ada"), None);
@@ -247,6 +255,7 @@ async fn e7_two_people_are_two_and_a_denial_holds_the_incident() {
     clock::sleep(SETTLED).await;
     let explained = world.explained(&asked["incidentId"]);
     assert!(explained.contains("waits for a person: ") || explained.contains("denied by ada"), "{explained}");
+    world.doctor("(gw-2): ");
     assert_eq!(world.calls("remediate"), 1);
     // What was not done is not undone.
     world.over("gw-2").await;

@@ -529,7 +529,14 @@ async fn g7_no_secret_is_in_a_log_a_stream_a_file_a_page_or_a_command_line() {
         }
     }
     let folder = playbooks.to_str().unwrap();
-    for arguments in [&["check", folder][..], &["subscriptions", "diff", folder, "--client", "telephony"]] {
+    let data = installation.data.clone();
+    let data = data.to_str().unwrap();
+    for arguments in [
+        &["check", folder][..],
+        &["subscriptions", "diff", folder, "--client", "telephony"],
+        &["doctor", "--data", data, "--gateway", &gateway],
+        &["doctor", "--data", data, "--output", "json"],
+    ] {
         let output = command("holdline")
             .args(arguments)
             .envs(variables.iter().map(|(name, value)| (name, value.as_str())))
@@ -553,7 +560,6 @@ async fn g7_no_secret_is_in_a_log_a_stream_a_file_a_page_or_a_command_line() {
         traces.add_command_line(&name, process);
     }
     // The control: what may be seen is found, in every kind of place.
-    let data = installation.data.to_str().unwrap();
     for (kind, seen) in [
         ("log", reference.as_str()),
         ("file", ENTITY),

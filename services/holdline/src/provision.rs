@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::pull;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType,
+};
 use futures_util::StreamExt;
 use holdline_proto::playbooks::{INSTALLATION, Installation};
 use holdline_proto::topology::{
@@ -35,22 +37,85 @@ pub async fn provision(bus: &Bus, layout: Layout, dry_run: bool) -> anyhow::Resu
     let mut changes = vec![];
     let topology = bus.topology().clone();
     let context = bus.context();
-    // What the installation has, its first stream has.
-    let existing = existing(context, &topology.stream(Stream::Events)).await?;
-    let replicas = layout.replicas.or(existing.map(|events| events.num_replicas)).unwrap_or(1);
-    for spec in topology.streams() {
-        let name = spec.name.clone();
-        changes.extend(ensure(context, &name, stream_config(&spec, replicas), dry_run).await?);
-    }
-    for spec in topology.buckets() {
-        let name = topology.bucket_stream(spec.bucket);
-        changes.extend(ensure(context, &name, bucket_config(&topology, &spec, replicas), dry_run).await?);
+    let replicas = match layout.replicas {
+        Some(replicas) => replicas,
+        None => replicas(context, &topology).await?,
+    };
+    for wanted in configs(&topology, replicas) {
+        changes.extend(ensure(context, wanted, dry_run).await?);
     }
     for (stream, wanted) in durables(&topology) {
         changes.extend(ensure_consumer(context, &topology.stream(stream), wanted, dry_run).await?);
     }
     changes.extend(ensure_installation(bus, layout.partitions, dry_run).await?);
     Ok(changes)
+}
+
+/// A stream, of its own or a bucket's, held against the topology.
+pub(crate) struct Standing {
+    pub name: String,
+    /// `None`: there is no such stream.
+    pub info: Option<Info>,
+    /// What `holdline provision` would change, or why it refuses to.
+    pub changes: Result<Vec<String>, String>,
+}
+
+/// Every stream as it stands. Nothing is changed.
+///
+/// # Errors
+/// When the broker does not answer.
+pub(crate) async fn standing(bus: &Bus) -> anyhow::Result<Vec<Standing>> {
+    let (topology, context) = (bus.topology(), bus.context());
+    let mut found = vec![];
+    for wanted in configs(topology, replicas(context, topology).await?) {
+        let name = wanted.name.clone();
+        let info = existing(context, &name).await?;
+        let changes = match &info {
+            None => Ok(vec![ABSENT.into()]),
+            Some(info) => compare(&info.config, wanted)
+                .map(|(_, differences)| differences)
+                .map_err(|refused| refused.to_string()),
+        };
+        found.push(Standing { name, info, changes });
+    }
+    Ok(found)
+}
+
+/// Whether the bucket is there that everything begins with.
+///
+/// # Errors
+/// When the broker does not answer.
+pub(crate) async fn is_begun(bus: &Bus) -> anyhow::Result<bool> {
+    let name = bus.topology().bucket_stream(Bucket::Playbooks);
+    Ok(existing(bus.context(), &name).await?.is_some())
+}
+
+/// What `holdline provision` would change of the durable consumers. Nothing is changed.
+///
+/// # Errors
+/// When the broker does not answer.
+pub(crate) async fn consumers(bus: &Bus) -> anyhow::Result<Vec<String>> {
+    let mut changes = vec![];
+    for (stream, wanted) in durables(bus.topology()) {
+        changes.extend(ensure_consumer(bus.context(), &bus.topology().stream(stream), wanted, true).await?);
+    }
+    Ok(changes)
+}
+
+/// What is said of a stream that is not there.
+const ABSENT: &str = "made";
+
+/// Every stream and bucket as it should be.
+fn configs(topology: &Topology, replicas: usize) -> Vec<Config> {
+    let streams = topology.streams().into_iter().map(|spec| stream_config(&spec, replicas));
+    let buckets = topology.buckets().into_iter().map(|spec| bucket_config(topology, &spec, replicas));
+    streams.chain(buckets).collect()
+}
+
+/// Copies of every stream: what the installation has, its first stream has.
+async fn replicas(context: &Context, topology: &Topology) -> anyhow::Result<usize> {
+    let events = existing(context, &topology.stream(Stream::Events)).await?;
+    Ok(events.map_or(1, |events| events.config.num_replicas))
 }
 
 fn stream_config(spec: &StreamSpec, replicas: usize) -> Config {
@@ -94,29 +159,36 @@ fn bucket_config(topology: &Topology, spec: &BucketSpec, replicas: usize) -> Con
     }
 }
 
-async fn ensure(context: &Context, name: &str, wanted: Config, dry_run: bool) -> anyhow::Result<Vec<String>> {
-    let Some(existing) = existing(context, name).await? else {
+async fn ensure(context: &Context, wanted: Config, dry_run: bool) -> anyhow::Result<Vec<String>> {
+    let name = wanted.name.clone();
+    let Some(existing) = existing(context, &name).await? else {
         if !dry_run {
             let made = context.create_stream(wanted).await;
             made.with_context(|| format!("stream {name} cannot be made"))?;
         }
-        return Ok(vec![format!("stream {name}: made")]);
+        return Ok(vec![format!("stream {name}: {ABSENT}")]);
     };
-    refuse_to_narrow(name, &existing, &wanted)?;
-    let merged = merged(&existing, wanted);
-    let differences = differences(&existing, &merged);
+    let (merged, differences) = compare(&existing.config, wanted)?;
     if !differences.is_empty() && !dry_run {
         context.update_stream(&merged).await.with_context(|| format!("stream {name} cannot be changed"))?;
     }
     Ok(differences.into_iter().map(|difference| format!("stream {name}: {difference}")).collect())
 }
 
-async fn existing(context: &Context, name: &str) -> anyhow::Result<Option<Config>> {
+async fn existing(context: &Context, name: &str) -> anyhow::Result<Option<Info>> {
     match context.get_stream(name).await {
-        Ok(found) => Ok(Some(found.cached_info().config.clone())),
+        Ok(found) => Ok(Some(found.cached_info().clone())),
         Err(error) if is_absent(&error.to_string()) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("stream {name}")),
     }
+}
+
+/// What a stream would become, and what of it would change.
+fn compare(existing: &Config, wanted: Config) -> anyhow::Result<(Config, Vec<String>)> {
+    refuse_to_narrow(&wanted.name, existing, &wanted)?;
+    let merged = merged(existing, wanted);
+    let differences = differences(existing, &merged);
+    Ok((merged, differences))
 }
 
 fn is_absent(error: &str) -> bool {

@@ -21,7 +21,7 @@ use holdline_stage::{admin, clock};
 use secrecy::SecretString;
 use tokio::sync::watch;
 
-use crate::broker::{self, DataDir, Embedded, Sync};
+use crate::broker::{self, DataDir, Embedded, Note, Sync};
 use crate::commands::{Who, files};
 use crate::demo::Demo;
 use crate::output::line;
@@ -147,9 +147,11 @@ impl Up {
             () = signalled() => return running.stop().await,
         };
         let scheme = if running.over_tls { "https" } else { "http" };
+        data.note(Note::Gateway, &format!("{scheme}://{gateway}"))?;
         line(format!("holdline is up: events are received on {scheme}://{gateway}/v1/events/SUBSCRIPTION"));
         line(format!("  data folder {}, broker {}", data.0.display(), site.url));
         if let Some(admin) = self.admin {
+            data.note(Note::Admin, &admin.to_string())?;
             line(format!("  health and metrics on http://{admin}/readyz and /metrics"));
         }
         if let Some(demo) = &demo {

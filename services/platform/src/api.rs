@@ -76,7 +76,15 @@ impl Api {
 
     /// Has a token at hand, so that a call can leave in its turn. Why there is none, the call will say.
     pub async fn prepare(&self, platform: &Platform, client: &str) {
-        self.tokens.of(&self.routes, platform, client).await.ok();
+        self.authenticate(platform, client).await.ok();
+    }
+
+    /// Has a token at hand.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn authenticate(&self, platform: &Platform, client: &str) -> Result<(), Failed> {
+        self.tokens.of(&self.routes, platform, client).await.map(drop).map_err(unsent)
     }
 
     /// Makes a call as the OAuth client of that name. A token that the platform no longer takes is replaced

@@ -44,6 +44,11 @@ impl Lookup {
         Lookup { vault: vault.map(Arc::new), ..self }
     }
 
+    /// Whether there is a Vault to be asked.
+    pub fn has_vault(&self) -> bool {
+        self.vault.is_some()
+    }
+
     /// An environment variable's.
     pub fn variable(&self, name: &str) -> Option<SecretString> {
         #[allow(clippy::disallowed_methods, reason = "a secret's own variable is no setting")]

@@ -94,7 +94,11 @@ pub fn roots(setting: &str, file: &Path) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+/// The certificates of a file.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     match CertificateDer::pem_slice_iter(&read(setting, file)?).collect::<Result<Vec<_>, _>>() {
         Ok(found) if !found.is_empty() => Ok(found),
         // The error's own words repeat a line of the file.

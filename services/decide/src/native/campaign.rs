@@ -9,6 +9,7 @@ pub(super) static STOP: Kind = Kind {
     name: "campaign.stop",
     parameters: &[needed("campaign", Holds::Id)],
     can_be_looked_at: true,
+    needs: "outbound:campaign:stop and outbound:campaign:start",
     change: stop,
 };
 
@@ -42,6 +43,7 @@ pub(super) static THROTTLE: Kind = Kind {
         optional("calls_per_agent", Holds::Number),
     ],
     can_be_looked_at: true,
+    needs: "outbound:campaign:edit",
     change: throttle,
 };
 

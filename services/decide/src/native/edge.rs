@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Change, Given, Holds, Kind, Launch, Parameter, Switch, needed, optional};
+use super::{Change, Given, Holds, Kind, Launch, Parameter, Switch, TELEPHONY, needed, optional};
 
 /// What `drain_s` is unless given: long enough for most calls to end. Seconds.
 const DRAIN_S: u64 = 300;
@@ -17,6 +17,7 @@ pub(super) static OUT_OF_SERVICE: Kind = Kind {
     name: "edge.out_of_service",
     parameters: PARAMETERS,
     can_be_looked_at: true,
+    needs: TELEPHONY,
     change: out_of_service,
 };
 
@@ -35,8 +36,13 @@ fn out_of_service(given: &Given<'_>) -> Result<Change, String> {
     }))
 }
 
-pub(super) static REBOOT: Kind =
-    Kind { name: "edge.reboot", parameters: PARAMETERS, can_be_looked_at: false, change: reboot };
+pub(super) static REBOOT: Kind = Kind {
+    name: "edge.reboot",
+    parameters: PARAMETERS,
+    can_be_looked_at: false,
+    needs: TELEPHONY,
+    change: reboot,
+};
 
 fn reboot(given: &Given<'_>) -> Result<Change, String> {
     let path = given.path("/api/v2/telephony/providers/edges/{}/reboot", &["edge"])?;

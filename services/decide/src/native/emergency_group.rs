@@ -9,6 +9,7 @@ pub(super) static SET: Kind = Kind {
     name: "emergency_group.set",
     parameters: &[needed("group", Holds::Id), optional("enabled", Holds::Truth)],
     can_be_looked_at: true,
+    needs: "routing:emergencyGroup:edit",
     change: set,
 };
 

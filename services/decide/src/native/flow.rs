@@ -9,6 +9,7 @@ pub(super) static EXECUTE: Kind = Kind {
     name: "flow.execute",
     parameters: &[needed("flow", Holds::Id), optional("input", Holds::Object)],
     can_be_looked_at: false,
+    needs: "architect:flow:launch",
     change: execute,
 };
 

@@ -21,6 +21,7 @@ pub(super) static ROUTE: Kind = Kind {
         optional("dnis", Holds::Ids),
     ],
     can_be_looked_at: true,
+    needs: "routing:callRoute:edit",
     change: route,
 };
 

@@ -34,6 +34,8 @@ pub struct Kind {
     /// Whether the platform shows what it is about: then it is looked at before every call, and
     /// `revert.do: undo` can put back what was there. Else it is only started.
     pub can_be_looked_at: bool,
+    /// The permissions that its calls need, as the platform writes them (genesys.md 3).
+    pub needs: &'static str,
     /// What is to be changed; else which parameter cannot be used, and why.
     pub change: fn(&Given<'_>) -> Result<Change, String>,
 }
@@ -43,6 +45,9 @@ impl std::fmt::Debug for Kind {
         f.write_str(self.name)
     }
 }
+
+/// The permission of everything about telephony. It is all or nothing: whoever may look may also change.
+pub const TELEPHONY: &str = "telephony:plugin:all";
 
 /// Every kind there is.
 pub static KINDS: [&Kind; 11] = [

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Change, Given, Holds, Kind, Stamp, needed, optional, put};
+use super::{Change, Given, Holds, Kind, Stamp, TELEPHONY, needed, optional, put};
 
 pub(super) static REORDER: Kind = Kind {
     name: "outbound_route.reorder",
@@ -14,6 +14,7 @@ pub(super) static REORDER: Kind = Kind {
         optional("enabled", Holds::Truth),
     ],
     can_be_looked_at: true,
+    needs: TELEPHONY,
     change: reorder,
 };
 

@@ -11,6 +11,7 @@ pub(super) static MEMBERS: Kind = Kind {
         optional("joined", Holds::Truth),
     ],
     can_be_looked_at: true,
+    needs: "routing:queue:edit or routing:queueMember:manage",
     change: members,
 };
 
@@ -24,6 +25,7 @@ pub(super) static PUT: Kind = Kind {
     name: "queue.put",
     parameters: &[needed("queue", Holds::Id), needed("set", Holds::Object)],
     can_be_looked_at: true,
+    needs: "routing:queue:edit",
     change: replace,
 };
 

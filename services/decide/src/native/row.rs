@@ -7,6 +7,7 @@ pub(super) static SET: Kind = Kind {
     name: "datatable_row.set",
     parameters: &[needed("table", Holds::Id), needed("key", Holds::Id), needed("values", Holds::Object)],
     can_be_looked_at: true,
+    needs: "architect:datatableRow:edit or architect:datatable:edit",
     change: set,
 };
 

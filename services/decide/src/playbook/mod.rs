@@ -24,7 +24,7 @@ pub use check::explain;
 pub use finding::{Finding, Severity};
 pub use parse::parse_duration_ms;
 pub use predicate::{Facts, Predicate};
-pub use secret::{SecretRef, replace_literals};
+pub use secret::{SecretRef, replace_literals, was_literal};
 pub(crate) use template::percent;
 pub use template::{Path, RenderError, Template};
 
@@ -241,6 +241,16 @@ pub struct Webhook {
     /// The target honours the idempotency key, so an ambiguous call may be repeated with the same one.
     /// `"idempotent": false` (holdline's own field) has such a call held for a person.
     pub idempotent: bool,
+}
+
+impl Webhook {
+    /// Whom it calls: scheme, host and port, which no placeholder can stand in.
+    pub fn origin(&self) -> &str {
+        let start = self.url.fixed_start();
+        let host_at = start.find("://").map_or(0, |at| at + 3);
+        let end = start.get(host_at..).and_then(|rest| rest.find(['/', '?', '#'])).map(|at| host_at + at);
+        end.and_then(|end| start.get(..end)).unwrap_or(start)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -61,6 +61,12 @@ pub(super) fn derived(subscription: &str, index: usize) -> String {
     format!("HOLDLINE_SECRET_{name}{second}")
 }
 
+/// Whether a subscription's reference of this index came into the place of a secret that was written there
+/// ([`replace_literals`]).
+pub fn was_literal(subscription: &str, index: usize, reference: &SecretRef) -> bool {
+    matches!(reference, SecretRef::Env(name) if *name == derived(subscription, index))
+}
+
 /// Takes secrets written in place out of a bundle, so that it can be stored: each becomes a reference to an
 /// environment variable. Gives the secrets by the names of those variables, for the process that uses them.
 pub fn replace_literals(bundle: &mut Bundle) -> BTreeMap<String, String> {

@@ -86,6 +86,11 @@ fn check(binary: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether a server of this version has all that is needed, and the oldest that has; `None`: it is no version.
+pub(crate) fn is_new_enough(text: &str) -> Option<(bool, String)> {
+    Some((version(text)? >= OLDEST, format!("{}.{}", OLDEST.0, OLDEST.1)))
+}
+
 /// `nats-server: v2.15.1` → (2, 15)
 fn version(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.trim().rsplit(['v', ' ']).next()?.split('.');

@@ -21,6 +21,12 @@ pub enum Sync {
     Default,
 }
 
+/// The server's configuration, in its folder.
+const FILE: &str = "server.conf";
+
+/// The line of it that has everything synced before it is acknowledged.
+const SYNC_ALWAYS: &str = "sync_interval: always";
+
 /// Where a role's seed stands in a folder of keys.
 pub fn seed_file(keys: &Path, role: Role) -> PathBuf {
     keys.join(format!("{}.nk", role.name()))
@@ -119,8 +125,8 @@ pub(super) fn write(
 ) -> anyhow::Result<PathBuf> {
     let quoted = |path: &Path| serde_json::to_string(&path.display().to_string()).unwrap_or_default();
     let sync = match sync {
-        Sync::Always => "    sync_interval: always\n",
-        Sync::Default => "",
+        Sync::Always => format!("    {SYNC_ALWAYS}\n"),
+        Sync::Default => String::new(),
     };
     let folder = std::fs::canonicalize(data.nats())?;
     let text = format!(
@@ -130,7 +136,18 @@ pub(super) fn write(
         quoted(&folder.join("store")),
         authorization(&data.keys(), topology)?
     );
-    let file = folder.join("server.conf");
+    let file = folder.join(FILE);
     std::fs::write(&file, text)?;
     Ok(file)
+}
+
+/// When the server of a data folder syncs, by the configuration that it was started with last.
+///
+/// # Errors
+/// When that cannot be read.
+pub(crate) fn sync(data: &DataDir) -> anyhow::Result<Sync> {
+    let file = data.nats().join(FILE);
+    let text = std::fs::read_to_string(&file).with_context(|| format!("{}", file.display()))?;
+    let always = text.lines().any(|line| line.trim() == SYNC_ALWAYS);
+    Ok(if always { Sync::Always } else { Sync::Default })
 }

@@ -15,6 +15,24 @@ use holdline_stage::tls::Pair;
 pub use config::Sync;
 pub use keeper::become_child;
 
+/// What `holdline up` notes in its data folder of where it answers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Note {
+    /// URL of the gateway.
+    Gateway,
+    /// Address of `/readyz`.
+    Admin,
+}
+
+impl Note {
+    fn file(self) -> &'static str {
+        match self {
+            Note::Gateway => "gateway",
+            Note::Admin => "admin",
+        }
+    }
+}
+
 /// Where an installation on this machine keeps everything.
 #[derive(Debug, Clone)]
 pub struct DataDir(pub PathBuf);
@@ -28,7 +46,8 @@ impl DataDir {
         [self.0.clone(), self.nats(), self.keys()].iter().try_for_each(|folder| private_folder(folder))
     }
 
-    /// Only one program at a time works in a data folder; the lock ends with the file handle.
+    /// Only one program at a time works in a data folder; the lock ends with the file handle. What an earlier one
+    /// has noted of itself is forgotten.
     ///
     /// # Errors
     /// When another has it.
@@ -41,7 +60,25 @@ impl DataDir {
                 self.0.display()
             )
         })?;
+        for note in [Note::Gateway, Note::Admin] {
+            std::fs::remove_file(self.0.join(note.file())).ok();
+        }
         Ok(file)
+    }
+
+    /// Notes where the program of this folder answers, for `holdline doctor`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn note(&self, note: Note, address: &str) -> anyhow::Result<()> {
+        let file = self.0.join(note.file());
+        std::fs::write(&file, address).with_context(|| format!("{}", file.display()))
+    }
+
+    /// What was noted, if anything.
+    pub(crate) fn noted(&self, note: Note) -> Option<String> {
+        let text = std::fs::read_to_string(self.0.join(note.file())).ok()?;
+        Some(text.trim().to_string()).filter(|text| !text.is_empty())
     }
 
     pub fn nats(&self) -> PathBuf {

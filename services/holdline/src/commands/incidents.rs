@@ -100,7 +100,7 @@ pub(crate) fn shape(view: &View) -> Value {
 }
 
 /// Every incident of the INCIDENTS bucket.
-async fn list(bus: &Bus) -> anyhow::Result<Vec<View>> {
+pub(super) async fn list(bus: &Bus) -> anyhow::Result<Vec<View>> {
     let mut views = vec![];
     for key in bus.keys(Bucket::Incidents, ">").await? {
         if key.starts_with("fence.") {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{Caller, Refused};
 use crate::output::line;
 
-const TOPICS: &str = "/api/v2/notifications/availabletopics";
+pub(in crate::commands) const TOPICS: &str = "/api/v2/notifications/availabletopics";
 const CHANNELS: &str = "/api/v2/notifications/channels";
 
 /// What is known of a subscription that is pulled.

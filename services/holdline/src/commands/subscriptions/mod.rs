@@ -20,6 +20,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
 use self::listening::Listening;
+pub(super) use self::listening::TOPICS;
 use super::audit::audited;
 use super::{Installation, No, Who, files, text};
 use crate::output::{self, Output, line};
