@@ -45,6 +45,10 @@ pub struct Signal {
     /// How many calls of ours led to it, one after the other; 0: none that is known.
     #[serde(default)]
     pub depth: u32,
+    /// To this entity under this playbook it is the echo of what it did itself: what it follows from, in words. It counts
+    /// for nothing, and is no silence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub echo: Option<String>,
     /// What the playbook's action templates refer to, by path.
     #[serde(default)]
     pub values: Values,

@@ -54,12 +54,13 @@ const EVENT_EVERY: Duration = Duration::from_secs(2);
 const FENCED_ENTITIES: usize = 12;
 
 /// Lines behind which only a fence holds up who was taken for dead.
-const FENCES: [(Point, &str); 5] = [
+const FENCES: [(Point, &str); 6] = [
     (Point::BeforeCommit, "classifier"),
     (Point::BeforeCommit, "debouncer"),
     (Point::BetweenEffects, "debouncer"),
     (Point::BeforeView, "debouncer"),
     (Point::BeforeIntent, "executor"),
+    (Point::AfterIntent, "executor"),
 ];
 
 /// What leads past a point.
@@ -403,6 +404,13 @@ async fn freeze(
     }
     eprintln!("{role} goes on after {:?}", began.elapsed());
     installation.service(role, 0).signal("CONT");
+    // That somebody stood at the fence, and was not just told in time that others had taken over.
+    while point == Point::BeforeCommit
+        && !installation.admin(role, 0, "/metrics").contains("holdline_commits_failed")
+    {
+        assert!(began.elapsed() < SETTLE_MAX, "{role} was refused nothing at {name}");
+        clock::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Calls are counted as they come, whatever key they carry: nobody who is refused here has asked anything.

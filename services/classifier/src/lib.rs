@@ -16,6 +16,7 @@ use holdline_proto::signal::Classified;
 use holdline_proto::topology::{Bucket, Role, Stream};
 use holdline_proto::wire;
 use holdline_stage::bus::Bus;
+use holdline_stage::clock::{self, Instant};
 use holdline_stage::pipe::{self, Conclusion, Machine, Message, NotReady, Stage, View};
 use holdline_stage::playbooks::{Playbooks, installation};
 use holdline_stage::run::Shell;
@@ -81,6 +82,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
         pending: None,
         window: settings.dedup_window,
         ids: environment(),
+        ids_again: None,
     })
     .await;
     Ok(())
@@ -97,23 +99,34 @@ struct Classifier {
     window: Duration,
     /// Where the ids of our own OAuth clients are to be had.
     ids: Lookup,
+    /// Some were not to be had then, and are looked for again.
+    ids_again: Option<Instant>,
 }
 
-/// The ids of the set's OAuth clients, as far as they are known here. They are no secrets; what belongs to them is
-/// neither needed nor looked up.
-async fn own_clients(known: &Lookup, set: &Set) -> BTreeSet<String> {
+/// Looks for ids of our own OAuth clients that were not found: a file may come later.
+const IDS_EVERY: Duration = Duration::from_secs(10);
+
+/// The ids of the set's OAuth clients, as far as they are known here, and whether some are not. They are no secrets; what
+/// belongs to them is neither needed nor looked up.
+async fn own_clients(known: &Lookup, set: &Set, tell: bool) -> (BTreeSet<String>, bool) {
     let mut ids = BTreeSet::new();
+    let mut missing = false;
     for (name, client) in set.platform.iter().flat_map(|platform| &platform.clients) {
         match known.fetch(&client.id).await {
             Ok(id) => drop(ids.insert(id.expose_secret().to_string())),
-            Err(why) => tracing::info!(
-                client = name,
-                "what the platform's audit tells of our client {name} is not known for our own doing: its id is not \
-                 known here ({why})"
-            ),
+            Err(why) => {
+                missing = true;
+                if tell {
+                    tracing::warn!(
+                        client = name,
+                        "what the platform's audit tells of our client {name} is not known for our own doing: its id is \
+                         not known here ({why})"
+                    );
+                }
+            }
         }
     }
-    ids
+    (ids, missing)
 }
 
 impl Machine for Classifier {
@@ -128,10 +141,13 @@ impl Machine for Classifier {
     async fn prepare(&mut self, _input: Option<&Message>) -> Result<(), NotReady> {
         if self.pending.is_none() {
             let current = self.playbooks.current();
-            if let Some((hash, set)) = &current
-                && self.set.as_ref().is_none_or(|(before, _)| before != hash)
-            {
-                self.state.recognise(own_clients(&self.ids, set).await);
+            if let Some((hash, set)) = &current {
+                let is_new = self.set.as_ref().is_none_or(|(before, _)| before != hash);
+                if is_new || self.ids_again.is_some_and(|since| clock::since(since) >= IDS_EVERY) {
+                    let (ids, missing) = own_clients(&self.ids, set, is_new).await;
+                    self.state.recognise(ids);
+                    self.ids_again = missing.then(clock::now);
+                }
             }
             self.set = current;
         }

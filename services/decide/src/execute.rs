@@ -153,11 +153,6 @@ pub fn belongs(playbook: &Playbook, command: &Command) -> bool {
     })
 }
 
-/// Whether what a remedy changes is put back from its pre-image when its trouble is over.
-pub fn is_undone(playbook: &Playbook, command: &Command) -> bool {
-    playbook.rules(command.key.lane).is_some_and(|rules| rules.revert.undo)
-}
-
 /// How a command stands to its incident's latest decision, as its view shows it (O2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {

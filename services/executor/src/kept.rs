@@ -27,19 +27,14 @@ pub(crate) fn remedy(command: &Command) -> String {
     format!("{}-{}", command.incident, command.undo.unwrap_or(command.step))
 }
 
-/// What is changed, to those who change it: nobody else may act on that meanwhile. What only starts something is its
-/// incident's own.
-pub(crate) fn object(change: &Change, command: &Command) -> String {
-    let name = change.identity().unwrap_or_else(|| remedy(command));
-    token(&["kept", &name])
-}
-
-/// Looks up what is known of a change.
+/// Looks up what is known of a change, from the leader: whoever lags would leave a remedy in force for ever. What only
+/// starts something is its incident's own.
 ///
 /// # Errors
 /// When the broker does not answer.
-pub(crate) async fn of(bus: &Bus, key: String) -> Result<Entry, StoreError> {
-    let place = bus.place(Bucket::Intents, &key).await?;
+pub(crate) async fn of(bus: &Bus, change: &Change, command: &Command) -> Result<Entry, StoreError> {
+    let key = token(&["kept", &change.identity().unwrap_or_else(|| remedy(command))]);
+    let place = bus.newest(Bucket::Intents, &key).await?;
     let (known, unreadable) = match place.value.map(|value| wire::decode(&value)).transpose() {
         Ok(known) => (known, None),
         Err(error) => (None, Some(error.to_string())),
@@ -58,12 +53,4 @@ pub(crate) async fn write(bus: &Bus, entry: &Entry, known: InForce) -> Result<En
     let put = Put { expect: Some(entry.revision), ttl: Some(KEPT), ..Put::default() };
     let revision = bus.put(Bucket::Intents, &entry.key, wire::encode(&known).into(), put).await?;
     Ok(Entry { known: Some(known), revision, key: entry.key.clone(), unreadable: None })
-}
-
-/// The change is undone: nothing of it is left to be restored.
-///
-/// # Errors
-/// [`StoreError::Fenced`] when somebody else has written since.
-pub(crate) async fn forget(bus: &Bus, entry: &Entry) -> Result<(), StoreError> {
-    bus.delete(Bucket::Intents, &entry.key, Some(entry.revision)).await
 }

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use holdline_decide::execute::{self, Answer as Answered, Next, UNCHANGED};
-use holdline_decide::native::{self, Call, Change, InForce, PAGE_SIZE, Plan};
-use holdline_decide::playbook::{Native, Platform, Set};
+use holdline_decide::native::{self, BEGUN_MAX, Call, Change, InForce, Kept, PAGE_SIZE, Plan};
+use holdline_decide::playbook::{Doing, Native, Platform, Set};
 use holdline_platform::rate::Pace;
 use holdline_platform::{Failed, Response};
 use holdline_proto::command::{Command, Intent};
@@ -66,45 +66,39 @@ impl Executor {
             Err(reason) => return self.cannot(work, command, reason, Some(lock)).await,
         };
         // Other entities may want the same of it, or something else.
-        let object = kept::object(&change, command);
-        if !self.locks.take_also(&self.bus, &mut lock, &object).await? {
+        if let Some(object) = change.object()
+            && !self.locks.take_also(&self.bus, &mut lock, &object).await?
+        {
             lock.release(&self.bus).await;
             return Ok(self.locked());
         }
-        let entry = kept::of(&self.bus, object).await?;
+        let entry = kept::of(&self.bus, &change, command).await?;
         if let Some(error) = &entry.unreadable {
             let reason = format!("what was there before cannot be read: {error}");
             let next = Next::GiveUp { done: Done::Held { reason }, transient: false };
             return self.give_up(work, command, next, earlier, lock, &caller.pace.host).await;
         }
         let remedy = kept::remedy(command);
-        // Who is never undone would keep all others from being undone.
-        let is_undone = set
-            .playbooks
-            .get(&command.key.playbook)
-            .is_some_and(|playbook| execute::is_undone(playbook, command));
-        let relies = is_undone.then(|| remedy.clone());
-        let entry = match (command.undo, entry.known.clone()) {
-            (Some(_), None) => {
-                // No call of the remedy ever left, or it is undone.
+        let mut entry = entry;
+        if command.undo.is_some() {
+            let Some(known) = entry.known.take() else {
+                let reason = "what was there before is not kept any more".into();
+                let next = Next::GiveUp { done: Done::Held { reason }, transient: false };
+                return self.give_up(work, command, next, earlier, lock, &caller.pace.host).await;
+            };
+            // Of the other steps as well: should this one fail, theirs is not asked for any more.
+            self.withdraw(set, command).await?;
+            entry = kept::write(&self.bus, &entry, known.without(&remedy, earlier.perhaps_done)).await?;
+            if entry.known.as_ref().is_none_or(|known| !known.owed) {
+                let (incident, action) = (&command.incident, &command.action);
+                tracing::info!(
+                    incident,
+                    "{action} stays as it is: other remedies rely on it, or it is undone"
+                );
                 let done = Done::Carried { status: UNCHANGED };
                 return self.report(command, done, earlier.attempts, lock).await;
             }
-            (Some(_), Some(mut known)) => {
-                // Its trouble is over, whatever comes of undoing it.
-                known.relying.remove(&remedy);
-                let others = known.relying.len();
-                let entry = kept::write(&self.bus, &entry, known).await?;
-                if others > 0 {
-                    let (incident, action) = (&command.incident, &command.action);
-                    tracing::info!(incident, "{action} stays as it is: {others} other remedies rely on it");
-                    let done = Done::Carried { status: UNCHANGED };
-                    return self.report(command, done, earlier.attempts, lock).await;
-                }
-                entry
-            }
-            (None, _) => entry,
-        };
+        }
         let shown = match self.look(&caller, command, &change, &mut lock).await? {
             Looked::Shown(shown) => shown,
             Looked::Wait(wait) => return Ok(self.throttled(command, wait, lock).await),
@@ -127,27 +121,41 @@ impl Executor {
                     .await;
             }
         };
-        let InForce { kept: before, mut relying } = entry.known.clone().unwrap_or_default();
+        let known = entry.known.clone().unwrap_or_default();
+        // What nobody has to put back any more is no pre-image, unless a call of our own may have led to it.
+        let live = entry.known.as_ref().filter(|known| known.is_live() || earlier.perhaps_done);
         let (plan, kept) = match command.undo {
-            Some(_) => (native::undo(&change, &before, &shown), before),
-            None => native::plan(&change, entry.known.as_ref().map(|known| &known.kept), &shown),
+            Some(_) => (native::undo(&change, &known.kept, &shown), known.kept.clone()),
+            None => native::plan(&change, live.map(|known| &known.kept), &shown),
+        };
+        if known.begun.len() >= BEGUN_MAX && !known.begun.contains(&remedy) {
+            let reason = format!(
+                "of {BEGUN_MAX} remedies that want the same it is not known whether they are through"
+            );
+            return self.cannot(work, command, reason, Some(lock)).await;
+        }
+        // Who is never undone would keep all others from being undone.
+        let rules =
+            set.playbooks.get(&command.key.playbook).and_then(|playbook| playbook.rules(command.key.lane));
+        let relies = rules.is_some_and(|rules| rules.revert.undo);
+        let carried = |known: InForce, kept: Kept| match (command.undo, relies) {
+            (Some(_), _) => known.undone(),
+            (None, true) => known.carried(&remedy, kept),
+            (None, false) => InForce { kept, ..known },
         };
         let (call, entry) = match plan {
             Plan::Send(call) => {
-                let known = InForce { kept: kept.clone(), relying: relying.clone() };
-                let entry = kept::write(&self.bus, &entry, known).await?;
+                let begun = match (command.undo, relies) {
+                    (None, true) => known.clone().beginning(&remedy, kept.clone()),
+                    _ => InForce { kept: kept.clone(), ..known.clone() },
+                };
+                let entry = kept::write(&self.bus, &entry, begun).await?;
                 crash::point(Point::PreImageKept);
                 (call, entry)
             }
             Plan::Already => {
                 let ours = earlier.perhaps_done;
-                match command.undo {
-                    Some(_) => kept::forget(&self.bus, &entry).await?,
-                    None => {
-                        relying.extend(relies);
-                        kept::write(&self.bus, &entry, InForce { kept, relying }).await?;
-                    }
-                }
+                kept::write(&self.bus, &entry, carried(known, kept)).await?;
                 let status = if ours { 200 } else { UNCHANGED };
                 return self.report(command, Done::Carried { status }, earlier.attempts, lock).await;
             }
@@ -185,17 +193,30 @@ impl Executor {
         };
         let Some((next, intent, revision, lock)) = called else { return Ok(self.locked()) };
         if let (Next::Report(_), Some(said)) = (&next, response) {
-            match command.undo {
-                Some(_) => kept::forget(&self.bus, &entry).await?,
-                None => {
-                    relying.extend(relies);
-                    let kept = native::noted(&change, &kept, &said);
-                    kept::write(&self.bus, &entry, InForce { kept, relying }).await?;
-                }
-            }
+            let noted = native::noted(&change, &kept, &said);
+            kept::write(&self.bus, &entry, carried(known, noted)).await?;
             crash::point(Point::VersionNoted);
         }
         self.conclude(work, command, next, intent, revision, lock, &caller.pace.host).await
+    }
+
+    /// An incident is over: it needs none of what it has changed any more, whatever comes of undoing it.
+    async fn withdraw(&self, set: &Set, command: &Command) -> Result<(), StoreError> {
+        let rules =
+            set.playbooks.get(&command.key.playbook).and_then(|playbook| playbook.rules(command.key.lane));
+        let steps = rules.map(|rules| rules.act.as_slice()).unwrap_or_default();
+        for (step, name) in (0u32..).zip(steps).filter(|(step, _)| Some(*step) != command.undo) {
+            let Some(Doing::Native(native)) = set.actions.get(name).map(|action| &action.what) else {
+                continue;
+            };
+            let other = Command { step, undo: None, action: name.clone(), ..command.clone() };
+            let Ok(change) = execute::change(native, &other) else { continue };
+            let mut entry = kept::of(&self.bus, &change, &other).await?;
+            if let Some(known) = entry.known.take() {
+                kept::write(&self.bus, &entry, known.without(&kept::remedy(&other), false)).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn give_up(
@@ -247,7 +268,7 @@ impl Executor {
         lock: &mut Lock,
     ) -> Result<Looked, StoreError> {
         // Who waits for a token leaves late, and together with all others that do.
-        self.api.prepare(caller.platform, caller.client).await;
+        self.holding(lock, command, self.api.prepare(caller.platform, caller.client)).await;
         loop {
             let mut turn = match self.turn(command, &caller.pace, lock).await? {
                 Ok(turn) => turn,
@@ -258,7 +279,7 @@ impl Executor {
                 break;
             }
         }
-        let (answer, body) = self.ask(caller, &call).await;
+        let (answer, body) = self.holding(lock, command, self.ask(caller, &call)).await;
         if let Answered::Status { limits, .. } = &answer {
             self.rates.learn(&caller.pace, limits).await;
         }

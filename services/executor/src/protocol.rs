@@ -341,7 +341,12 @@ impl Executor {
     }
 
     /// Renews the lock for as long as something takes.
-    async fn holding<T>(&self, lock: &mut Lock, command: &Command, work: impl Future<Output = T>) -> T {
+    pub(crate) async fn holding<T>(
+        &self,
+        lock: &mut Lock,
+        command: &Command,
+        work: impl Future<Output = T>,
+    ) -> T {
         tokio::pin!(work);
         let mut wait = lock.renews_in();
         loop {
@@ -395,14 +400,13 @@ impl Executor {
         crash::point(Point::AfterIntent);
         let leaves = loop {
             let looked = clock::now();
-            match pauses::stopping(&self.bus, &self.time, command).await {
-                Ok(None) if self.is_still_allowed(command).await => {}
-                Ok(_) => break false,
-                Err(error) => {
-                    tracing::warn!(
-                        entity = command.key.entity,
-                        "whether this is paused is not known: {error}"
-                    );
+            let stands = intent::stands(&self.bus, command, revision);
+            match tokio::join!(pauses::stopping(&self.bus, &self.time, command), stands) {
+                (Ok(None), Ok(true)) if self.is_still_allowed(command).await => {}
+                (Ok(_), Ok(_)) => break false,
+                (Err(error), _) | (_, Err(error)) => {
+                    let entity = &command.key.entity;
+                    tracing::warn!(entity, "whether this is paused or taken over is not known: {error}");
                     break false;
                 }
             }

@@ -249,13 +249,11 @@ fn signals(
     if !signals.is_empty() {
         return Ok(signals);
     }
-    let undecidable = reasons.iter().position(|r| matches!(r, Disposition::Undecidable { .. }));
-    let echo = || reasons.iter().position(|r| matches!(r, Disposition::Echo { .. }));
-    let weightiest = undecidable.or_else(echo).unwrap_or(0);
+    let undecidable = reasons.iter().position(|r| matches!(r, Disposition::Undecidable { .. })).unwrap_or(0);
     if reasons.is_empty() {
         return Err(ignored(format!("no playbook listens to subscription {name}")));
     }
-    Err(reasons.swap_remove(weightiest))
+    Err(reasons.swap_remove(undecidable))
 }
 
 fn signal(
@@ -269,9 +267,7 @@ fn signal(
     let undecidable = |reason: String| Disposition::Undecidable { reason };
     let health = health(subscription, playbook, facts)?;
     let entity = name_at(&playbook.on.entity, event).map_err(undecidable)?;
-    if let Some(ours) = ours.filter(|ours| ours.is_echo_to(&playbook.name, &entity)) {
-        return Err(Disposition::Echo { of: ours.to_string(), depth: ours.depth() });
-    }
+    let echo = ours.filter(|ours| ours.is_echo_to(&playbook.name, &entity));
     let group = match &playbook.on.group {
         Some(path) if path.get(event).is_some() => Some(name_at(path, event).map_err(undecidable)?),
         _ => None,
@@ -290,6 +286,7 @@ fn signal(
         waited_ms: arrival.waited_ms,
         late: arrival.late,
         depth: ours.map_or(0, Ours::depth),
+        echo: echo.map(Ours::to_string),
         values: values(playbook, event).map_err(undecidable)?,
     })
 }
@@ -486,7 +483,7 @@ mod tests {
         };
         // What becomes of the event for p and q, each with its depth; who says that the remedy worked; whether the path
         // is proven.
-        let check = |event: Value, signals: &[(&str, u32)], echo: bool, said: usize, heard: bool| {
+        let check = |event: Value, signals: &[(&str, u32)], echoes: &[&str], said: usize, heard: bool| {
             let mut out = Classified::default();
             let accepted = Accepted {
                 accept_id: "0-0-t-0".into(),
@@ -499,30 +496,30 @@ mod tests {
             partition.recognise(BTreeSet::from(["ours".into()]));
             let frame = Frame { events: vec![accepted], ..Frame::default() };
             partition.frame(&set, 1, 10_000, &frame, &mut out);
-            let found: Vec<(&str, u32)> =
-                out.signals.iter().map(|s| (s.playbook.as_str(), s.depth)).collect();
+            let of = |echo: bool| out.signals.iter().filter(move |signal| signal.echo.is_some() == echo);
+            let found: Vec<(&str, u32)> = of(false).map(|s| (s.playbook.as_str(), s.depth)).collect();
             assert_eq!(found, signals, "{event}");
-            let echoes = out.disposed.iter().filter(|d| matches!(d.disposition, Disposition::Echo { .. }));
-            assert_eq!(echoes.count(), usize::from(echo), "{event}: {:?}", out.disposed);
+            let found: Vec<&str> = of(true).map(|signal| signal.playbook.as_str()).collect();
+            assert_eq!(found, echoes, "{event}");
             assert_eq!((out.said.len(), !out.heard.is_empty()), (said, heard), "{event}");
         };
         let event = |status: &str, correlation: &str| {
             json!({"id": "e", "timestamp": "1970-01-01T00:00:10Z", "correlationId": correlation,
                 "data": {"gw": "gw", "status": status}})
         };
-        check(event("FAILED", "theirs"), &[("p", 0), ("q", 0)], false, 1, true);
-        check(event("FAILED", &cause(1, "p", "gw")), &[("q", 1)], false, 0, false);
-        check(event("FAILED", &cause(1, "q", "gw")), &[("p", 1)], false, 1, false);
+        check(event("FAILED", "theirs"), &[("p", 0), ("q", 0)], &[], 1, true);
+        check(event("FAILED", &cause(1, "p", "gw")), &[("q", 1)], &["p"], 0, false);
+        check(event("FAILED", &cause(1, "q", "gw")), &[("p", 1)], &["q"], 1, false);
         // What an action on one entity does to another is that one's trouble.
-        check(event("FAILED", &cause(1, "p", "other")), &[("p", 1), ("q", 1)], false, 1, false);
-        check(event("FAILED", &cause(2, "r", "gw")), &[("p", 2), ("q", 2)], false, 1, false);
-        check(event("BACKUP", &cause(1, "p", "gw")), &[], false, 0, false);
+        check(event("FAILED", &cause(1, "p", "other")), &[("p", 1), ("q", 1)], &[], 1, false);
+        check(event("FAILED", &cause(2, "r", "gw")), &[("p", 2), ("q", 2)], &[], 1, false);
+        check(event("BACKUP", &cause(1, "p", "gw")), &[], &[], 0, false);
         let audit = |client: &str| {
             json!({"id": "e", "topicName": "v2.audits.entitytype.QUEUE.entityid.q", "eventBody": {"clientId": {"id": client}},
                 "data": {"gw": "gw", "status": "FAILED"}})
         };
-        check(audit("ours"), &[], true, 0, false);
-        check(audit("theirs"), &[("p", 0), ("q", 0)], false, 1, true);
+        check(audit("ours"), &[], &["p", "q"], 0, false);
+        check(audit("theirs"), &[("p", 0), ("q", 0)], &[], 1, true);
     }
 
     #[test]

@@ -88,10 +88,16 @@ impl Machine<'_> {
             self.issue_allowed(awaiting.intended, Some(awaiting.approval));
         } else {
             self.decide_for(&id, What::NobodyDecided { action });
-            // Asked anew, people are shown what is so now.
-            let values = self.incident_mut(&id).map(|incident| incident.values.clone());
-            let values = values.unwrap_or(awaiting.intended.values);
-            self.issue_allowed(Intended { values, ..awaiting.intended }, None);
+            // Asked anew, people are shown what is so now: of a revert, unless it undoes what was done. What an event of
+            // health says is no place to act on.
+            let mut intended = awaiting.intended;
+            if intended.direction == Direction::Revert
+                && !self.rules.revert.undo
+                && let Some(incident) = self.incident_mut(&id)
+            {
+                intended.values.clone_from(&incident.values);
+            }
+            self.issue_allowed(intended, None);
         }
         self.advance(true);
     }

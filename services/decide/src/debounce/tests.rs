@@ -192,12 +192,12 @@ impl World {
     }
 }
 
-/// What an event is, what it says of a remedy, and how many actions of ours led to it.
-type Status = (Option<Health>, Option<bool>, u32);
+/// What an event is, what it says of a remedy, how many actions of ours led to it, and whether it is their echo.
+type Status = (Option<Health>, Option<bool>, u32, bool);
 
 /// `start (+every xN) STATUS`, times in seconds; `@t` gives another event time, `entity:STATUS` another entity. Of no
 /// kind are B, which says that a remedy worked, P, which does not, and U, of which that cannot be said. F2 follows from
-/// two actions of ours.
+/// two actions of ours; E is FAILED as the echo of one.
 fn events(timeline: &str) -> Vec<(i64, i64, &str, Status)> {
     let mut events = vec![];
     for line in timeline.split(',').map(str::trim).filter(|line| !line.is_empty()) {
@@ -206,12 +206,13 @@ fn events(timeline: &str) -> Vec<(i64, i64, &str, Status)> {
         let (status, depth) = status.split_at(1);
         let depth = if depth.is_empty() { 0 } else { depth.parse().unwrap() };
         let status = match status {
-            "F" => (Some(Health::Failed), Some(false), depth),
-            "D" => (Some(Health::Degraded), Some(false), depth),
-            "H" => (Some(Health::Healthy), Some(false), depth),
-            "B" => (None, Some(true), depth),
-            "P" => (None, Some(false), depth),
-            "U" => (None, None, depth),
+            "F" => (Some(Health::Failed), Some(false), depth, false),
+            "E" => (Some(Health::Failed), Some(false), 1, true),
+            "D" => (Some(Health::Degraded), Some(false), depth, false),
+            "H" => (Some(Health::Healthy), Some(false), depth, false),
+            "B" => (None, Some(true), depth, false),
+            "P" => (None, Some(false), depth, false),
+            "U" => (None, None, depth, false),
             other => panic!("{other}"),
         };
         let seconds = |text: &str| text.parse::<i64>().unwrap() * 1_000;
@@ -247,7 +248,9 @@ fn run(rules: &str, circumstances: Circumstances, timeline: &str, until_s: i64) 
         records: 0,
     };
     let mut now_ms = BEGIN;
-    for (n, (received, event, entity, (health, worked, depth))) in events(timeline).into_iter().enumerate() {
+    for (n, (received, event, entity, (health, worked, depth, echo))) in
+        events(timeline).into_iter().enumerate()
+    {
         world.pass(now_ms, BEGIN + received);
         now_ms = now_ms.max(BEGIN + received);
         let signal = health.map(|health| Signal {
@@ -264,6 +267,7 @@ fn run(rules: &str, circumstances: Circumstances, timeline: &str, until_s: i64) 
             waited_ms: 0,
             late: false,
             depth,
+            echo: echo.then(|| "the action of incident i".into()),
             values: Values::new(),
         });
         // As the classifier says it to every lane that listens.
@@ -354,11 +358,26 @@ fn c4_actions_that_led_to_one_another_lead_to_no_third() {
     let changes = Circumstances { changes_only: true, pager: true, ..Circumstances::default() };
     check_in(GUIDE, changes.clone(), "0 F2", 60, &page);
     check_in(GUIDE, changes, "0 F2, 10 F", 60, &[page[0], (30.0, "fail gw")]);
-    let world = run(LOOP, Circumstances::default(), "0 F2, 2 H2, 3 @1 F2", 10);
+    // A clock that is ahead blinds nobody.
+    check(LOOP, "0 @90 F2, 1 +1 x3 F", 60, &[(3.0, "fail gw")]);
+    // What waits for nothing but people does not wait for ever.
+    let world = run(LOOP, Circumstances::default(), "0 F2, 2 H2, 3 @1 F2", 1_000);
+    assert!(world.live.tracks().values().all(|track| track.open.is_none() && track.armed.is_none()));
     let dispositions: Vec<String> = world.dispositions.iter().map(crate::explain::disposition).collect();
     let echo = "an echo of our own: it follows from actions of ours that led to one another (2 in a row)";
-    let stale = "stale: an event that is newer by 1 s was there already, so it moved nothing";
-    assert_eq!(dispositions, [echo, echo, stale]);
+    assert_eq!(dispositions, [echo; 3]);
+}
+
+#[test]
+fn a1_an_echo_counts_for_nothing_and_is_no_silence() {
+    let heard = Circumstances { others_every_ms: 60_000, ..Circumstances::default() };
+    check_in(LOOP, heard.clone(), "0 +1 x3 F", 1_000, &[(2.0, "fail gw"), (902.0, "restore gw")]);
+    // The trouble goes on, and all that is heard of it is the echo of what was done about it.
+    let echoed = [(2.0, "fail gw"), (1_660.0, "restore gw")];
+    check_in(LOOP, heard, "0 +1 x3 F, 10 +50 x16 E", 1_700, &echoed);
+    check(LOOP, "0 +1 x9 E", 60, &[]);
+    check(LOOP, "0 F, 1 E, 2 F, 3 E", 60, &[]);
+    check(LOOP, "0 F, 1 E, 2 F, 3 E, 4 F", 60, &[(4.0, "fail gw")]);
 }
 
 #[test]

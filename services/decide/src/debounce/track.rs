@@ -98,13 +98,13 @@ impl Machine<'_> {
         if signal.event_ms < self.track.newest_ms {
             return Verdict::Stale { newer_by_ms: self.track.newest_ms.saturating_sub(signal.event_ms) };
         }
+        let reading = reading(self.track.key.lane, signal.health);
+        if signal.echo.is_some() || signal.depth >= CAUSAL_DEPTH_MAX {
+            return self.echo(signal, reading, set);
+        }
         self.track.newest_ms = signal.event_ms;
         self.track.heard_ms = self.now_ms;
         self.track.group.clone_from(&signal.group);
-        let reading = reading(self.track.key.lane, signal.health);
-        if signal.depth >= CAUSAL_DEPTH_MAX {
-            return self.cut(signal, reading, set);
-        }
         self.track.reports_health |= reading == Reading::Health;
         if reading != Reading::Neutral {
             flap::note(self.rules, self.track, signal.health, signal.event_ms);
@@ -175,27 +175,35 @@ impl Machine<'_> {
         });
     }
 
-    /// C4: actions of ours led to one another, and to this. It counts for nothing, and people are told, once per
-    /// incident; where none is open, one begins that only waits for them.
-    fn cut(&mut self, signal: &Signal, reading: Reading, set: &str) -> Verdict {
-        let verdict =
-            Verdict::Echo { of: "actions of ours that led to one another".into(), depth: signal.depth };
-        if reading != Reading::Trouble {
-            return verdict;
+    /// C4: it follows from actions of ours, and counts for nothing; but who is heard of is not silent. If they led to one
+    /// another, people are told, once per incident; where none is open, one begins that only waits for them.
+    fn echo(&mut self, signal: &Signal, reading: Reading, set: &str) -> Verdict {
+        self.track.heard_ms = self.now_ms;
+        if let Some(incident) = &mut self.track.open {
+            incident.heard_ms = incident.heard_ms.max(signal.received_ms);
+            incident.silence_judged = false;
         }
-        if self.track.open.is_none() {
-            self.open(signal, set);
+        let depth = signal.depth;
+        if let Some(of) = &signal.echo {
+            self.arm();
+            return Verdict::Echo { of: of.clone(), depth };
         }
-        if let Some(incident) = self.track.open.as_ref().filter(|incident| incident.held.is_none()) {
-            let (id, event, depth) = (incident.id.clone(), &signal.event_id, signal.depth);
-            let reason = format!(
-                "a loop: event {event} follows from {depth} actions of ours, each of which led to the next; nothing is \
-                 done about it"
-            );
-            self.hold(&id, Hold { reason, until_heard: false });
+        if reading == Reading::Trouble {
+            if self.track.open.is_none() {
+                self.open(signal, set);
+            }
+            let waits = |incident: &&Incident| incident.held.as_ref().is_some_and(|hold| !hold.until_heard);
+            if let Some(incident) = self.track.open.as_ref().filter(|incident| !waits(incident)) {
+                let (id, event) = (incident.id.clone(), &signal.event_id);
+                let reason = format!(
+                    "a loop: event {event} follows from {depth} actions of ours, each of which led to the next; nothing \
+                     is done about it"
+                );
+                self.hold(&id, Hold { reason, until_heard: false });
+            }
         }
         self.arm();
-        verdict
+        Verdict::Echo { of: "actions of ours that led to one another".into(), depth }
     }
 
     /// Trouble before the failover: the run grows, and may be believed now.
@@ -398,6 +406,9 @@ impl Machine<'_> {
         let group = self.track.group.clone();
         let issued_ms = self.now_ms;
         let Some(incident) = self.incident_mut(&next.incident) else { return self.advance(waited) };
+        if next.direction == Direction::Remediate {
+            incident.remedied.clone_from(&next.values);
+        }
         incident.decision = incident.decision.saturating_add(1);
         let command = Command {
             incident: next.incident,
@@ -645,6 +656,10 @@ impl Machine<'_> {
         if judged_due {
             let phase = self.track.open.as_ref().map(|incident| incident.phase);
             match phase {
+                Some(Phase::Detected) if self.nothing_counts() => {
+                    let reason = "what led to it were actions of ours, and nothing else was heard";
+                    self.resolve_open(What::Closed { reason: reason.into() });
+                }
                 Some(Phase::Detected) => {
                     self.counts_from_here();
                     self.confirm(self.track.newest_ms);
@@ -655,6 +670,10 @@ impl Machine<'_> {
             }
         }
         self.arm();
+    }
+
+    fn nothing_counts(&self) -> bool {
+        self.track.open.as_ref().is_some_and(|incident| incident.trouble.count == 0)
     }
 
     fn back_off_over(&mut self) {
@@ -696,8 +715,10 @@ impl Machine<'_> {
     fn judged_at(&self) -> Option<i64> {
         let incident = self.track.open.as_ref()?;
         match incident.phase {
-            // Nothing of it counts: it only waits for people.
-            Phase::Detected if incident.trouble.count == 0 => None,
+            // Nothing of it counts: it has waited for people for long enough.
+            Phase::Detected if incident.trouble.count == 0 => {
+                recover::silent_at(self.rules, incident.heard_ms)
+            }
             Phase::Detected => confirm::confirmed_at(self.rules, incident.counted_ms),
             Phase::Stabilized => incident.not_before_ms,
             Phase::Remediating if incident.silence_judged => None,
@@ -831,7 +852,8 @@ pub(super) fn view(track: &Track, incident: &Incident, threshold: u32) -> View {
         phase: incident.phase,
         playbooks: incident.playbooks.clone(),
         opened_ms: incident.opened_ms,
-        last_event_ms: track.newest_ms,
+        // Of what begins with an echo no event has counted.
+        last_event_ms: if track.newest_ms == i64::MIN { incident.opened_ms } else { track.newest_ms },
         consecutive_failures: incident.trouble.count,
         threshold,
         decision: incident.decision,

@@ -97,11 +97,18 @@ impl Change {
         let wanted = match self {
             Change::Object(object) => Value::Object(object.set.clone()).to_string(),
             Change::Switch(switch) => switch.there.0.clone(),
-            Change::Members(members) => format!("{} {}", members.joined, members.ids.join(" ")),
+            Change::Members(members) => {
+                let ids: BTreeSet<&str> = members.ids.iter().map(String::as_str).collect();
+                format!("{} {ids:?}", members.joined)
+            }
             Change::Launch(_) => return None,
         };
-        let path = self.look().map(|(path, _)| path).unwrap_or_default();
-        Some(Digest::of([path, wanted]).hex())
+        Some(Digest::of([self.object()?, wanted]).hex())
+    }
+
+    /// Where what is changed is: whoever changes anything of it has to have it to himself.
+    pub fn object(&self) -> Option<String> {
+        self.look().map(|(path, _)| path)
     }
 
     /// What is read before: a path with its query, and whether the answer comes in pages. `None`: there is
@@ -146,6 +153,52 @@ pub struct InForce {
     pub kept: Kept,
     /// Remedies (incident and step) that were carried out by it and will be undone.
     pub relying: BTreeSet<String>,
+    /// Remedies of which a call may have led to it, and that is not known.
+    #[serde(default)]
+    pub begun: BTreeSet<String>,
+    /// Nobody relies on it any more, and it is not known to be undone yet.
+    #[serde(default)]
+    pub owed: bool,
+}
+
+/// Remedies of one change that may be begun and not known to be through. Beyond: the next is refused, and people are told.
+pub const BEGUN_MAX: usize = 1_000;
+
+impl InForce {
+    /// Whether what was there before is still to be put back by somebody.
+    pub fn is_live(&self) -> bool {
+        self.owed || !self.relying.is_empty()
+    }
+
+    /// The trouble of a remedy is over, whatever comes of undoing it: what it needed is owed, unless others need it.
+    /// `perhaps_undone`: an undo of it may have begun already.
+    #[must_use]
+    pub fn without(mut self, remedy: &str, perhaps_undone: bool) -> InForce {
+        let needed = self.relying.remove(remedy) | self.begun.remove(remedy);
+        self.owed = self.relying.is_empty() && (self.owed || needed || perhaps_undone);
+        self
+    }
+
+    /// It is about to be brought about by a remedy.
+    #[must_use]
+    pub fn beginning(mut self, remedy: &str, kept: Kept) -> InForce {
+        self.begun.insert(remedy.into());
+        InForce { kept, ..self }
+    }
+
+    /// It has been brought about by a remedy, or stood already.
+    #[must_use]
+    pub fn carried(mut self, remedy: &str, kept: Kept) -> InForce {
+        self.begun.remove(remedy);
+        self.relying.insert(remedy.into());
+        InForce { kept, owed: false, ..self }
+    }
+
+    /// It is undone: nobody has anything to put back.
+    #[must_use]
+    pub fn undone(self) -> InForce {
+        InForce { begun: BTreeSet::new(), owed: false, ..self }
+    }
 }
 
 /// The pre-image of a change, and what is known of the change itself: kept from before the call until the
@@ -654,6 +707,26 @@ mod tests {
     }
 
     #[test]
+    fn e2_a_change_is_put_back_when_the_last_who_needs_it_is_over() {
+        let kept = Kept::default;
+        let both = InForce::default().beginning("a", kept()).carried("a", kept()).carried("b", kept());
+        let first = both.clone().without("a", false);
+        assert!((first.is_live(), first.owed) == (true, false), "b needs it");
+        let last = first.clone().without("b", false);
+        assert!(last.owed, "nobody needs it");
+        // Until that is known, it is owed; whoever comes meanwhile goes on with what was there before.
+        let next = last.clone().carried("c", kept());
+        assert!((next.owed, next.clone().without("a", false).owed) == (false, false), "c needs it");
+        assert!(!last.undone().is_live());
+        // A call that may have led to it has to be undone as well, and so has an undo that may have failed half-way.
+        assert!(InForce::default().beginning("a", kept()).without("a", false).owed);
+        assert!(InForce::default().without("a", true).owed);
+        assert!(!InForce::default().without("a", false).is_live());
+        // Who has only begun keeps nobody else from undoing it.
+        assert!(InForce::default().carried("a", kept()).beginning("b", kept()).without("a", false).owed);
+    }
+
+    #[test]
     fn only_the_very_same_change_is_shared() {
         let identity = |name, parameters| change(name, parameters).identity();
         let one = identity("emergency_group.set", json!({"group": "g"}));
@@ -668,6 +741,7 @@ mod tests {
         let members = |ids: &[&str], joined| {
             identity("queue.members", json!({"queue": "q", "members": ids, "joined": joined}))
         };
+        assert_eq!(members(&["a", "b"], true), members(&["b", "a", "b"], true));
         assert_ne!(members(&["a", "b"], true), members(&["a"], true));
         assert_ne!(members(&["a", "b"], true), members(&["a", "b"], false));
     }

@@ -21,8 +21,8 @@ mod queue;
 mod row;
 
 pub use change::{
-    Call, Change, Fields, InForce, Kept, Launch, Members, Object, PAGE_SIZE, Plan, Stamp, Switch, noted,
-    plan, undo,
+    BEGUN_MAX, Call, Change, Fields, InForce, Kept, Launch, Members, Object, PAGE_SIZE, Plan, Stamp, Switch,
+    noted, plan, undo,
 };
 
 /// A kind of native action.

@@ -349,6 +349,7 @@ impl Executing {
 
     fn hear(&self, state: &mut State, health: Health, times: u32) {
         let signal = |index: u32| Signal {
+            echo: None,
             depth: 0,
             waited_ms: 0,
             origin: Origin { sequence: 1, index },
