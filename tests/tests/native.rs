@@ -491,6 +491,101 @@ async fn f8_e5_the_token_endpoint_is_down_for_a_minute() {
     world.ends_well();
 }
 
+/// Calls that are never answered and never carried out are given up in time, tokens are replaced before they expire,
+/// and one that is revoked in the middle of an action is replaced there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f7_f8_calls_that_hang_are_given_up_and_tokens_are_replaced_in_time() {
+    const LIFETIME: Duration = Duration::from_secs(8);
+    let row = json!({"table": TABLE, "key": ROWS[0], "values": {"destination": "{{data.gatewayId}}"}});
+    let edge = action("edge", "edge.out_of_service", json!({"edge": EDGE_MAIN, "drain_s": 1}));
+    let actions = [group(), action("row", "datatable_row.set", row), Action { client: "telephony", ..edge }];
+    let options = Options { token_lifetime: LIFETIME, ..Options::default() };
+    let world = World::start("native-hangs", options, &actions).await;
+    let row = format!("{TABLE}/{}", ROWS[0]);
+    let objects =
+        [(Kind::EmergencyGroup, GROUP_EVACUATION), (Kind::DataTableRow, &row), (Kind::Edge, EDGE_MAIN)];
+    let before = objects.map(|(kind, key)| content(world.simulator.object(kind, key)));
+    // A token that is used all the time is replaced while it is good: the platform says a second less than it lives.
+    let fetched_us = || {
+        let calls = world.simulator.calls().into_iter().filter(|call| call.path == "/oauth/token");
+        calls.map(|call| call.arrived_us).collect::<Vec<_>>()
+    };
+    let said_us = (LIFETIME.as_micros() - 1_000_000) as u64;
+    let began = clock::now();
+    while !fetched_us().windows(2).any(|pair| pair[1] - pair[0] < said_us) {
+        assert!(began.elapsed() < SOON, "{:?}", fetched_us());
+        world.fails("group").await;
+        world.until_enabled(true).await;
+        world.recovers("group").await;
+        world.until_enabled(false).await;
+        world.until_over().await;
+    }
+    let refused = || world.simulator.calls().iter().filter(|call| call.status == Some(401)).count();
+    assert_eq!(refused(), 0, "a token had expired");
+    world.simulator.forget_calls();
+    // A write, a look and a token, each for an entity of its own.
+    for (method, path) in
+        [("PUT", "/api/v2/architect"), ("GET", "/api/v2/flows/datatables"), ("POST", "/oauth/token")]
+    {
+        world.simulator.fault(Fault::new(path, Outcome::Hang).method(method).times(1));
+    }
+    for (action, entity) in [("edge", "gw-3"), ("group", "gw-1"), ("row", "gw-2")] {
+        world.report(action, entity, "FAILED", 3).await;
+    }
+    let hangs = || world.simulator.calls().into_iter().filter(|call| call.status.is_none()).count();
+    let began = clock::now();
+    while hangs() < 3 {
+        assert!(began.elapsed() < SOON, "{:?}", world.simulator.calls());
+        clock::sleep(Duration::from_millis(20)).await;
+    }
+    let untouched = objects.map(|(kind, key)| content(world.simulator.object(kind, key)));
+    assert_eq!(untouched, before, "what hangs was not carried out");
+    world.until_enabled(true).await;
+    world.until(Kind::DataTableRow, &row, "the row", |row| row["destination"] == "gw-2").await;
+    world.until(Kind::Edge, EDGE_MAIN, "the edge", |edge| edge["statusCode"] == "INACTIVE").await;
+    let log = world.installation.log_of("executor", 0);
+    assert!(log.matches("timed out").count() >= 3, "{log}");
+    assert_eq!(hangs(), 3, "{:?}", world.simulator.calls());
+    for path in ["emergencygroups", "/rows/", "/statuscode"] {
+        let writes = world.writes(path);
+        let done = writes.iter().filter(|call| call.ends_with("Some(200)")).count();
+        assert_eq!((done, writes.len()), (1, 1 + usize::from(path == "emergencygroups")), "{writes:?}");
+    }
+    for (action, entity) in [("edge", "gw-3"), ("group", "gw-1"), ("row", "gw-2")] {
+        world.report(action, entity, "HEALTHY", 2).await;
+    }
+    for ((kind, key), before) in objects.into_iter().zip(&before) {
+        world.until(kind, key, "undone", |object| content(object.clone()) == *before).await;
+    }
+    world.until_over().await;
+    assert_eq!(refused(), 0, "a token had expired");
+
+    // The token of the look is not that of the write.
+    world.simulator.forget_calls();
+    let slow = Outcome::Delay { delay_ms: 1_000 };
+    world.simulator.fault(Fault::new("/api/v2/architect", slow).method("GET").times(1));
+    world.fails("group").await;
+    let began = clock::now();
+    while !world.simulator.calls().iter().any(|call| call.method == "GET") {
+        assert!(began.elapsed() < SOON);
+        clock::sleep(Duration::from_millis(20)).await;
+    }
+    world.simulator.revoke_tokens();
+    world.until_enabled(true).await;
+    let calls = world.simulator.calls();
+    let told: Vec<(&str, Option<u16>)> = calls
+        .iter()
+        .filter(|call| call.path.starts_with("/api/v2/architect"))
+        .map(|call| (call.method.as_str(), call.status))
+        .collect();
+    assert_eq!(told, [("GET", Some(200)), ("PUT", Some(401)), ("PUT", Some(200))]);
+    world.recovers("group").await;
+    world.until_enabled(false).await;
+    world.until_over().await;
+    assert_eq!(content(world.group()), before[0]);
+    world.ends_well();
+}
+
 /// Ten commands need a token at once: it is fetched once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_token_serves_everybody_who_waits() {
