@@ -255,7 +255,7 @@ async fn e2_every_kind_is_done_read_back_by_the_official_sdk_and_undone() {
     }
     // Three of five members, and one call.
     let patched = format!("PATCH /api/v2/routing/queues/{QUEUE}/members Some(202)");
-    assert_eq!(world.writes("/members"), [patched.clone()]);
+    assert_eq!(world.writes("/members"), [patched.as_str()]);
     let joined = |joined: bool| json!({"joined": joined});
     let bases = trunk_bases.map(|id| json!({"id": id}));
     let edges = "TelephonyProvidersEdgeApi";
@@ -285,7 +285,7 @@ async fn e2_every_kind_is_done_read_back_by_the_official_sdk_and_undone() {
         world.until(kind, key, &format!("{action} undone"), |object| content(object.clone()) == before).await;
     }
     world.until_over().await;
-    assert_eq!(world.writes("/members"), [patched.clone(), patched]);
+    assert_eq!(world.writes("/members"), [patched.as_str(), patched.as_str()]);
     let throttled = format!("PATCH /api/v2/outbound/campaigns/{CAMPAIGN} Some(204)");
     assert_eq!(world.writes(CAMPAIGN).iter().filter(|call| **call == throttled).count(), 2);
     // And would find what it does not know, or what was not written.
@@ -510,7 +510,7 @@ async fn f7_f8_calls_that_hang_are_given_up_and_tokens_are_replaced_in_time() {
         let calls = world.simulator.calls().into_iter().filter(|call| call.path == "/oauth/token");
         calls.map(|call| call.arrived_us).collect::<Vec<_>>()
     };
-    let said_us = (LIFETIME.as_micros() - 1_000_000) as u64;
+    let said_us = u64::try_from(LIFETIME.as_micros()).unwrap() - 1_000_000;
     let began = clock::now();
     while !fetched_us().windows(2).any(|pair| pair[1] - pair[0] < said_us) {
         assert!(began.elapsed() < SOON, "{:?}", fetched_us());
