@@ -346,6 +346,10 @@ async fn e2_e11_g9_a_trunk_goes_down_and_the_emergency_group_is_enabled_verified
             })
             .await;
     }
+    // A dead connection is noticed as well while looks, more often than it may be silent, go on and go well.
+    world.simulator.strike_sockets(SocketFault::Silence);
+    world.until("silence is noticed between looks", || world.reconnects(0, "silent") == 2).await;
+    world.connected().await;
     let path = format!("/api/v2/architect/emergencygroups/{GROUP_EVACUATION}");
     let writes = world.called("PUT", &path);
     assert_eq!(writes, 6, "each once");
