@@ -2,7 +2,10 @@
 """Drives a running simulator with the platform's official SDK and holds what it answers and tells against the
 SDK's models: no unknown field, no unknown value of an enumeration, no wrong type.
 
-usage: sdk.py http://127.0.0.1:PORT CLIENT SECRET TELEPHONY_CLIENT TELEPHONY_SECRET
+usage: sdk.py hold|read http://127.0.0.1:PORT CLIENT SECRET TELEPHONY_CLIENT TELEPHONY_SECRET
+
+hold: tries every endpoint. read: reads what somebody else has written there; standard input lists
+[API, method, [argument, …], what must stand there at least].
 
 Exits 1 and names every deviation. The simulator should settle quickly, and not limit calls: the SDK's urllib3
 waits out Retry-After by itself, so errors are asked for without it.
@@ -287,7 +290,7 @@ def operational_events(routing, url):
     expect("operational events", (len(rest.entities), rest.next_uri), (1, None))
 
     raw(url, "DELETE", "/simulator/tokens")
-    heard(socket, "revoked", f"v2.system.token_revoked.{sys.argv[2]}")
+    heard(socket, "revoked", f"v2.system.token_revoked.{sys.argv[3]}")
     socket.close()
 
 
@@ -336,9 +339,33 @@ def drive(url, client, secret, telephony_client, telephony_secret):
     untried(url)
 
 
+def hold_at_least(where, found, wanted):
+    """Of an object what is wanted, of a list each: what else the platform shows is its own."""
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        for name, value in wanted.items():
+            hold_at_least(f"{where}.{name}" if where else name, found.get(name), value)
+    elif isinstance(wanted, list) and isinstance(found, list) and len(found) == len(wanted):
+        for number, value in enumerate(wanted):
+            hold_at_least(f"{where}[{number}]", found[number], value)
+    else:
+        expect(where, found, wanted)
+
+
+def read(url, client, secret, telephony_client, telephony_secret):
+    """Reads objects as the SDK does, through its models and back: what they do not know is gone then."""
+    routing = Platform(url, client, secret)
+    telephony = Platform(url, telephony_client, telephony_secret)
+    for api, method, arguments, wanted in json.load(sys.stdin):
+        platform = telephony if api == "TelephonyProvidersEdgeApi" else routing
+        # Without it a row shows its key alone.
+        options = {"showbrief": False} if method == "get_flows_datatable_row" else {}
+        found = platform.call(api, method, *arguments, **options)
+        hold_at_least("", platform.api.sanitize_for_serialization(found), wanted)
+
+
 def main():
     try:
-        drive(*sys.argv[1:])
+        {"hold": drive, "read": read}[sys.argv[1]](*sys.argv[2:])
     except Exception as error:  # what was found so far is told all the same
         traceback.print_exc()
         deviation("this script", f"it could not go on: {error!r}")

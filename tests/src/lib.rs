@@ -10,6 +10,7 @@ pub mod programs;
 pub mod proxy;
 pub mod random;
 pub mod reference;
+pub mod sdk;
 pub mod sender;
 pub mod target;
 pub mod traces;

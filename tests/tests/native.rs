@@ -2,7 +2,7 @@
 //! undone from the pre-image, and never over somebody else's work.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdline_simulator::organisation::*;
@@ -10,9 +10,13 @@ use holdline_simulator::{Fault, Kind, Options, Outcome, Simulator, StaleVersion}
 use holdline_stage::clock;
 use holdline_tests::platform::content;
 use holdline_tests::programs::{Installation, STAGES, scratch};
+use holdline_tests::sdk;
 use holdline_tests::sender::{Sender, event};
 use holdline_tests::target::Target;
 use serde_json::{Value, json};
+
+/// In an action's `verify`: where the simulator is.
+const SIMULATOR: &str = "http://simulator";
 
 const SOON: Duration = Duration::from_secs(40);
 
@@ -182,6 +186,7 @@ fn playbooks(name: &str, simulator: &Simulator, actions: &[Action]) -> PathBuf {
         });
         std::fs::write(folder.join(format!("subscriptions/{name}.json")), file.to_string()).unwrap();
         let verify = action.verify.as_ref().map_or(String::new(), |verify| format!(", verify: {{{verify}}}"));
+        let verify = verify.replace(SIMULATOR, &simulator.url());
         let playbook = format!(
             "playbook: {name}\nmode: live\non:\n  subscription: {name}\n  entity: data.gatewayId\n  \
              failed: status == 'FAILED'\n  healthy: status == 'HEALTHY'\nconfirm: {{failures: 3, stable_for: 0s}}\n\
@@ -194,12 +199,14 @@ fn playbooks(name: &str, simulator: &Simulator, actions: &[Action]) -> PathBuf {
     folder
 }
 
+/// All are done, the platform's official SDK reads what was written, and all are undone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn e2_every_kind_is_done_and_undone() {
+async fn e2_every_kind_is_done_read_back_by_the_official_sdk_and_undone() {
     let route = format!("{SITE_MAIN}/{ROUTE}");
     let row = format!("{TABLE}/{}", ROWS[0]);
     let member = format!("{QUEUE}/{}", MEMBERS[1]);
     let telephony = |action: Action| Action { client: "telephony", ..action };
+    let trunk_bases = [TRUNK_BASE_BACKUP, TRUNK_BASE_PRIMARY];
     let actions = [
         group(),
         action(
@@ -210,10 +217,15 @@ async fn e2_every_kind_is_done_and_undone() {
         telephony(action(
             "route",
             "outbound_route.reorder",
-            json!({"site": SITE_MAIN, "route": ROUTE, "trunk_bases": [TRUNK_BASE_BACKUP, TRUNK_BASE_PRIMARY]}),
+            json!({"site": SITE_MAIN, "route": ROUTE, "trunk_bases": trunk_bases}),
         )),
         action("ivr", "ivr.route", json!({"ivr": IVR_SALES, "open_hours_flow": FLOW_EMERGENCY})),
         action("stop", "campaign.stop", json!({"campaign": CAMPAIGN})),
+        action(
+            "throttle",
+            "campaign.throttle",
+            json!({"campaign": CAMPAIGN, "outbound_lines": 4, "abandon_rate": 1.5, "calls_per_agent": 1}),
+        ),
         action(
             "members",
             "queue.members",
@@ -224,7 +236,7 @@ async fn e2_every_kind_is_done_and_undone() {
     ];
     let world = World::start("native-kinds", Options::default(), &actions).await;
     type Expected = fn(&Value) -> bool;
-    let cases: [(&str, Kind, &str, Expected); 8] = [
+    let cases: [(&str, Kind, &str, Expected); 9] = [
         ("group", Kind::EmergencyGroup, GROUP_EVACUATION, |group| group["enabled"] == true),
         ("row", Kind::DataTableRow, &row, |row| row["destination"] == "backup of gw-1"),
         ("route", Kind::OutboundRoute, &route, |route| {
@@ -232,25 +244,70 @@ async fn e2_every_kind_is_done_and_undone() {
         }),
         ("ivr", Kind::Ivr, IVR_SALES, |ivr| ivr["openHoursFlow"]["id"] == FLOW_EMERGENCY),
         ("stop", Kind::Campaign, CAMPAIGN, |campaign| campaign["campaignStatus"] == "off"),
+        ("throttle", Kind::Campaign, CAMPAIGN, |campaign| campaign["outboundLineCount"] == 4),
         ("members", Kind::QueueMember, &member, |member| member["joined"] == false),
         ("queue", Kind::Queue, QUEUE, |queue| queue["description"] == "gw-1"),
         ("edge", Kind::Edge, EDGE_MAIN, |edge| edge["statusCode"] == "INACTIVE"),
     ];
+    let before = cases.map(|(_, kind, key, _)| content(world.simulator.object(kind, key)));
     for (action, kind, key, done) in cases {
-        let before = content(world.simulator.object(kind, key));
         world.fails(action).await;
         world.until(kind, key, action, done).await;
+    }
+    // Three of five members, and one call.
+    let patched = format!("PATCH /api/v2/routing/queues/{QUEUE}/members Some(202)");
+    assert_eq!(world.writes("/members"), [patched.as_str()]);
+    let joined = |joined: bool| json!({"joined": joined});
+    let bases = trunk_bases.map(|id| json!({"id": id}));
+    let edges = "TelephonyProvidersEdgeApi";
+    // API, method, arguments, and what it reads.
+    let written = [
+        json!(["ArchitectApi", "get_architect_emergencygroup", [GROUP_EVACUATION], {
+            "enabled": true, "emergencyCallFlows": [{"emergencyFlow": {"id": FLOW_EMERGENCY}}]}]),
+        json!(["ArchitectApi", "get_flows_datatable_row", [TABLE, ROWS[0]], {
+            "key": ROWS[0], "destination": "backup of gw-1", "announce": false}]),
+        json!([edges, "get_telephony_providers_edges_site_outboundroute", [SITE_MAIN, ROUTE], {
+            "externalTrunkBases": bases}]),
+        json!(["ArchitectApi", "get_architect_ivr", [IVR_SALES], {"openHoursFlow": {"id": FLOW_EMERGENCY}}]),
+        json!(["OutboundApi", "get_outbound_campaign", [CAMPAIGN], {
+            "campaignStatus": "off", "outboundLineCount": 4, "abandonRate": 1.5, "maxCallsPerAgent": 1}]),
+        json!(["RoutingApi", "get_routing_queue_members", [QUEUE], {
+            "entities": [joined(false), joined(false), joined(false), joined(true), joined(true)]}]),
+        json!(["RoutingApi", "get_routing_queue", [QUEUE], {"description": "gw-1"}]),
+        json!([edges, "get_telephony_providers_edge", [EDGE_MAIN], {"statusCode": "INACTIVE"}]),
+    ];
+    let sdk = sdk::fetched(Path::new(env!("CARGO_TARGET_TMPDIR"))).await;
+    let (code, text) = sdk::read_back(&world.simulator, &sdk, &written).await;
+    assert_eq!(code, 0, "{text}");
+    for (action, ..) in cases {
         world.recovers(action).await;
+    }
+    for ((action, kind, key, _), before) in cases.into_iter().zip(before) {
         world.until(kind, key, &format!("{action} undone"), |object| content(object.clone()) == before).await;
-        world.until_over().await;
+    }
+    world.until_over().await;
+    assert_eq!(world.writes("/members"), [patched.as_str(), patched.as_str()]);
+    let throttled = format!("PATCH /api/v2/outbound/campaigns/{CAMPAIGN} Some(204)");
+    assert_eq!(world.writes(CAMPAIGN).iter().filter(|call| **call == throttled).count(), 2);
+    // And would find what it does not know, or what was not written.
+    world.simulator.edit(Kind::Queue, QUEUE, &json!({"invented": 1})).unwrap();
+    let (code, text) = sdk::read_back(&world.simulator, &sdk, &written[6..7]).await;
+    assert_eq!(code, 1, "{text}");
+    for named in ["Queue.invented: unknown field", "description: 'Customer service'; 'gw-1' was expected"] {
+        assert!(text.contains(named), "{named} in\n{text}");
     }
     world.ends_well();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e2_what_cannot_be_looked_at_is_started_once() {
+    let runs = |name, flow| {
+        let parameters = json!({"flow": flow, "input": {"gateway": "{{data.gatewayId}}"}});
+        Action { back: "[flow_back]", ..action(name, "flow.execute", parameters) }
+    };
     let actions = [
-        Action { back: "[flow]", ..action("flow", "flow.execute", json!({"flow": FLOW_WORKFLOW})) },
+        runs("flow", FLOW_WORKFLOW),
+        runs("flow_back", FLOW_OPEN),
         Action {
             back: "[reboot]",
             client: "telephony",
@@ -267,6 +324,21 @@ async fn e2_what_cannot_be_looked_at_is_started_once() {
         }
         assert_eq!(world.writes(path).len(), 1, "{name}");
     }
+    // What undoes a flow is a flow of its own.
+    world.recovers("flow").await;
+    let began = clock::now();
+    while world.writes("/flows/executions").len() < 2 {
+        assert!(began.elapsed() < SOON, "{}", world.installation.log_of("executor", 0));
+        clock::sleep(Duration::from_millis(50)).await;
+    }
+    let mut runs: Vec<(Value, Value)> = world
+        .simulator
+        .objects(Kind::FlowExecution)
+        .into_iter()
+        .map(|run| (run["flowId"].clone(), run["inputData"]["gateway"].clone()))
+        .collect();
+    runs.sort_by_key(|(flow, _)| flow != FLOW_WORKFLOW);
+    assert_eq!(runs, [FLOW_WORKFLOW, FLOW_OPEN].map(|flow| (json!(flow), json!("gw-1"))));
     // The answer is lost: it may have happened, so a person has to look.
     world.simulator.fault(Fault::new("/api/v2/flows/executions", Outcome::CloseMidBody));
     world.report("flow", "gw-2", "FAILED", 3).await;
@@ -275,13 +347,14 @@ async fn e2_what_cannot_be_looked_at_is_started_once() {
         assert!(began.elapsed() < SOON, "{:#}", world.incidents());
         clock::sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!(world.writes("/flows/executions").len(), 2);
+    assert_eq!(world.writes("/flows/executions").len(), 3);
     world.ends_well();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e2_a_human_in_between_is_never_overwritten() {
-    let world = World::start("native-human", Options::default(), &[group()]).await;
+    let pager = Target::start().await;
+    let world = World::start_with("native-human", Options::default(), &[group()], Some(&pager)).await;
     world.fails("group").await;
     world.until_enabled(true).await;
     world
@@ -291,7 +364,12 @@ async fn e2_a_human_in_between_is_never_overwritten() {
     let edited = world.group();
     world.recovers("group").await;
     world.until_held("somebody has changed it since").await;
+    let pages = pager.wait_for(1, SOON).await;
+    let page: Value = serde_json::from_str(&pages[0].body).unwrap();
+    assert_eq!(page["what"], "gw-1 of group");
+    assert!(page["why"].as_str().unwrap().contains("somebody has changed it since"), "{page}");
     assert_eq!(world.group(), edited);
+    assert_eq!(pager.calls().len(), 1, "paged once");
     world.ends_well();
 }
 
@@ -414,6 +492,104 @@ async fn f8_e5_the_token_endpoint_is_down_for_a_minute() {
     world.ends_well();
 }
 
+/// Calls that are never answered and never carried out are given up in time, tokens are replaced before they expire,
+/// and one that is revoked in the middle of an action is replaced there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f7_f8_calls_that_hang_are_given_up_and_tokens_are_replaced_in_time() {
+    const LIFETIME: Duration = Duration::from_secs(8);
+    let row = json!({"table": TABLE, "key": ROWS[0], "values": {"destination": "{{data.gatewayId}}"}});
+    let edge = action("edge", "edge.out_of_service", json!({"edge": EDGE_MAIN, "drain_s": 1}));
+    let actions = [group(), action("row", "datatable_row.set", row), Action { client: "telephony", ..edge }];
+    let options = Options { token_lifetime: LIFETIME, ..Options::default() };
+    let world = World::start("native-hangs", options, &actions).await;
+    let row = format!("{TABLE}/{}", ROWS[0]);
+    let objects =
+        [(Kind::EmergencyGroup, GROUP_EVACUATION), (Kind::DataTableRow, &row), (Kind::Edge, EDGE_MAIN)];
+    let before = objects.map(|(kind, key)| content(world.simulator.object(kind, key)));
+    // A token that is used all the time is replaced while it is good: the platform says a second less than it lives.
+    let fetched_us = || {
+        let calls = world.simulator.calls().into_iter().filter(|call| call.path == "/oauth/token");
+        calls.map(|call| call.arrived_us).collect::<Vec<_>>()
+    };
+    let said_us = u64::try_from(LIFETIME.as_micros()).unwrap() - 1_000_000;
+    let (began, mut round) = (clock::now(), 0);
+    while !fetched_us().windows(2).any(|pair| pair[1] - pair[0] < said_us) {
+        assert!(began.elapsed() < SOON, "{:?}", fetched_us());
+        // One entity all the time would flap.
+        let entity = format!("gw-round-{round}");
+        round += 1;
+        world.report("group", &entity, "FAILED", 3).await;
+        world.until_enabled(true).await;
+        world.report("group", &entity, "HEALTHY", 2).await;
+        world.until_enabled(false).await;
+        world.until_over().await;
+    }
+    let refused = || world.simulator.calls().iter().filter(|call| call.status == Some(401)).count();
+    assert_eq!(refused(), 0, "a token had expired");
+    world.simulator.forget_calls();
+    // A write, a look and a token, each for an entity of its own.
+    for (method, path) in
+        [("PUT", "/api/v2/architect"), ("GET", "/api/v2/flows/datatables"), ("POST", "/oauth/token")]
+    {
+        world.simulator.fault(Fault::new(path, Outcome::Hang).method(method).times(1));
+    }
+    for (action, entity) in [("edge", "gw-3"), ("group", "gw-1"), ("row", "gw-2")] {
+        world.report(action, entity, "FAILED", 3).await;
+    }
+    let hangs = || world.simulator.calls().into_iter().filter(|call| call.status.is_none()).count();
+    let began = clock::now();
+    while hangs() < 3 {
+        assert!(began.elapsed() < SOON, "{:?}", world.simulator.calls());
+        clock::sleep(Duration::from_millis(20)).await;
+    }
+    let untouched = objects.map(|(kind, key)| content(world.simulator.object(kind, key)));
+    assert_eq!(untouched, before, "what hangs was not carried out");
+    world.until_enabled(true).await;
+    world.until(Kind::DataTableRow, &row, "the row", |row| row["destination"] == "gw-2").await;
+    world.until(Kind::Edge, EDGE_MAIN, "the edge", |edge| edge["statusCode"] == "INACTIVE").await;
+    let log = world.installation.log_of("executor", 0);
+    assert!(log.matches("timed out").count() >= 3, "{log}");
+    assert_eq!(hangs(), 3, "{:?}", world.simulator.calls());
+    for path in ["emergencygroups", "/rows/", "/statuscode"] {
+        let writes = world.writes(path);
+        let done = writes.iter().filter(|call| call.ends_with("Some(200)")).count();
+        assert_eq!((done, writes.len()), (1, 1 + usize::from(path == "emergencygroups")), "{writes:?}");
+    }
+    for (action, entity) in [("edge", "gw-3"), ("group", "gw-1"), ("row", "gw-2")] {
+        world.report(action, entity, "HEALTHY", 2).await;
+    }
+    for ((kind, key), before) in objects.into_iter().zip(&before) {
+        world.until(kind, key, "undone", |object| content(object.clone()) == *before).await;
+    }
+    world.until_over().await;
+    assert_eq!(refused(), 0, "a token had expired");
+
+    // The token of the look is not that of the write.
+    world.simulator.forget_calls();
+    let slow = Outcome::Delay { delay_ms: 1_000 };
+    world.simulator.fault(Fault::new("/api/v2/architect", slow).method("GET").times(1));
+    world.fails("group").await;
+    let began = clock::now();
+    while !world.simulator.calls().iter().any(|call| call.method == "GET") {
+        assert!(began.elapsed() < SOON);
+        clock::sleep(Duration::from_millis(20)).await;
+    }
+    world.simulator.revoke_tokens();
+    world.until_enabled(true).await;
+    let calls = world.simulator.calls();
+    let told: Vec<(&str, Option<u16>)> = calls
+        .iter()
+        .filter(|call| call.path.starts_with("/api/v2/architect"))
+        .map(|call| (call.method.as_str(), call.status))
+        .collect();
+    assert_eq!(told, [("GET", Some(200)), ("PUT", Some(401)), ("PUT", Some(200))]);
+    world.recovers("group").await;
+    world.until_enabled(false).await;
+    world.until_over().await;
+    assert_eq!(content(world.group()), before[0]);
+    world.ends_well();
+}
+
 /// Ten commands need a token at once: it is fetched once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_token_serves_everybody_who_waits() {
@@ -444,32 +620,41 @@ async fn e11_after_acting_it_is_looked_at_whether_it_worked() {
         let verify = Some(format!("after: 500ms, within: 2s, client: routing, worked: \"{worked}\""));
         Action { name, verify, ..group() }
     };
+    // Any URL that answers JSON.
+    let probed = format!("get('{SIMULATOR}/simulator/objects/emergency_group/{GROUP_EVACUATION}')");
     let actions = [
         with("worked", format!("{looked_at}.enabled == true")),
+        with("probed", format!("{probed}.enabled == true")),
         with("failed", format!("{looked_at}.name == 'Backup'")),
+        with("denied", format!("{probed}.name == 'Backup'")),
         with("unknown", "get('http://127.0.0.1:9/state').active == 'B'".into()),
     ];
     let world = World::start_with("native-verify", Options::default(), &actions, Some(&pager)).await;
-    world.fails("worked").await;
-    world.until_enabled(true).await;
-    let began = clock::now();
-    while !world.installation.log_of("executor", 0).contains("worked: Some(true)") {
-        assert!(began.elapsed() < SOON, "{}", world.installation.log_of("executor", 0));
-        clock::sleep(Duration::from_millis(50)).await;
+    for (n, name) in ["worked", "probed"].into_iter().enumerate() {
+        world.fails(name).await;
+        world.until_enabled(true).await;
+        let began = clock::now();
+        while world.installation.log_of("executor", 0).matches("worked: Some(true)").count() <= n {
+            assert!(began.elapsed() < SOON, "{name}: {}", world.installation.log_of("executor", 0));
+            clock::sleep(Duration::from_millis(50)).await;
+        }
+        world.recovers(name).await;
+        world.until_enabled(false).await;
+        world.until_over().await;
     }
-    world.recovers("worked").await;
-    world.until_enabled(false).await;
-    world.until_over().await;
     assert_eq!(pager.calls().len(), 0);
+    let unknown = "it is not known whether it worked";
     for (n, (name, reason)) in
-        [("failed", "did not work"), ("unknown", "it is not known whether it worked")].into_iter().enumerate()
+        [("failed", "did not work"), ("denied", "did not work"), ("unknown", unknown)].into_iter().enumerate()
     {
         world.report(name, &format!("gw-{name}"), "FAILED", 3).await;
         let pages = pager.wait_for(n + 1, SOON).await;
         let page: Value = serde_json::from_str(&pages[n].body).unwrap();
         assert_eq!(page["what"], format!("gw-{name} of {name}"));
         assert!(page["why"].as_str().unwrap().contains(reason), "{page}");
-        assert!(world.incidents().to_string().contains(reason), "{:#}", world.incidents());
+        let shown = world.incidents();
+        let open = shown.as_array().unwrap().iter().find(|open| open["playbook"] == name).unwrap();
+        assert!(open["held"].as_str().unwrap().contains(reason), "{open:#}");
     }
     // Nothing is undone by that, and health ends it as always.
     assert_eq!(world.group()["enabled"], true);

@@ -13,6 +13,9 @@ use holdline_tests::programs::{Installation, STAGES, scratch};
 use holdline_tests::target::Target;
 use serde_json::{Value, json};
 
+/// Where the state of edges and trunks is looked at.
+const TELEPHONY: &str = "/api/v2/telephony";
+
 const CHANNELS: &str = "/api/v2/notifications/channels";
 
 /// `gateway.notification_silence_ms` of the tests; the simulator beats more often.
@@ -251,7 +254,7 @@ async fn g9_whatever_happens_to_a_channel_an_outage_is_found() {
 
     // The connection stands and is dead, and no look tells anything either.
     assert_eq!(world.reconnects(0, "silent"), 0);
-    world.simulator.fault(Fault::status("/api/v2/telephony", 503));
+    world.simulator.fault(Fault::status(TELEPHONY, 503));
     world.simulator.strike_sockets(SocketFault::Silence);
     world.set(TRUNK_BRANCH, false);
     world.set(EDGE_BRANCH, false);
@@ -302,19 +305,36 @@ async fn e2_e11_g9_a_trunk_goes_down_and_the_emergency_group_is_enabled_verified
         |world: &World| world.installation.log_of("executor", 0).matches("worked: Some(true)").count();
     for (round, what) in [(1, "told"), (2, "cut"), (3, "silent")] {
         match what {
+            // No look tells of it: the message does.
+            "told" => {
+                world.simulator.fault(Fault::status(TELEPHONY, 503));
+                world.set(TRUNK_PRIMARY, false);
+            }
+            // It happens while nobody listens: the look after the next connection finds it.
             "cut" => {
-                // It happens while nobody listens: the look after the next connection finds it.
                 world.simulator.fault(Fault::status("/api/v2/notifications", 503));
                 world.simulator.strike_sockets(SocketFault::Cut);
                 world.until("nothing is connected", || world.simulator.sockets() == 0).await;
+                world.set(TRUNK_PRIMARY, false);
+                world.until("the end is noticed", || world.reconnects(0, "unreachable") > 0).await;
+                assert_eq!(group()["enabled"], false, "{what}");
+                world.simulator.clear_faults();
             }
-            "silent" => world.simulator.strike_sockets(SocketFault::Silence),
-            _ => {}
+            // No message tells of it, and no look before heartbeats are missed.
+            _ => {
+                world.simulator.fault(Fault::status(TELEPHONY, 503));
+                world.simulator.strike_sockets(SocketFault::Silence);
+                world.set(TRUNK_PRIMARY, false);
+                world.until("silence is noticed", || world.reconnects(0, "silent") == 1).await;
+                assert_eq!(group()["enabled"], false, "{what}");
+                world.simulator.clear_faults();
+            }
         }
-        world.set(TRUNK_PRIMARY, false);
-        world.simulator.clear_faults();
         world.until(&format!("{what}: enabled"), || group()["enabled"] == true).await;
         world.until(&format!("{what}: verified"), || verified(&world) == round).await;
+        let ends = [world.reconnects(0, "closed"), world.reconnects(0, "silent")];
+        assert_eq!(ends, [u64::from(round > 1), u64::from(round > 2)], "{what}");
+        world.simulator.clear_faults();
         world.connected().await;
         world.set(TRUNK_PRIMARY, true);
         world.until(&format!("{what}: restored"), || group()["enabled"] == false).await;
@@ -326,6 +346,10 @@ async fn e2_e11_g9_a_trunk_goes_down_and_the_emergency_group_is_enabled_verified
             })
             .await;
     }
+    // A dead connection is noticed as well while looks, more often than it may be silent, go on and go well.
+    world.simulator.strike_sockets(SocketFault::Silence);
+    world.until("silence is noticed between looks", || world.reconnects(0, "silent") == 2).await;
+    world.connected().await;
     let path = format!("/api/v2/architect/emergencygroups/{GROUP_EVACUATION}");
     let writes = world.called("PUT", &path);
     assert_eq!(writes, 6, "each once");
@@ -404,7 +428,7 @@ async fn g9_topics_that_are_refused_are_told_and_the_others_are_heard() {
     }
     // No look tells of it: the message does.
     world.connected().await;
-    world.simulator.fault(Fault::status("/api/v2/telephony", 503));
+    world.simulator.fault(Fault::status(TELEPHONY, 503));
     world.set(TRUNK_PRIMARY, false);
     world.effect("remediate", TRUNK_PRIMARY, 1).await;
     world.simulator.clear_faults();
@@ -462,7 +486,7 @@ async fn g9_more_entities_than_a_channel_holds_are_heard_on_several() {
     let entities = ["a0000", TRUNK_BRANCH];
     let looks = world.called("GET", TRUNK_LIST);
     world.until("a look at all pages", || world.called("GET", TRUNK_LIST) > looks + 13).await;
-    world.simulator.fault(Fault::status("/api/v2/telephony", 503));
+    world.simulator.fault(Fault::status(TELEPHONY, 503));
     for entity in entities {
         world.set(entity, false);
     }

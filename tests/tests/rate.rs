@@ -1,14 +1,18 @@
-//! E5: the pace over all executors, counted by the target itself: what waits at once leaves at the limit and never
-//! faster in any second; what the target says about its own limit holds for every replica.
+//! E5: the pace over all executors, counted by the target itself, be it a webhook's or the simulated platform: what
+//! waits at once leaves at the limit and never faster in any second; what the target says about its own limit holds for
+//! every replica.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stderr)]
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_nats::jetstream;
 use holdline_proto::topology::{Stream, Topology};
+use holdline_simulator::organisation::{CLIENT, CLIENT_SECRET, GROUP_EVACUATION};
+use holdline_simulator::{Options, Simulator};
 use holdline_stage::clock::{self, Instant};
+use holdline_tests::platform::{found_group, group_playbooks};
 use holdline_tests::programs::{Installation, changed_sample, scratch};
 use holdline_tests::sender::{Sender, event};
 use holdline_tests::target::{Call, Target};
@@ -17,6 +21,9 @@ const REPLICAS: usize = 3;
 
 /// Patience for a run; nothing is asserted of it.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Whoever measures how fast calls leave has the machine to himself.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// The loop's playbooks: one failure acts, at the default pace, whenever its turn comes.
 fn playbooks(target: &Target) -> PathBuf {
@@ -32,9 +39,25 @@ fn playbooks(target: &Target) -> PathBuf {
     folder
 }
 
+/// One failure enables the entity's emergency group on the platform, whenever its turn comes.
+fn native_playbooks(simulator: &Simulator, commands: usize) -> PathBuf {
+    let folder = scratch("rate-native-playbooks");
+    group_playbooks(&folder, simulator, "telephony");
+    let path = folder.join("groups.playbook.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text.replace("failures: 3", "failures: 1").replace("deadline: 60s", "deadline: 15m");
+    std::fs::write(path, text).unwrap();
+    for n in 0..commands {
+        found_group(simulator, &format!("gw-{n}"));
+    }
+    folder
+}
+
 /// Everything but executors, and so many commands that wait; then the executors come.
-async fn commanded(name: &str, target: &Target, commands: usize) -> Installation {
-    let mut installation = Installation::broker(name, &playbooks(target), "default");
+async fn commanded(name: &str, playbooks: &Path, commands: usize) -> Installation {
+    let mut installation = Installation::broker(name, playbooks, "default");
+    installation.variable("ROUTING_ID", CLIENT);
+    installation.variable("ROUTING_SECRET", CLIENT_SECRET);
     for stage in ["gateway", "classifier", "debouncer"] {
         installation.spawn(stage, 0);
     }
@@ -103,8 +126,9 @@ fn counted(installation: &Installation, what: &str) -> Vec<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e5_a_thousand_commands_leave_at_the_limit_and_never_faster() {
+    let _alone = ALONE.lock().await;
     let target = Target::start().await;
-    let installation = commanded("rate-second", &target, 1_000).await;
+    let installation = commanded("rate-second", &playbooks(&target), 1_000).await;
     let calls = carried(&target, 1_000).await;
     assert_eq!(calls.len(), target.calls().len());
     let mut arrivals: Vec<Instant> = calls.iter().map(|call| call.at).collect();
@@ -121,12 +145,87 @@ async fn e5_a_thousand_commands_leave_at_the_limit_and_never_faster() {
     installation.conserved();
 }
 
+/// What a native command takes: a look and a write, each a call.
+const CALLS_EACH: usize = 2;
+
+/// What the simulated platform has counted once so many groups are enabled, each written to once.
+struct Counted {
+    calls: usize,
+    looks: usize,
+    refused: usize,
+    took: Duration,
+}
+
+async fn enabled(simulator: &Simulator, installation: &Installation, commands: usize) -> Counted {
+    let group = |n: usize| simulator.group(&format!("gw-{n}"));
+    let (began, mut done) = (clock::now(), 0);
+    while done < commands {
+        if group(done)["enabled"] == true {
+            done += 1;
+            continue;
+        }
+        assert!(began.elapsed() < PATIENCE, "{}", installation.log_of("executor", 0));
+        clock::sleep(Duration::from_millis(200)).await;
+    }
+    // What comes too much would come now.
+    clock::sleep(Duration::from_secs(2)).await;
+    let untouched = simulator.group(GROUP_EVACUATION)["version"].as_i64().unwrap();
+    assert!((0..commands).all(|n| group(n)["version"] == untouched + 1), "none dropped, none doubled");
+    let calls: Vec<_> = simulator.calls().into_iter().filter(|call| call.path.starts_with("/api/")).collect();
+    let looks = calls.iter().filter(|call| call.method == "GET").count();
+    let refused = calls.iter().filter(|call| call.status != Some(200)).count();
+    let took = Duration::from_micros(calls[calls.len() - 1].arrived_us - calls[0].arrived_us);
+    Counted { calls: calls.len(), looks, refused, took }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e5_a_thousand_commands_to_the_platform_leave_at_the_ceiling_where_it_tells_no_limit() {
+    let _alone = ALONE.lock().await;
+    let simulator = Simulator::start(Options { calls_per_window: None, ..Options::default() }).await.unwrap();
+    let installation = commanded("rate-native", &native_playbooks(&simulator, 1_000), 1_000).await;
+    let Counted { calls, looks, refused, took } = enabled(&simulator, &installation, 1_000).await;
+    let most = simulator.calls_in_a_second_max();
+    let per_second = (calls - 1) as f64 / took.as_secs_f64();
+    let shares = counted(&installation, "result=\"carried\"");
+    let old = counted(&installation, "what=\"old\"");
+    eprintln!(
+        "{calls} calls, {looks} of them looks: {most} in the fullest second, {per_second:.1} a second over"
+    );
+    eprintln!("{took:?}; by replica {shares:?}; turns that were too old: {old:?}");
+    assert!(most <= 100, "{most} calls in a second");
+    assert!(per_second >= 90.0, "{per_second:.1} calls a second, and 100 are allowed");
+    assert!(calls >= 1_000 * CALLS_EACH && refused == 0, "{calls} calls, {refused} refused");
+    assert!(shares.iter().all(|share| *share > 100), "one replica starves: {shares:?}");
+    installation.conserved();
+}
+
+/// The platform's own limit of a client. A thousand commands would take it seven minutes, so here are two hundred: more
+/// calls than it allows in one minute, and fewer than in two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e5_three_hundred_calls_a_minute_are_all_that_a_client_makes() {
+    let (allowed, minute) = (300, Duration::from_secs(60));
+    let options = Options { calls_per_window: Some(allowed), window: minute, ..Options::default() };
+    let simulator = Simulator::start(options).await.unwrap();
+    let installation = commanded("rate-minute", &native_playbooks(&simulator, 200), 200).await;
+    let Counted { calls, looks, refused, took } = enabled(&simulator, &installation, 200).await;
+    let most = simulator.calls_in_a_second_max();
+    eprintln!("{calls} calls, {looks} of them looks: {most} in the fullest second, all over {took:?}");
+    assert_eq!(refused, 0, "more than {allowed} calls in a minute");
+    assert!(most <= 100, "{most} calls in a second");
+    // Whole minutes are waited for; the rest leaves at the ceiling.
+    let (minutes, rest) = ((calls - 1) / allowed as usize, (calls - 1) % allowed as usize);
+    let least = minutes as f64 * minute.as_secs_f64() + rest as f64 / 100.0;
+    assert!(minutes >= 1, "{calls} calls are fewer than a minute allows");
+    assert!(least >= 0.9 * took.as_secs_f64(), "{took:?}, and {least:.1} s would do");
+    installation.conserved();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e5_what_the_target_says_of_its_limit_holds_for_every_replica() {
     let target = Target::start().await;
     // Somebody else uses a third of the first period up, once twenty calls of ours are counted.
     target.limit(30, Duration::from_secs(6), (20, 10));
-    let installation = commanded("rate-told", &target, 70).await;
+    let installation = commanded("rate-told", &playbooks(&target), 70).await;
     carried(&target, 70).await;
     let calls = target.calls();
     let (refused, letters) = (

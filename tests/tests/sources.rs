@@ -20,6 +20,7 @@ const OLD: &str = "what-the-secret-was-before";
 
 const TRUNKS: &str = "v2.telephony.providers.edges.trunks.{id}";
 const EDGES: &str = "v2.telephony.providers.edges.{id}";
+const METRICS: &str = "v2.telephony.providers.edges.{id}.metrics";
 const OPERATIONS: &str = "v2.operations.events.{id}";
 
 /// `poll.every` of the page that is asked often.
@@ -176,12 +177,17 @@ async fn g9_each_source_with_its_own_proof_is_detected_and_acts_not_by_itself() 
     let folder = scratch("sources-playbooks");
     let failed = "status == 'FAILED'";
     let limited = "original.detail.eventBody.errorCode == 'too.many.requests'";
+    // Metrics have no severity: what is too much, the playbook says.
+    let busy = "original.eventBody.processors[0].activeTimePct > 95";
     let subscription = |source, topic, auth| json!({"source": source, "topicName": topic, "authType": auth});
     let mut by_label = subscription("alertmanager", "alerts", "BASIC");
     by_label["entityLabel"] = "trunk".into();
     for (name, failed, subscription) in [
         ("trunks", failed, subscription("notification", TRUNKS, "HMAC")),
         ("edges", failed, subscription("notification", EDGES, "STANDARD_WEBHOOKS")),
+        ("metrics", busy, subscription("notification", METRICS, "HMAC")),
+        ("unasked", failed, subscription("notification", METRICS, "HMAC")),
+        ("well", failed, subscription("notification", TRUNKS, "HMAC")),
         ("operations", limited, subscription("eventbridge", OPERATIONS, "PATH_TOKEN")),
         ("page", failed, subscription("statuspage", "page", "PATH_TOKEN")),
         ("alerts", failed, by_label),
@@ -198,6 +204,7 @@ async fn g9_each_source_with_its_own_proof_is_detected_and_acts_not_by_itself() 
             sample("edge_status.ws.json"),
             "5f0a3c1e-7d2b-4b7f-9a10-2f6c1d3e4b5a",
         ),
+        ("metrics", Proof::Hmac, sample("edge_metrics.ws.json"), "5f0a3c1e-7d2b-4b7f-9a10-2f6c1d3e4b5a"),
         (
             "operations",
             Proof::PathToken,
@@ -235,6 +242,29 @@ async fn g9_each_source_with_its_own_proof_is_detected_and_acts_not_by_itself() 
         let incident = incident(&installation, name);
         assert_eq!((&incident["currentState"], &incident["entityId"]), (&json!("DETECTED"), &json!(entity)));
     }
+    // What is no trouble begins nothing: a trunk that is up, and metrics by which no playbook goes. (The same event
+    // counts once, whatever subscriptions it comes by.)
+    let other = |body: Value| {
+        let text = body.to_string().replace("4b5a", "4b5b").replace("6e51", "6e52");
+        serde_json::from_str::<Value>(&text).unwrap()
+    };
+    let up = sample("trunk_status_up.ws.json");
+    for (name, body, expected) in [
+        ("well", other(up.clone()), "ignored: healthy, and no incident is open"),
+        (
+            "unasked",
+            other(sample("edge_metrics.ws.json")),
+            "could not be judged: unasked: on.failed: the event has no",
+        ),
+        // The trunk that was down is up: it has not lasted, and nothing was done.
+        ("trunks", up, "counted into incident"),
+    ] {
+        let (status, answer) = post(&installation, name, Proof::Hmac, KEY, &body).await;
+        assert_eq!((status, &answer["accepted"]), (200, &json!(1)), "{name}: {answer}");
+        let sentence = became(&installation, answer["ids"][0].as_str().unwrap()).await.remove(0);
+        assert!(sentence.starts_with(expected), "{name}: {sentence}");
+    }
+    assert_eq!(incident(&installation, "trunks")["currentState"], "RESOLVED");
     // What says nothing is answered, and leaves nothing behind.
     for control in ["ws_heartbeat", "ws_pong", "ws_socket_closing", "ws_subscribe.reply", "ws_token_revoked"]
     {

@@ -31,8 +31,12 @@ const SLICES: u32 = 8;
 /// Of each limit, what is kept for remedies.
 const RESERVE_PERCENT: u32 = 20;
 
-/// What the platform allows a client before its first answer: 300 calls a minute.
-const PLATFORM: Told = Told { allowed: 300, used: 0, resets_us: 0, period_us: 60_000_000 };
+/// What the platform allows a client before its first answer: 300 calls a minute. Targets tell no microseconds, so by
+/// its period a guess is known for one.
+const PLATFORM: Told = Told { allowed: 300, used: 0, resets_us: 0, period_us: 60_000_001 };
+
+/// What it allows a client once it has carried a call out and told no limit.
+const UNLIMITED: Told = Told { allowed: u32::MAX, ..PLATFORM };
 
 /// A target tells its resets in whole seconds: there may be one more.
 const RESOLUTION_US: i64 = 1_000_000;
@@ -81,6 +85,15 @@ pub struct Taken {
     pub next_us: i64,
 }
 
+/// A turn in which no call has left, and none will.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unused {
+    /// Its instant, if that was for this call alone.
+    pub at_us: Option<i64>,
+    /// Until when the target's own limit has it counted, as was known when it was taken; `None`: it has none.
+    pub resets_us: Option<i64>,
+}
+
 /// What an answer says about limits. `None`: nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -90,6 +103,8 @@ pub struct Limits {
     pub count: Option<u32>,
     /// `inin-ratelimit-reset`: milliseconds until then.
     pub reset_ms: Option<u64>,
+    /// The call was carried out: whoever tells limits would have told his.
+    pub carried_out: bool,
     /// It was a 429.
     pub throttled: bool,
     /// `Retry-After` of a 429. Milliseconds.
@@ -147,10 +162,22 @@ pub fn take(window: &mut Window, limit: Limit, purpose: Purpose, wanted: u32, no
     }
 }
 
-/// Gives back an instant at which no call has left, and none will.
-pub fn give_back(window: &mut Window, at_us: i64) {
-    window.taken_us.retain(|taken_us| *taken_us != at_us);
-    window.others_us.retain(|taken_us| *taken_us != at_us);
+/// Gives a turn back. What a target's limit has counted since its last reset is not lowered by what was taken before.
+pub fn give_back(window: &mut Window, unused: Unused) {
+    if let Some(at_us) = unused.at_us {
+        window.taken_us.retain(|taken_us| *taken_us != at_us);
+        window.others_us.retain(|taken_us| *taken_us != at_us);
+    }
+    if let (Some(told), Some(resets_us)) = (&mut window.told, unused.resets_us)
+        && is_same_reset(told, resets_us)
+    {
+        told.used = told.used.saturating_sub(1);
+    }
+}
+
+/// Told in whole seconds, the same reset wanders.
+fn is_same_reset(told: &Told, resets_us: i64) -> bool {
+    told.resets_us.abs_diff(resets_us) <= (2 * RESOLUTION_US).unsigned_abs()
 }
 
 /// The earliest instant at which one more call may leave.
@@ -253,7 +280,13 @@ fn asked_us(retry_after_ms: u64) -> i64 {
 }
 
 fn learn_told(window: &mut Window, limits: &Limits, now_us: i64) {
-    let (Some(allowed), Some(reset_ms)) = (limits.allowed, limits.reset_ms) else { return };
+    let guess = window.told.filter(|told| told.period_us == PLATFORM.period_us);
+    let (Some(allowed), Some(reset_ms)) = (limits.allowed, limits.reset_ms) else {
+        if guess.is_some_and(|guess| guess.allowed != UNLIMITED.allowed) && limits.carried_out {
+            window.told = Some(UNLIMITED);
+        }
+        return;
+    };
     let reset_us = i64::try_from(reset_ms).unwrap_or(i64::MAX).saturating_mul(1_000);
     let reset_us = reset_us.min(RESET_US_MAX);
     let left_us = reset_us.saturating_add(RESOLUTION_US);
@@ -261,13 +294,14 @@ fn learn_told(window: &mut Window, limits: &Limits, now_us: i64) {
     let count = limits.count.unwrap_or(0);
     // Calls under way may not be in the target's count.
     let under_way = u32::try_from(window.taken_us.len()).unwrap_or(u32::MAX);
-    let Some(told) = &mut window.told else {
-        let used = count.max(under_way);
+    let Some(told) = window.told.as_mut().filter(|_| guess.is_none()) else {
+        // Of what was taken without a limit, nobody knows what a new one counts.
+        let taken = guess.filter(|guess| guess.allowed != UNLIMITED.allowed).map_or(0, |guess| guess.used);
+        let used = count.max(under_way).max(taken);
         window.told = Some(Told { allowed, used, resets_us, period_us: left_us });
         return;
     };
-    // Told in whole seconds, the same reset wanders.
-    if told.resets_us.abs_diff(resets_us) > (2 * RESOLUTION_US).unsigned_abs() {
+    if !is_same_reset(told, resets_us) {
         // The target has begun anew before we did. Far from the reset that we know, ours was a guess.
         if resets_us > told.resets_us && told.resets_us <= now_us.saturating_add(2 * RESOLUTION_US) {
             told.used = under_way;

@@ -2,7 +2,7 @@
 //! that are read with an error and turns that are used late.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use holdline_decide::rate::{Limit, Limits, Purpose, give_back, learn, take};
+use holdline_decide::rate::{Limit, Limits, Purpose, Unused, give_back, learn, take};
 use holdline_proto::rate::Window;
 use proptest::prelude::*;
 
@@ -67,7 +67,7 @@ fn run(
         let reads_us = start_us + now_us + replica.error_us;
         let (revision, mut window) = replica.known.clone();
         for at_us in &replica.unused {
-            give_back(&mut window, *at_us);
+            give_back(&mut window, Unused { at_us: Some(*at_us), resets_us: None });
         }
         let got = take(&mut window, Limit::PerSecond(limit), purposes[index], wanted, reads_us);
         if !got.lots.is_empty() {
@@ -201,8 +201,8 @@ fn e5_what_a_target_says_holds_for_all() {
     };
     // The platform's own limit before its first answer, and the reserve in it.
     let mut client = Window::default();
-    assert_eq!(all(&mut client, Limit::Client, Purpose::Other, 0), (240, 60 * SECOND_US));
-    assert_eq!(all(&mut client, Limit::Client, Purpose::Remediation, 0), (60, 60 * SECOND_US));
+    assert_eq!(all(&mut client, Limit::Client, Purpose::Other, 0), (240, 60 * SECOND_US + 1));
+    assert_eq!(all(&mut client, Limit::Client, Purpose::Remediation, 0), (60, 60 * SECOND_US + 1));
     // Trust the header: 180 are allowed, and somebody else has used up 170 of them.
     let mut client = Window::default();
     assert_eq!(ask(&mut client, Limit::Client, Purpose::Remediation, 0).0, 38);
@@ -235,4 +235,68 @@ fn e5_what_a_target_says_holds_for_all() {
     }
     assert!(learn(&mut host, &Limits::default(), at_us, 0));
     assert_eq!(host.throttled, 0);
+}
+
+/// Until an answer tells it, a client's limit is a guess. One that is told stands, whatever is not told afterwards.
+#[test]
+fn e5_without_headers_a_client_has_no_limit_of_its_own() {
+    let now_us = 1_700_000_000 * SECOND_US;
+    let carried_out = Limits { carried_out: true, ..Limits::default() };
+    let told = Limits { allowed: Some(300), count: Some(7), reset_ms: Some(59_000), ..carried_out };
+    let throttled = Limits { throttled: true, ..Limits::default() };
+    let check = |answers: &[Limits], expected: u32| {
+        let mut window = Window::default();
+        let one = take(&mut window, Limit::Client, Purpose::Remediation, 1, now_us);
+        assert_eq!(one.lots.iter().map(|lot| lot.calls).sum::<u32>(), 1);
+        for limits in answers {
+            learn(&mut window, limits, now_us, 0);
+        }
+        let mut calls = 0;
+        for _ in 0..10 {
+            let taken = take(&mut window, Limit::Client, Purpose::Remediation, 1_000, now_us);
+            calls += taken.lots.iter().map(|lot| lot.calls).sum::<u32>();
+        }
+        assert_eq!(calls, expected, "{answers:?}");
+    };
+    check(&[], 299);
+    check(&[carried_out], 10_000);
+    // Whoever refuses may be somebody in front of the platform, who knows of no limit.
+    check(&[Limits::default()], 299);
+    check(&[throttled], 0);
+    check(&[told, carried_out], 293);
+    check(&[carried_out, told], 293);
+    let mut window = Window::default();
+    take(&mut window, Limit::Client, Purpose::Remediation, 1, now_us);
+    assert!(learn(&mut window, &carried_out, now_us, 0));
+    assert!(!learn(&mut window, &carried_out, now_us, 0), "nothing new");
+}
+
+/// What no call has used is there again, as long as the target's counter has not begun anew.
+#[test]
+fn e5_a_turn_of_a_told_limit_is_given_back() {
+    let now_us = 1_700_000_000 * SECOND_US;
+    let left = |given_back: &[Option<i64>], answer: Option<Limits>| {
+        let mut window = Window::default();
+        for _ in 0..8 {
+            take(&mut window, Limit::Client, Purpose::Remediation, 1_000, now_us);
+        }
+        let resets_us = window.told.unwrap().resets_us;
+        assert_eq!(window.told.unwrap().used, 300);
+        if let Some(answer) = answer {
+            learn(&mut window, &answer, now_us + SECOND_US, 0);
+        }
+        for moved_us in given_back {
+            let resets_us = moved_us.map(|moved_us| resets_us + moved_us);
+            give_back(&mut window, Unused { at_us: None, resets_us });
+        }
+        let taken = take(&mut window, Limit::Client, Purpose::Remediation, 1_000, now_us + SECOND_US);
+        taken.lots.iter().map(|lot| lot.calls).sum::<u32>()
+    };
+    assert_eq!(left(&[], None), 0);
+    assert_eq!(left(&[Some(0), Some(0)], None), 2);
+    // Told in whole seconds, the same reset wanders.
+    assert_eq!(left(&[Some(SECOND_US), Some(-SECOND_US)], None), 2);
+    assert_eq!(left(&[Some(-60 * SECOND_US), Some(-3 * SECOND_US), None], None), 0);
+    let told = Limits { allowed: Some(300), count: Some(299), reset_ms: Some(58_000), ..Limits::default() };
+    assert_eq!(left(&[Some(0)], Some(told)), 1);
 }

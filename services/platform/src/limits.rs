@@ -15,6 +15,7 @@ pub fn limits(status: u16, headers: &HeaderMap) -> (Option<u64>, Limits) {
         allowed: count("inin-ratelimit-allowed"),
         count: count("inin-ratelimit-count"),
         reset_ms: number("inin-ratelimit-reset").map(|seconds| seconds.saturating_mul(1_000)),
+        carried_out: (200..300).contains(&status),
         throttled,
         retry_after_ms: retry_after_ms.filter(|_| throttled),
     };

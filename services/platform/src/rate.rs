@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdline_decide::playbook::{Platform, Target};
-use holdline_decide::rate::{HORIZON_US, Limit, Limits, Purpose, WINDOW_US, give_back, learn, take};
+use holdline_decide::rate::{HORIZON_US, Limit, Limits, Purpose, Unused, WINDOW_US, give_back, learn, take};
 use holdline_proto::rate::Window;
 use holdline_proto::topology::{Bucket, Role, token};
 use holdline_proto::wire;
@@ -118,51 +118,61 @@ impl NoTurn {
 /// A call may leave. Dropped without that, it is given back.
 #[derive(Debug)]
 pub struct Turn {
-    slot: Slot,
+    due: Instant,
     asked: Instant,
-    lane: Option<Arc<Lane>>,
+    /// What was taken for it, of the host and of the client.
+    shares: Vec<Share>,
 }
 
-/// When a call may leave, by the local clock.
+/// When a call may leave, by the local clock, and what the entry has of it.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     due: Instant,
-    /// The instant in the entry, if it is for this call alone.
-    alone_us: Option<i64>,
+    unused: Unused,
+}
+
+/// A slot of one lane's, given back unless a call leaves in it.
+#[derive(Debug)]
+struct Share {
+    lane: Arc<Lane>,
+    slot: Slot,
+    is_used: bool,
+}
+
+impl Share {
+    fn of(lane: Arc<Lane>, slot: Slot) -> Share {
+        Share { lane, slot, is_used: false }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        if !self.is_used {
+            self.lane.known().unused.push(self.slot.unused);
+            self.lane.freed.notify_one();
+        }
+    }
 }
 
 impl Turn {
     /// Waits until it has come.
     pub async fn come(&self) {
-        clock::sleep(self.slot.due.saturating_duration_since(clock::now())).await;
+        clock::sleep(self.due.saturating_duration_since(clock::now())).await;
     }
 
     /// Uses it for a call that begins now; false when it is too old, and given back.
     pub fn leaves(&mut self) -> bool {
-        let is_fresh = clock::since(self.slot.due) < FRESH_FOR;
-        if is_fresh {
-            self.lane = None;
+        let is_fresh = clock::since(self.due) < FRESH_FOR;
+        for share in &mut self.shares {
+            share.is_used = is_fresh;
         }
-        self.give_back();
+        self.shares.clear();
         is_fresh
-    }
-
-    fn give_back(&mut self) {
-        if let Some(lane) = self.lane.take() {
-            lane.known().unused.extend(self.slot.alone_us);
-            lane.freed.notify_one();
-        }
     }
 
     /// Whether so long has passed since it was asked for that what was known then may have changed.
     pub fn was_long(&self) -> bool {
         clock::since(self.asked) >= LONG_WAIT
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.give_back();
     }
 }
 
@@ -201,8 +211,8 @@ struct Known {
     entry: Option<(Window, u64)>,
     /// Turns that are taken and not used: when, and how many.
     held: VecDeque<(Slot, u32)>,
-    /// Turns that no call has left in, to be given back; a second's at most, because more are never taken.
-    unused: Vec<i64>,
+    /// Turns that no call has left in, to be given back with the next asking; no more than are ever taken at once.
+    unused: Vec<Unused>,
     /// How long the last write took.
     wrote_in: Duration,
 }
@@ -221,17 +231,23 @@ impl Rates {
     pub async fn turn(&self, pace: &Pace, purpose: Purpose) -> Result<Granted, StoreError> {
         let asked = clock::now();
         let until = asked + WAIT_MAX;
+        let mut shares = vec![];
         // A client's own limit first: turns of the host are soon too old.
         if let Some(client) = &pace.client {
             let lane = self.lane(token(&[&pace.host, client]), purpose);
-            if let Err(wait) = lane.take(&self.bus, &self.time, Limit::Client, until).await? {
-                return Ok(self.later(pace, wait));
+            match lane.take(&self.bus, &self.time, Limit::Client, until).await? {
+                Ok(slot) => {
+                    shares.push(Share::of(lane, slot));
+                    clock::sleep(slot.due.saturating_duration_since(clock::now())).await;
+                }
+                Err(wait) => return Ok(self.later(pace, wait)),
             }
         }
         let lane = self.lane(token(&[&pace.host]), purpose);
         match lane.take(&self.bus, &self.time, Limit::PerSecond(pace.calls_per_second), until).await? {
             Ok(slot) => {
-                let turn = Turn { slot, asked, lane: Some(lane) };
+                shares.push(Share::of(lane, slot));
+                let turn = Turn { due: slot.due, asked, shares };
                 clock::sleep(slot.due.saturating_duration_since(clock::now() + AHEAD)).await;
                 if clock::since(asked) >= LONG_WAIT {
                     self.waits(pace);
@@ -281,7 +297,7 @@ impl Rates {
         };
         if let Some(quiet) = quiet {
             for purpose in [Purpose::Remediation, Purpose::Other] {
-                self.lane(key.clone(), purpose).known().held.clear();
+                self.lane(key.clone(), purpose).let_go();
             }
             let (host, quiet_ms) = (&pace.host, quiet.as_millis());
             tracing::warn!(host, quiet_ms, "{host} is throttling: no calls to it for {quiet_ms} ms");
@@ -356,7 +372,7 @@ impl Lane {
         let mut known = self.known();
         while let Some((slot, calls)) = known.held.pop_front() {
             if clock::since(slot.due) >= FRESH_FOR / 2 {
-                known.unused.extend(slot.alone_us);
+                known.unused.extend(all_unused(slot, calls));
                 continue;
             }
             if calls > 1 {
@@ -365,6 +381,13 @@ impl Lane {
             return Some(slot);
         }
         None
+    }
+
+    /// Gives all of those back.
+    fn let_go(&self) {
+        let mut known = self.known();
+        let held = std::mem::take(&mut known.held);
+        known.unused.extend(held.into_iter().flat_map(|(slot, calls)| all_unused(slot, calls)));
     }
 
     /// Takes turns for all that wait here; gives the instant of the next that can be had.
@@ -376,8 +399,8 @@ impl Lane {
             // A turn must not be old before two writes are done: this one, and the intent.
             let from_us = now_us.saturating_add(2 * micros(self.known().wrote_in));
             let unused = std::mem::take(&mut self.known().unused);
-            for at_us in &unused {
-                give_back(&mut window, *at_us);
+            for turn in &unused {
+                give_back(&mut window, *turn);
             }
             let wanted = self.waiting.load(Ordering::Relaxed).max(1);
             let taken = take(&mut window, limit, self.purpose, wanted, from_us);
@@ -391,12 +414,14 @@ impl Lane {
                 self.known().entry = None;
                 continue;
             }
+            let resets_us = window.told.map(|told| told.resets_us);
             let is_written = self.write(bus, window, revision).await?;
             let mut known = self.known();
             if is_written {
                 known.wrote_in = clock::since(now).min(Duration::from_micros(HORIZON_US.unsigned_abs()));
                 known.held.extend(taken.lots.iter().map(|lot| {
-                    (Slot { due: at(lot.at_us), alone_us: (lot.calls == 1).then_some(lot.at_us) }, lot.calls)
+                    let at_us = (lot.calls == 1).then_some(lot.at_us);
+                    (Slot { due: at(lot.at_us), unused: Unused { at_us, resets_us } }, lot.calls)
                 }));
                 return Ok(next);
             }
@@ -470,6 +495,11 @@ impl Lane {
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Turns of a slot, none of which is used.
+fn all_unused(slot: Slot, calls: u32) -> impl Iterator<Item = Unused> {
+    (0..calls).map(move |_| slot.unused)
 }
 
 /// Counts one that waits for as long as it does.

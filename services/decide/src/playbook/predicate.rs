@@ -277,6 +277,10 @@ fn normalised(tokens: &[Token]) -> String {
                 "OR" => "||".into(),
                 "NOT" => "!".into(),
                 "true" | "false" | "null" | "in" => name.clone(),
+                // A field of what stands before it: `proxies[0].state`.
+                _ if n.checked_sub(1).is_some_and(|n| tokens.get(n) == Some(&Token::Symbol(".".into()))) => {
+                    name.clone()
+                }
                 _ if next == Some(&Token::Symbol("(".into())) => match name.rsplit_once('.') {
                     Some((object, method)) => format!("{}.{method}", qualified(object)),
                     None => name.clone(),
@@ -368,8 +372,8 @@ mod tests {
 
     #[test]
     fn the_guides_notation_and_cel_mean_the_same() {
-        let event =
-            json!({"id": "e1", "data": {"status": "FAILED", "site": "A AND B", "load": 7, "tags": ["x"]}});
+        let event = json!({"id": "e1", "data": {"status": "FAILED", "site": "A AND B", "load": 7, "tags": ["x"],
+            "proxies": [{"state": "DOWN", "sip": {"code": 408}}]}});
         let check = |source, expected: Result<bool, &str>| match (evaluate(source, &event), expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{source}"),
             (Err(error), Err(expected)) => assert!(error.contains(expected), "{source}: {error}"),
@@ -387,6 +391,9 @@ mod tests {
         check("load / 2 == 3", Ok(true));
         check("site.startsWith('A')", Ok(true));
         check("'x' in tags", Ok(true));
+        check("proxies[0].state == 'DOWN' && proxies[0].sip.code > 400", Ok(true));
+        check("data.proxies[0].state.startsWith('U')", Ok(false));
+        check("proxies[1].state == 'DOWN'", Err(""));
         check("status", Err("instead of true or false"));
         check("missing == 'x'", Err("missing"));
         check("data.missing > 3", Err("missing"));

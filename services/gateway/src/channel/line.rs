@@ -58,6 +58,14 @@ enum Listened {
     Ended(End),
 }
 
+/// For how long a socket has been listened to and said nothing, and whether it was asked for a sign of life. What looks
+/// take between does not count: nothing is read then.
+#[derive(Default)]
+struct Quiet {
+    listened: Duration,
+    asked: bool,
+}
+
 /// Some entities of a subscription and the channel that they are heard on.
 pub(super) struct Line {
     pulled: Pulled,
@@ -152,13 +160,14 @@ impl Line {
             Ok(socket) => socket,
             Err(end) => return end,
         };
+        let mut quiet = Quiet::default();
         loop {
             self.look().await;
-            match self.listen(&mut socket).await {
+            match self.listen(&mut socket, &mut quiet).await {
                 Listened::LookDue => {}
                 Listened::Ended(end) => return end,
                 Listened::Closing => match self.replace(socket).await {
-                    Ok(next) => socket = next,
+                    Ok(next) => (socket, quiet) = (next, Quiet::default()),
                     Err(end) => return end,
                 },
             }
@@ -332,9 +341,11 @@ impl Line {
         self.store(envelope::of_source(&self.pulled.subscription, events)).await;
     }
 
-    async fn listen(&mut self, socket: &mut Socket) -> Listened {
+    async fn listen(&mut self, socket: &mut Socket, quiet: &mut Quiet) -> Listened {
         let silence = self.pulled.owner.silence;
-        let (mut heard_at, mut asked) = (clock::now(), false);
+        let Quiet { listened, mut asked } = std::mem::take(quiet);
+        let begun = clock::now();
+        let mut heard_at = begun.checked_sub(listened).unwrap_or(begun);
         loop {
             let quiet_at = heard_at + if asked { silence } else { silence / 2 };
             tokio::select! {
@@ -360,7 +371,10 @@ impl Line {
                         return Listened::Ended(End::new("closed", why));
                     }
                 }
-                () = due(self.look_at) => return Listened::LookDue,
+                () = due(self.look_at) => {
+                    *quiet = Quiet { listened: clock::since(heard_at), asked };
+                    return Listened::LookDue;
+                }
                 () = tokio::time::sleep_until(self.subscribe_at) => {
                     if let Err(end) = self.renew().await {
                         return Listened::Ended(end);
