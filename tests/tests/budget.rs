@@ -81,7 +81,8 @@ impl World {
     fn open(&self, entity: &str) -> usize {
         let shown = self.installation.holdline(&["incidents", "--output", "json"]);
         let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
-        let is_open = |incident: &&Value| incident["entityId"] == entity && incident["currentState"] != "RESOLVED";
+        let is_open =
+            |incident: &&Value| incident["entityId"] == entity && incident["currentState"] != "RESOLVED";
         shown.as_array().unwrap().iter().filter(is_open).count()
     }
 
