@@ -193,7 +193,8 @@ impl World {
         let word_ms = i64::try_from(word.unix_timestamp_nanos() / 1_000_000).unwrap();
         let since_call = clock::since(called().unwrap().at);
         let called_ms = clock::wall_ms() - i64::try_from(since_call.as_millis()).unwrap();
-        Duration::from_millis(u64::try_from(called_ms - word_ms).unwrap_or(0))
+        // No call leaves before the word.
+        Duration::from_millis(u64::try_from(called_ms - word_ms).unwrap())
     }
 
     /// Each is sent once it is allowed, and the quickest in time. The quickest, because this machine may be busy with
