@@ -16,7 +16,8 @@ pub struct Spent {
 pub struct Taken {
     /// What counts once: an incident, or an entity.
     pub what: String,
-    /// The incident that took it: a command that comes again takes nothing more.
+    /// The incident that took it: a command that comes again takes nothing more, and where a budget has it so, it counts
+    /// until the incident is over.
     pub incident: String,
     /// Unix milliseconds, broker's clock.
     pub at_ms: i64,

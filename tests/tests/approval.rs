@@ -2,11 +2,14 @@
 //! this request, in time, has it sent, once; everything else is refused.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stderr)]
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use async_nats::jetstream::message::StreamMessage;
 use holdline_proto::approval::{Asked, Ruled, Ruling, Verdict};
+use holdline_proto::command::{Command, Course, Direction};
+use holdline_proto::incident::{Lane, TrackKey, View};
 use holdline_proto::topology::{Bucket, Topology};
 use holdline_proto::wire;
 use holdline_stage::clock;
@@ -22,7 +25,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What comes too much would come by then.
 const SETTLED: Duration = Duration::from_secs(3);
 
-const STAGES: [&str; 4] = ["gateway", "classifier", "debouncer", "executor"];
+/// Every service.
+const STAGES: [&str; 5] = ["gateway", "classifier", "debouncer", "executor", "dlq-replayer"];
+
+/// From the right word to its call, at most.
+const SENT_WITHIN: Duration = Duration::from_secs(2);
 
 struct World {
     target: Target,
@@ -43,7 +50,8 @@ fn window(now_ms: i64, inside: bool) -> String {
     )
 }
 
-/// The loop's playbooks: one failure acts, two healthy events undo it; ada and bob may approve.
+/// The loop's playbooks: one failure acts, two healthy events undo it; ada and bob may approve. Without `approval` the
+/// remedy itself says that it needs people.
 fn playbooks(target: &Target, publics: &BTreeMap<String, String>, approval: &str, inside: bool) -> PathBuf {
     let folder = scratch("approval-playbooks");
     let address = target.address.to_string();
@@ -63,7 +71,11 @@ fn playbooks(target: &Target, publics: &BTreeMap<String, String>, approval: &str
     changed_sample("loop", &folder, |path, text| {
         let text = text.replace("127.0.0.1:44001", &address).replace("failures: 3", "failures: 1");
         match path {
+            "loop.playbook.yaml" if approval.is_empty() => text,
             "loop.playbook.yaml" => format!("{text}guard:\n  approval: {approval}\n"),
+            "remediate.json" if approval.is_empty() => {
+                text.replace("\"actionType\"", "\"allowOverride\": true,\n  \"actionType\"")
+            }
             "holdline.yaml" => format!("{text}{window}{people}"),
             _ => text,
         }
@@ -130,6 +142,73 @@ impl World {
         }
     }
 
+    /// What people are asked for these entities, in their order, however many others wait.
+    async fn asked_for<const N: usize>(&self, entities: [&str; N]) -> [Value; N] {
+        let began = clock::now();
+        loop {
+            let waiting = self.waiting();
+            let of = |entity| waiting.iter().find(|asked| asked["entityId"] == entity).cloned();
+            let found = entities.map(of);
+            if found.iter().all(Option::is_some) {
+                return found.map(Option::unwrap);
+            }
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{entities:?}: nobody is asked\n{}",
+                self.installation.logs()
+            );
+            clock::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Makes another set the current one, for what is reported from now on.
+    async fn push(&mut self, set: &Path) {
+        const FOLLOW: [&str; 2] = ["classifier", "executor"];
+        let heard = |world: &World| FOLLOW.map(|stage| sets(&world.installation, stage));
+        let before = heard(self);
+        self.installation.push(set);
+        self.until("they have the set", |world| {
+            heard(world).iter().zip(&before).all(|(now, before)| now > before)
+        })
+        .await;
+    }
+
+    /// The newest of a bucket's entry.
+    async fn stored(&self, bucket: Bucket, key: &str) -> StreamMessage {
+        let topology = Topology::default();
+        let broker = async_nats::jetstream::new(self.installation.client("operator").await);
+        let stream = broker.get_stream(topology.bucket_stream(bucket)).await.unwrap();
+        stream.get_last_raw_message_by_subject(&topology.entry(bucket, key)).await.unwrap()
+    }
+
+    /// Somebody allows a request; how long from the moment at which the broker had the word to the call.
+    async fn allowed(&self, asked: &Value, by: &str) -> Duration {
+        let (id, entity) = (asked["id"].as_str().unwrap(), asked["entityId"].as_str().unwrap());
+        assert_eq!(self.say("approve", id, by), None);
+        let path = format!("/act/remediate/{entity}");
+        let called = || self.target.calls().into_iter().find(|call| call.path == path);
+        self.until("the call", |_| called().is_some()).await;
+        // The broker's clock is this machine's.
+        let word = self.stored(Bucket::Approvals, id).await.time;
+        let word_ms = i64::try_from(word.unix_timestamp_nanos() / 1_000_000).unwrap();
+        let since_call = clock::since(called().unwrap().at);
+        let called_ms = clock::wall_ms() - i64::try_from(since_call.as_millis()).unwrap();
+        // No call leaves before the word.
+        Duration::from_millis(u64::try_from(called_ms - word_ms).unwrap())
+    }
+
+    /// Each is sent once it is allowed, and the quickest in time. The quickest, because this machine may be busy with
+    /// something else at any one of them; whatever of ours waits for its turn (a look every few seconds, a delivery that
+    /// has to come again, a lease that has to run out) makes every one of them late.
+    async fn sent_in_time(&self, asked: &[Value; 3], by: &str) {
+        let mut took = vec![];
+        for asked in asked {
+            took.push(self.allowed(asked, by).await);
+        }
+        eprintln!("from the word to the call: {took:?}");
+        assert!(took.iter().min().unwrap() <= &SENT_WITHIN, "{took:?}");
+    }
+
     /// What comes of a person's word: nothing, or why it is refused.
     fn say(&self, verdict: &str, id: &str, by: &str) -> Option<String> {
         let token = self.tokens.join(by);
@@ -143,12 +222,39 @@ impl World {
         refused
     }
 
+    /// A word that is refused, and in the trail as that.
     fn refused(&self, verdict: &str, id: &str, by: &str, because: &str) {
         let refused = self.say(verdict, id, by);
         assert!(
             refused.as_ref().is_some_and(|told| told.contains(because)),
             "{verdict} by {by}: {refused:?}"
         );
+        // Whom nobody knows is there by his token's public half.
+        let public = Token::read(&self.tokens.join(by)).unwrap().public();
+        let by = if by == "mallory" { public.as_str() } else { by };
+        assert!(self.has_recorded(by, id, because), "{verdict} by {by}: {:#?}", self.trail());
+    }
+
+    fn trail(&self) -> Vec<Value> {
+        let trail = self.installation.holdline(&["audit", "--output", "json"]);
+        assert!(trail.status.success(), "{}", String::from_utf8_lossy(&trail.stderr));
+        serde_json::from_slice(&trail.stdout).unwrap()
+    }
+
+    /// Whether the trail has that somebody's word on a request was refused, or by the executor that it was there and
+    /// counted for nothing, and why.
+    fn has_recorded(&self, by: &str, id: &str, because: &str) -> bool {
+        self.trail().iter().any(|entry| {
+            let is_about = entry["about"] == id || entry["details"]["approval"] == id;
+            let told = entry["why"].as_str().is_some_and(|why| why.contains(because));
+            entry["act"] == "approval_refused" && entry["by"] == by && is_about && told
+        })
+    }
+
+    /// How often each of these acts is in the trail.
+    fn acts<const N: usize>(&self, acts: [&str; N]) -> [usize; N] {
+        let trail = self.trail();
+        acts.map(|act| trail.iter().filter(|entry| entry["act"] == act).count())
     }
 
     async fn until(&self, what: &str, done: impl Fn(&World) -> bool) {
@@ -187,11 +293,12 @@ async fn a4_only_the_right_word_on_exactly_this_request_has_it_sent_and_restarts
     world.refused("approve", &id, "old", "has expired");
     world.refused("approve", "00ff", "ada", "nobody is asked for 00ff");
     // What was said of another request says nothing of this one.
-    world.report("gw-2", "FAILED").await;
-    world.until("both are asked for", |world| world.waiting().len() == 2).await;
-    let other = world.waiting().into_iter().find(|asked| asked["id"] != id.as_str()).unwrap();
-    assert_eq!(world.say("approve", other["id"].as_str().unwrap(), "bob"), None);
-    world.until("the other", |world| world.calls("remediate") == 1).await;
+    let (before, after) = (["gw-2", "gw-3", "gw-4"], ["gw-1", "gw-5", "gw-6"]);
+    for entity in [&before[..], &after[1..]].concat() {
+        world.report(entity, "FAILED").await;
+    }
+    let (before, after) = (world.asked_for(before).await, world.asked_for(after).await);
+    world.sent_in_time(&before, "bob").await;
 
     for stage in STAGES {
         world.installation.kill(stage, 0);
@@ -202,26 +309,24 @@ async fn a4_only_the_right_word_on_exactly_this_request_has_it_sent_and_restarts
     }
     world.installation.wait_ready();
     clock::sleep(SETTLED).await;
-    assert_eq!(world.asked().await["id"], id.as_str(), "still the same, and nobody is asked twice");
-    assert_eq!(world.calls("remediate"), 1);
-    let said = clock::now();
-    assert_eq!(world.say("approve", &id, "ada"), None);
-    world.until("the call", |world| world.calls("remediate") == 2).await;
-    let last = world.target.calls().last().unwrap().at;
-    eprintln!("from the word to the call, the command's own start included: {:?}", last - said);
+    let ids = |asked: &[Value]| -> BTreeSet<String> {
+        asked.iter().map(|asked| asked["id"].as_str().unwrap().into()).collect()
+    };
+    let waiting = world.waiting();
+    assert_eq!(ids(&waiting), ids(&after), "still the same, and nobody is asked twice");
+    assert_eq!(world.calls("remediate"), 3);
+    world.sent_in_time(&after, "ada").await;
     world.refused("approve", &id, "ada", "nobody counts twice");
     clock::sleep(SETTLED).await;
-    assert_eq!(world.calls("remediate"), 2, "once");
+    assert_eq!(world.calls("remediate"), 6, "each once");
     let explained = world.explained(&asked["incidentId"]);
     assert!(explained.contains("approved by ada: seen on the line"), "{explained}");
     // Each of them, and what was refused, is in the trail.
-    let trail = world.installation.holdline(&["audit", "--output", "json"]);
-    let trail = String::from_utf8_lossy(&trail.stdout).into_owned();
-    let acts = |act: &str| trail.matches(&format!("\"{act}\"")).count();
     assert_eq!(
-        ["approval_asked", "approved", "approval_used", "approval_refused"].map(acts),
-        [2, 2, 2, 6],
-        "{trail}"
+        world.acts(["approval_asked", "approved", "approval_used", "approval_refused"]),
+        [6, 6, 6, 6],
+        "{:#?}",
+        world.trail()
     );
     // Undoing is not covered.
     world.over("gw-1").await;
@@ -315,10 +420,7 @@ async fn a4_a_forged_word_and_a_changed_request_allow_nothing() {
     world.report("gw-1", "FAILED").await;
     let id = world.asked().await["id"].as_str().unwrap().to_string();
     let entry = topology.entry(Bucket::Approvals, &id);
-    let stream = topology.bucket_stream(Bucket::Approvals);
-    let broker = async_nats::jetstream::new(world.installation.client("operator").await);
-    let stream = broker.get_stream(stream).await.unwrap();
-    let stored = stream.get_last_raw_message_by_subject(&entry).await.unwrap();
+    let stored = world.stored(Bucket::Approvals, &id).await;
     let asked: Asked = wire::decode(&stored.payload).unwrap();
     let ruled = Ruled {
         key: asked.key.clone(),
@@ -342,9 +444,11 @@ async fn a4_a_forged_word_and_a_changed_request_allow_nothing() {
     let forged = Asked { rulings: vec![ruling.clone()], ..asked.clone() };
     world.installation.publish("operator", &entry, &wire::encode(&forged)).await;
     world.installation.publish("operator", &operator, &wire::encode(&ruled)).await;
-    let told =
-        |part: &'static str| move |world: &World| world.installation.log_of("executor", 0).contains(part);
-    world.until("it is told", told("the signature is not this person's")).await;
+    let recorded = |because: &'static str| {
+        let id = id.clone();
+        move |world: &World| world.has_recorded("executor", &id, because)
+    };
+    world.until("it is in the trail", recorded("the signature is not this person's")).await;
     assert_eq!(world.calls("remediate"), 0);
     // A request that is not the one that would leave, with ada's word on it.
     world
@@ -358,9 +462,44 @@ async fn a4_a_forged_word_and_a_changed_request_allow_nothing() {
     changed.rulings.push(ruling);
     world.installation.publish("operator", &entry, &wire::encode(&changed)).await;
     world.installation.publish("operator", &operator, &wire::encode(&ruled)).await;
-    world.until("it is told", told("is for another request")).await;
+    world.until("it is in the trail", recorded("is for another request")).await;
     world.until("asked anew", |world| world.waiting().iter().any(|asked| asked["id"] != id.as_str())).await;
     world.refused("approve", &id, "bob", "changed since");
+    // Nor does a command that no decision has made: of an action that the playbook's lane has not (A2).
+    let view: View = wire::decode(&world.stored(Bucket::Incidents, &asked.incident).await.payload).unwrap();
+    let made_up = |lane, direction, step| Command {
+        incident: asked.incident.clone(),
+        partition: asked.partition,
+        key: TrackKey { lane, ..asked.key.clone() },
+        group: None,
+        playbooks: view.playbooks.clone(),
+        direction,
+        step,
+        action: "remediate".into(),
+        undo: None,
+        decision: view.decision,
+        decided_ms: clock::wall_ms(),
+        course: Course::default(),
+        deadline_ms: clock::wall_ms() + 60_000,
+        depth: 0,
+        values: ["event.id", "data.gatewayId", "data.status"].map(|path| (path.into(), json!("x"))).into(),
+        replays: 0,
+        approval: None,
+    };
+    for (lane, direction, step) in
+        [(Lane::Scaling, Direction::Remediate, 7), (Lane::Failover, Direction::Revert, 8)]
+    {
+        let command = made_up(lane, direction, step);
+        let subject = topology.command(asked.partition, &asked.incident);
+        world.installation.publish("debouncer", &subject, &wire::encode(&command)).await;
+        let because = format!("remediate is no {direction} of {lane}");
+        let parked = |world: &World| {
+            let letters = world.installation.holdline(&["dlq", "list", "--output", "json"]);
+            let letters: Vec<Value> = serde_json::from_slice(&letters.stdout).unwrap();
+            letters.iter().any(|letter| letter["stage"] == "executor" && letter["reason"] == because.as_str())
+        };
+        world.until(&because, parked).await;
+    }
     clock::sleep(SETTLED).await;
     assert_eq!(world.calls("remediate"), 0);
     world.installation.conserved();
@@ -387,19 +526,46 @@ async fn e7_where_people_may_operate_only_their_tokens_do() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn e7_within_its_hours_nobody_is_asked() {
+async fn e7_people_are_asked_when_the_window_says_so_and_always_where_the_action_does() {
     let mut world = World::start("approval-hours", "{for: [failover], when: outside business_hours}").await;
-    let approval = "{for: [failover], when: inside business_hours}";
-    world.report("gw-1", "FAILED").await;
-    world.asked().await;
     let publics =
         BTreeMap::from([("ada".to_string(), Token::read(&world.tokens.join("ada")).unwrap().public())]);
-    let next = playbooks(&world.target, &publics, approval, false);
-    world.installation.push(&next);
-    let told = |world: &World| world.installation.log_of("executor", 0).matches("is in force").count() >= 2;
-    world.until("it has the set", told).await;
-    world.report("gw-2", "FAILED").await;
-    world.until("the call", |world| world.calls("remediate") == 1).await;
-    assert!(world.target.calls()[0].path.ends_with("gw-2"));
+    world.report("gw-1", "FAILED").await;
+    world.asked().await;
+    // When people are asked, whether it is within the window now, and whether they are.
+    for (entity, when, inside, asked) in
+        [("gw-2", "inside", false, false), ("gw-3", "outside", true, false), ("gw-4", "inside", true, true)]
+    {
+        let approval = format!("{{for: [failover], when: {when} business_hours}}");
+        let set = playbooks(&world.target, &publics, &approval, inside);
+        world.push(&set).await;
+        world.report(entity, "FAILED").await;
+        let path = format!("/act/remediate/{entity}");
+        let is_asked = |world: &World| world.waiting().iter().any(|asked| asked["entityId"] == entity);
+        let is_called = |world: &World| world.target.calls().iter().any(|call| call.path == path);
+        world.until("either of them", |world| is_called(world) || is_asked(world)).await;
+        assert_eq!((is_asked(&world), is_called(&world)), (asked, !asked), "{entity}: {when}, {inside}");
+    }
+    // An action that needs people by itself, in a playbook that says nothing of it.
+    let set = playbooks(&world.target, &publics, "", false);
+    world.push(&set).await;
+    world.report("gw-5", "FAILED").await;
+    let [asked] = world.asked_for(["gw-5"]).await;
+    clock::sleep(SETTLED).await;
+    assert_eq!(world.calls("remediate"), 2, "it is held");
+    world.allowed(&asked, "ada").await;
+    clock::sleep(SETTLED).await;
+    assert_eq!(world.calls("remediate"), 3, "once");
+    assert_eq!(
+        world.acts(["approval_asked", "approved", "approval_used"]),
+        [3, 1, 1],
+        "{:#?}",
+        world.trail()
+    );
     world.installation.conserved();
+}
+
+/// Sets that a stage has heard of.
+fn sets(installation: &Installation, stage: &str) -> usize {
+    installation.log_of(stage, 0).matches("is in force").count()
 }

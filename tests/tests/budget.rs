@@ -77,6 +77,25 @@ impl World {
         shown.as_array().unwrap().iter().filter(held).count()
     }
 
+    /// Incidents of an entity that are not over.
+    fn open(&self, entity: &str) -> usize {
+        let shown = self.installation.holdline(&["incidents", "--output", "json"]);
+        let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+        let is_open =
+            |incident: &&Value| incident["entityId"] == entity && incident["currentState"] != "RESOLVED";
+        shown.as_array().unwrap().iter().filter(is_open).count()
+    }
+
+    /// Makes another set the current one, and waits until every executor has it.
+    async fn push(&mut self, set: &std::path::Path, executors: usize) {
+        let sets = |world: &World, replica| {
+            world.installation.log_of("executor", replica).matches("is in force").count()
+        };
+        self.installation.push(set);
+        self.until("every executor has it", |world| (0..executors).all(|replica| sets(world, replica) >= 2))
+            .await;
+    }
+
     fn calls(&self, direction: &str) -> Vec<String> {
         let path = format!("/act/{direction}/");
         self.target
@@ -109,11 +128,7 @@ async fn a5_forty_incidents_at_once_on_four_executors_get_exactly_what_the_budge
     assert_eq!(world.calls("remediate").len(), 7);
     // People allow more, and send again what was held: each is done once.
     let more = playbooks(&world.target, "at_most: {actions: 40, per: playbook, within: 10m}");
-    world.installation.push(&more);
-    let sets = |world: &World, replica| {
-        world.installation.log_of("executor", replica).matches("is in force").count()
-    };
-    world.until("every executor has it", |world| (0..4).all(|replica| sets(world, replica) >= 2)).await;
+    world.push(&more, 4).await;
     let asked =
         world.installation.holdline(&["dlq", "replay", "--all", "--stage", "executor", "--rate", "100"]);
     assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
@@ -126,7 +141,8 @@ async fn a5_forty_incidents_at_once_on_four_executors_get_exactly_what_the_budge
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a5_a_share_of_a_group_is_in_failover_at_most_and_undoing_is_free() {
-    let world = World::start("budget-group", "blast_radius: {of: group, share: 30%, within: 10m}", 2).await;
+    let mut world =
+        World::start("budget-group", "blast_radius: {of: group, share: 30%, within: 10m}", 2).await;
     world.report(&entities(0..10), "lisbon", "FAILED").await;
     world.report(&entities(10..14), "porto", "FAILED").await;
     // Three of lisbon's ten; of porto, whose size nobody has told, one.
@@ -146,5 +162,23 @@ async fn a5_a_share_of_a_group_is_in_failover_at_most_and_undoing_is_free() {
     clock::sleep(SETTLED).await;
     assert_eq!((world.calls("remediate").len(), world.calls("revert").len()), (5, 4));
     assert_eq!(world.calls("remediate")[4], again);
+    // One of lisbon's ten from now on, and it is in failover: however long ago that began, until it is undone.
+    let less = playbooks(&world.target, "blast_radius: {of: group, share: 10%, within: 1s}");
+    world.push(&less, 2).await;
+    world.report(&entities(20..21), "lisbon", "FAILED").await;
+    world.until("it is held", |world| world.held("10% of 10") == 1).await;
+    clock::sleep(SETTLED).await;
+    assert_eq!(world.calls("remediate").len(), 5);
+    for _ in 0..2 {
+        world.report(std::slice::from_ref(&again), "lisbon", "HEALTHY").await;
+        clock::sleep(Duration::from_millis(5)).await;
+    }
+    world.until("it is undone", |world| world.calls("revert").len() == 5).await;
+    // The incident is shown as over a moment after its revert was carried.
+    world.until("it is over", |world| world.open(&again) == 0).await;
+    world.report(&entities(21..22), "lisbon", "FAILED").await;
+    world.until("another one is remedied", |world| world.calls("remediate").len() == 6).await;
+    clock::sleep(SETTLED).await;
+    assert_eq!(world.calls("remediate")[5..], ["gw-21"]);
     world.installation.conserved();
 }

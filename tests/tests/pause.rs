@@ -10,6 +10,7 @@ use holdline_proto::pause::PAUSES;
 use holdline_proto::topology::{Bucket, Topology};
 use holdline_stage::clock;
 use holdline_tests::programs::{Installation, changed_sample, scratch};
+use holdline_tests::proxy::{Line, Proxy};
 use holdline_tests::sender::{Sender, event};
 use holdline_tests::target::{Call, Target};
 use serde_json::{Value, json};
@@ -192,11 +193,13 @@ async fn e10_a_pause_stops_what_it_names_and_ends_by_itself() {
     installation.conserved();
 }
 
-/// Whoever cannot see what is stopped does not act.
+/// Whoever cannot see what is stopped does not act: because it cannot be read, because nothing comes back from the
+/// broker, or because there is no line to it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a7_pauses_that_cannot_be_read_stop_everything_until_they_are_written_anew() {
+async fn a7_an_executor_that_cannot_see_the_pauses_makes_no_call() {
+    const WAITING: usize = 100;
     let target = Target::start().await;
-    let installation = start("pause-poison", &target, "5m", 1);
+    let mut installation = start("pause-unseen", &target, "5m", 1);
     let sender = Sender::new(installation.gateways(), "telephony");
     let entry = Topology::default().entry(Bucket::Pauses, PAUSES);
     installation.publish("operator", &entry, b"\xff no pauses").await;
@@ -207,5 +210,50 @@ async fn a7_pauses_that_cannot_be_read_stop_everything_until_they_are_written_an
     assert!(target.calls().is_empty(), "{:?}", target.calls());
     pause(&installation, &["--entity", "another"], "10m");
     until("the call", &installation, || target.calls().len() == 1).await;
+
+    let broker = installation.url();
+    let line = Proxy::to(broker.strip_prefix("nats://").unwrap().parse().unwrap()).await;
+    installation.kill("executor", 0);
+    let over_the_line = format!("nats://{}", line.address);
+    installation.spawn_with("executor", 0, &[("HOLDLINE_NATS_URL", &over_the_line)]);
+    installation.wait_ready();
+    // Deaf: what it asks still arrives, and what it then hears once the line is back was answered before the pause. It
+    // is back at once, while nothing else that the executor goes by (its lock, its turn) has grown old.
+    let broken = [(Line::Deaf, Duration::ZERO), (Line::Cut, SETTLED)];
+    for (round, (broken, longer)) in broken.into_iter().enumerate() {
+        let before = target.effects().len();
+        let all = before + WAITING;
+        let (mut events, now_ms) = (vec![], clock::wall_ms());
+        for n in 0..WAITING {
+            let entity = format!("gw-{round}-{n}");
+            let mut event = event(&format!("{entity}-{now_ms}"), &entity, "FAILED", now_ms);
+            event["data"]["site"] = json!("lisbon");
+            events.push(event);
+        }
+        sender.deliver(&json!(events)).await;
+        until("the first calls", &installation, || target.effects().len() > before + 10).await;
+        line.set(broken);
+        let paused = pause(&installation, &[], "10m");
+        let confirmed = clock::now();
+        assert_eq!(paused["paused"]["scope"], "everything", "{paused}");
+        clock::sleep(longer).await;
+        line.set(Line::Open);
+        // Long enough to come back, to get what it had in hand once more, and to look.
+        let seen = installation.log_of("executor", 0).matches("is paused by ada").count();
+        let sees = || installation.log_of("executor", 0).matches("is paused by ada").count() > seen;
+        until("it sees the pause", &installation, sees).await;
+        clock::sleep(SETTLED).await;
+        let later: Vec<_> = target.calls().into_iter().filter(|call| call.at > confirmed).collect();
+        eprintln!(
+            "{broken:?}: {} of {WAITING} had left, {} after it",
+            target.effects().len() - before,
+            later.len()
+        );
+        assert!(later.is_empty(), "{broken:?}: {later:?}");
+        assert!(target.effects().len() < all, "{broken:?}: too late to prove anything");
+        ask(&installation, &["resume"], 0);
+        until("all of them", &installation, || target.effects().len() >= all).await;
+        assert_eq!(target.effects().len(), all, "{broken:?}");
+    }
     installation.conserved();
 }

@@ -14,9 +14,10 @@ use holdline_stage::clock;
 use holdline_tests::certificates::Authority;
 use holdline_tests::cluster::Cluster;
 use holdline_tests::programs::{
-    Installation, Running, command, free_address, log, readiness, sample, scratch,
+    Installation, Running, STAGES, changed_sample, command, free_address, log, readiness, sample, scratch,
 };
 use holdline_tests::sender::{Sender, event};
+use holdline_tests::target::Target;
 use reqwest::ClientBuilder;
 use reqwest::tls::{Certificate, TlsInfo, Version};
 
@@ -337,14 +338,17 @@ async fn g6_a_broker_that_asks_for_certificates_is_shown_one() {
     .await;
     let flags = ["--nats-tls-ca-file", "--nats-tls-certificate-file", "--nats-tls-key-file"];
     let flags = flags.into_iter().zip(&good).flat_map(|(flag, (_, file))| [flag, file.to_str().unwrap()]);
-    let pushed = typed(&["push", sample("loop").to_str().unwrap()]).args(flags).output().unwrap();
+    let (target, playbooks) = (Target::start().await, folder.join("playbooks"));
+    let address = target.address.to_string();
+    changed_sample("loop", &playbooks, |_, text| text.replace("127.0.0.1:44001", &address));
+    let pushed = typed(&["push", playbooks.to_str().unwrap()]).args(flags).output().unwrap();
     assert!(pushed.status.success(), "{}", told(&pushed));
 
-    let (listen, admin) = (free_address(), free_address());
-    let start = |name: &str, variables: &[(&str, PathBuf)]| {
-        let child = command("holdline-gateway")
+    let listen = free_address();
+    let start = |stage: &str, admin: SocketAddr, name: &str, variables: &[(&str, PathBuf)]| {
+        let child = command(&format!("holdline-{stage}"))
             .env("HOLDLINE_NATS_URL", cluster.url())
-            .env("HOLDLINE_NATS_SEED_FILE", cluster.keys().join("gateway.nk"))
+            .env("HOLDLINE_NATS_SEED_FILE", cluster.keys().join(format!("{stage}.nk")))
             .env("HOLDLINE_NATS_PATIENCE_S", "2")
             .env("HOLDLINE_ADMIN_LISTEN", admin.to_string())
             .env("HOLDLINE_GATEWAY_LISTEN", listen.to_string())
@@ -355,12 +359,30 @@ async fn g6_a_broker_that_asks_for_certificates_is_shown_one() {
             .unwrap();
         Running::of(child)
     };
-    let mut gateway = start("good", &good);
-    until("the gateway is ready", || readiness(admin).contains("\r\n\r\nready")).await;
-    let (status, answer) = Sender::new(vec![listen], "telephony").post(&body("over-tls")).await.unwrap();
-    assert_eq!(status, 200, "{answer}");
-    gateway.signal("TERM");
-    assert_eq!(gateway.wait(SOON), Some(0));
+    let mut services: Vec<_> = STAGES
+        .into_iter()
+        .chain(["dlq-replayer"])
+        .map(|stage| (stage, free_address()))
+        .map(|(stage, admin)| (stage, admin, start(stage, admin, stage, &good)))
+        .collect();
+    for (stage, admin, _) in &services {
+        until(&format!("{stage} is ready"), || readiness(*admin).contains("\r\n\r\nready")).await;
+    }
+    // One outage, from the first event to its undoing.
+    let sender = Sender::new(vec![listen], "telephony");
+    for (status, times, calls) in [("FAILED", 3, 1), ("HEALTHY", 2, 2)] {
+        for n in 0..times {
+            let event = event(&format!("over-tls-{status}-{n}"), "gw-1", status, clock::wall_ms());
+            sender.deliver(&event).await;
+        }
+        until(status, || target.calls().len() == calls).await;
+    }
+    let calls: Vec<String> = target.calls().into_iter().map(|call| call.path).collect();
+    assert_eq!(calls, ["/act/remediate/gw-1", "/act/revert/gw-1"]);
+    for (stage, _, service) in &mut services {
+        service.signal("TERM");
+        assert_eq!(service.wait(SOON), Some(0), "{stage}");
+    }
 
     // Without a certificate, with a stranger's, and where the broker's own comes from a stranger.
     let strangers = Authority::new(&folder.join("strangers"));
@@ -371,7 +393,8 @@ async fn g6_a_broker_that_asks_for_certificates_is_shown_one() {
         ("elsewhere", &files(&strangers.file(), &client, &client_key), "nats.tls_ca_file"),
         ("nothing", &[], "nats.tls_ca_file"),
     ] {
-        assert_eq!(start(name, variables).wait(SOON), Some(69), "{name}");
+        let mut refused = start("gateway", free_address(), name, variables);
+        assert_eq!(refused.wait(SOON), Some(69), "{name}");
         let told = std::fs::read_to_string(folder.join(format!("{name}.log"))).unwrap();
         let question = told.lines().find_map(|line| line.split_once("no nats-server at "));
         assert!(question.is_some_and(|(_, question)| question.contains(setting)), "{name}: {told}");

@@ -1,9 +1,10 @@
 //! Is there room for one more remedy? Budgets of a playbook (`guard`), so that a mistake stays small (E10, A5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdline_proto::budget::{Spent, Taken};
 use holdline_proto::command::{Command, Direction};
+use holdline_proto::incident::{Phase, View};
 
 use crate::explain::duration;
 
@@ -43,8 +44,8 @@ impl Per {
         [("entity", Per::Entity), ("group", Per::Group), ("playbook", Per::Playbook)];
 }
 
-/// Such a share of a group's entities is remedied in any such time; its size is that in `holdline.yaml`.
-/// `guard.blast_radius`
+/// Such a share of a group's entities is in failover, or was remedied within such a time; its size is that in
+/// `holdline.yaml`. `guard.blast_radius`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlastRadius {
     /// 1 to 100.
@@ -70,9 +71,15 @@ pub struct Budget {
     pub what: String,
     pub most: u32,
     pub within_ms: i64,
+    /// What was taken counts for longer where its incident is: until what was done is undone.
+    pub while_open: bool,
     /// In words.
     pub told: String,
 }
+
+/// Of an incident of which nothing is shown it is taken to be over this long after it took from a budget: what is over
+/// is shown for as long. Milliseconds.
+pub const OPEN_KEPT_MS: i64 = 30 * 24 * 3_600_000;
 
 /// The budgets that a command takes from. Only remedies do: what is undone makes nothing worse, and nobody is to be
 /// kept from it.
@@ -94,6 +101,7 @@ pub fn budgets(guard: &Guard, sizes: &BTreeMap<String, u32>, command: &Command) 
             what: command.incident.clone(),
             most: actions,
             within_ms,
+            while_open: false,
             told: format!("at most {actions} remedied incidents of {told} within {}", duration(within_ms)),
         });
     }
@@ -109,8 +117,9 @@ pub fn budgets(guard: &Guard, sizes: &BTreeMap<String, u32>, command: &Command) 
             what: entity.clone(),
             most,
             within_ms: radius.within_ms,
+            while_open: true,
             told: format!(
-                "at most {most} entities of group {group:?} within {} ({share})",
+                "at most {most} entities of group {group:?} in failover, or remedied within {} ({share})",
                 duration(radius.within_ms)
             ),
         });
@@ -118,19 +127,55 @@ pub fn budgets(guard: &Guard, sizes: &BTreeMap<String, u32>, command: &Command) 
     budgets
 }
 
-/// Takes one from a budget. `None`: the incident has it already.
+/// Whether what was taken counts, however its incident stands.
+fn is_recent(taken: &Taken, budget: &Budget, now_ms: i64) -> bool {
+    taken.at_ms.saturating_add(budget.within_ms) > now_ms
+}
+
+/// What the same entity took before: it need not be kept once its incident is over.
+pub fn earlier<'a>(spent: &'a Spent, budget: &'a Budget) -> impl Iterator<Item = &'a Taken> {
+    spent.taken.iter().filter(|taken| budget.while_open && taken.what == budget.what)
+}
+
+/// What counts only if its incident is not over.
+pub fn lasting<'a>(spent: &'a Spent, budget: &'a Budget, now_ms: i64) -> impl Iterator<Item = &'a Taken> {
+    let is_lasting = move |taken: &&Taken| budget.while_open && !is_recent(taken, budget, now_ms);
+    spent.taken.iter().filter(is_lasting)
+}
+
+/// Whether the incident that took this is over, as people are shown it: what was done is undone, or nothing had been
+/// done, or its playbook undoes nothing. A revert that did not go through keeps it from being so. What is not shown may
+/// be only just decided on, or lost and written again in a moment.
+pub fn is_over(taken: &Taken, view: Option<&View>, now_ms: i64) -> bool {
+    match view {
+        Some(view) => view.phase == Phase::Resolved,
+        None => taken.at_ms.saturating_add(OPEN_KEPT_MS) <= now_ms,
+    }
+}
+
+/// Takes one from a budget. `None`: the incident has it already. `over`: incidents that are known to be over; whichever
+/// are not here count as long as the budget has it so.
 ///
 /// # Errors
 /// The budget is spent; says how.
-pub fn take(spent: &Spent, budget: &Budget, incident: &str, now_ms: i64) -> Result<Option<Spent>, String> {
-    let counts = |taken: &&Taken| taken.at_ms.saturating_add(budget.within_ms) > now_ms;
+pub fn take(
+    spent: &Spent,
+    budget: &Budget,
+    incident: &str,
+    now_ms: i64,
+    over: &BTreeSet<String>,
+) -> Result<Option<Spent>, String> {
+    let lasts = |taken: &Taken| budget.while_open && !over.contains(&taken.incident);
+    let counts = |taken: &&Taken| is_recent(taken, budget, now_ms) || lasts(taken);
     let mut left: Vec<Taken> = spent.taken.iter().filter(counts).cloned().collect();
     if left.iter().any(|taken| taken.what == budget.what && taken.incident == incident) {
         return Ok(None);
     }
-    // The same entity in another incident is no further one.
-    left.retain(|taken| taken.what != budget.what);
-    if left.len() >= budget.most as usize {
+    // The same entity in another incident is no further one. What the earlier one did may still stand.
+    left.retain(|taken| taken.what != budget.what || lasts(taken));
+    let others: BTreeSet<&String> =
+        left.iter().map(|taken| &taken.what).filter(|what| **what != budget.what).collect();
+    if others.len() >= budget.most as usize {
         return Err(format!("the budget of this playbook is spent: {}", budget.told));
     }
     left.push(Taken { what: budget.what.clone(), incident: incident.into(), at_ms: now_ms });
@@ -193,12 +238,13 @@ mod tests {
             what: String::new(),
             most: 2,
             within_ms: 1_000,
+            while_open: false,
             told: "two a second".into(),
         };
         let mut spent = Spent::default();
         let mut check = |what: &str, incident: &str, now_ms, expected: &str| {
             let budget = Budget { what: what.into(), ..budget.clone() };
-            let found = match take(&spent, &budget, incident, now_ms) {
+            let found = match take(&spent, &budget, incident, now_ms, &BTreeSet::new()) {
                 Ok(Some(next)) => {
                     spent = next;
                     "taken"
@@ -222,5 +268,73 @@ mod tests {
         check("c", "3", 1_010, "taken");
         check("d", "5", 1_998, "spent");
         check("d", "5", 1_999, "taken");
+    }
+
+    #[test]
+    fn a5_what_is_in_failover_counts_for_as_long_as_it_is_and_for_its_time_at_least() {
+        let budget = Budget {
+            key: Default::default(),
+            what: String::new(),
+            most: 2,
+            within_ms: 1_000,
+            while_open: true,
+            told: "two at once".into(),
+        };
+        let mut spent = Spent::default();
+        let mut check = |what: &str, incident: &str, now_ms, over: &[&str], expected: Option<&[&str]>| {
+            let budget = Budget { what: what.into(), ..budget.clone() };
+            let over = over.iter().map(|incident| incident.to_string()).collect();
+            if let Ok(Some(next)) = take(&spent, &budget, incident, now_ms, &over) {
+                spent = next;
+            }
+            // Asked again, nothing more is taken: `None` where the budget is spent.
+            let has = take(&spent, &budget, incident, now_ms, &over).map(|next| assert_eq!(next, None));
+            let counted: Vec<&str> = spent.taken.iter().map(|taken| taken.incident.as_str()).collect();
+            assert_eq!(has.ok().map(|()| counted.as_slice()), expected, "{what} by {incident} at {now_ms}");
+        };
+        check("a", "1", 0, &[], Some(&["1"]));
+        check("b", "2", 10, &[], Some(&["1", "2"]));
+        // Long past their time, and none of them is over.
+        check("c", "3", 90_000, &[], None);
+        check("a", "1", 90_000, &[], Some(&["1", "2"]));
+        // Over, but not for long enough yet; then one is.
+        check("c", "3", 1_009, &["2"], None);
+        check("c", "3", 1_010, &["2"], Some(&["1", "3"]));
+        // Another incident of the same entity is no further one, and takes nothing away from the first.
+        check("a", "4", 90_000, &[], Some(&["1", "3", "4"]));
+        check("d", "5", 95_000, &["4"], None);
+        check("d", "5", 95_000, &["1", "4"], Some(&["3", "5"]));
+        // What is over need not be kept beside what the same entity takes anew.
+        check("d", "6", 95_001, &["5"], Some(&["3", "6"]));
+    }
+
+    #[test]
+    fn an_incident_is_over_when_it_is_shown_as_that_or_is_shown_no_more() {
+        let taken = Taken { what: "a".into(), incident: "1".into(), at_ms: 5 };
+        let check = |phase: Option<Phase>, now_ms, expected| {
+            let view = phase.map(|phase| View {
+                id: "1".into(),
+                partition: 0,
+                key: TrackKey { playbook: "p".into(), lane: Lane::Failover, entity: "a".into() },
+                subscription: String::new(),
+                group: None,
+                phase,
+                playbooks: String::new(),
+                opened_ms: 0,
+                last_event_ms: 0,
+                consecutive_failures: 0,
+                threshold: 1,
+                decision: 1,
+                held: None,
+                awaiting: None,
+            });
+            assert_eq!(is_over(&taken, view.as_ref(), now_ms), expected, "{phase:?} at {now_ms}");
+        };
+        check(Some(Phase::Remediating), 6, false);
+        check(Some(Phase::Remediating), 2 * OPEN_KEPT_MS, false);
+        check(Some(Phase::Resolved), 6, true);
+        check(None, 6, false);
+        check(None, 4 + OPEN_KEPT_MS, false);
+        check(None, 5 + OPEN_KEPT_MS, true);
     }
 }

@@ -1,12 +1,14 @@
 //! What remedies take of the budgets that their playbook sets (E10, A5): by compare-and-set, so that however many
 //! executors take at once, none is overdrawn.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use holdline_decide::budget;
+use holdline_decide::budget::{self, Budget};
 use holdline_decide::playbook::Set;
-use holdline_proto::budget::Spent;
+use holdline_proto::budget::{Spent, Taken};
 use holdline_proto::command::Command;
+use holdline_proto::incident::View;
 use holdline_proto::topology::{Bucket, token};
 use holdline_proto::wire;
 use holdline_stage::broker_time::BrokerTime;
@@ -31,7 +33,9 @@ pub(crate) async fn take(
     let Some(playbook) = set.playbooks.get(&command.key.playbook) else { return Ok(Ok(())) };
     for budget in budget::budgets(&playbook.guard, &set.group_sizes, command) {
         let key = token(&budget.key.each_ref().map(String::as_str));
-        let kept = Duration::from_millis(budget.within_ms.unsigned_abs()).max(KEPT_MIN);
+        // Of what is in failover for longer, nothing else may have been remedied meanwhile.
+        let kept_ms = budget.within_ms.max(if budget.while_open { budget::OPEN_KEPT_MS } else { 0 });
+        let kept = Duration::from_millis(kept_ms.unsigned_abs()).max(KEPT_MIN);
         let mut tries = 0;
         loop {
             let place = bus.place(Bucket::Budgets, &key).await?;
@@ -45,7 +49,7 @@ pub(crate) async fn take(
                     )));
                 }
             };
-            let taken = match budget::take(&spent, &budget, &command.incident, time.now_ms()) {
+            let taken = match take_one(bus, &spent, &budget, &command.incident, time.now_ms()).await? {
                 Ok(Some(taken)) => taken,
                 Ok(None) => break,
                 Err(spent) => return Ok(Err(spent)),
@@ -59,4 +63,46 @@ pub(crate) async fn take(
         }
     }
     Ok(Ok(()))
+}
+
+/// Takes one from a budget, by how the incidents stand that it hangs on. What is known to be over stays so, so an entry
+/// that nobody has changed meanwhile is still what was looked at.
+async fn take_one(
+    bus: &Bus,
+    spent: &Spent,
+    budget: &Budget,
+    incident: &str,
+    now_ms: i64,
+) -> Result<Result<Option<Spent>, String>, StoreError> {
+    let mut over = BTreeSet::new();
+    for taken in budget::earlier(spent, budget) {
+        if is_over(bus, taken, now_ms).await? {
+            over.insert(taken.incident.clone());
+        }
+    }
+    let mut found = budget::take(spent, budget, incident, now_ms, &over);
+    // As many as are in the way.
+    for taken in budget::lasting(spent, budget, now_ms) {
+        if found.is_ok() {
+            break;
+        }
+        if is_over(bus, taken, now_ms).await? {
+            over.insert(taken.incident.clone());
+            found = budget::take(spent, budget, incident, now_ms, &over);
+        }
+    }
+    Ok(found)
+}
+
+/// A view that lags or cannot be read shows too much in failover, never too little.
+async fn is_over(bus: &Bus, taken: &Taken, now_ms: i64) -> Result<bool, StoreError> {
+    let entry = bus.get(Bucket::Incidents, &taken.incident).await?;
+    let view = match entry.map(|entry| wire::decode::<View>(&entry.value)).transpose() {
+        Ok(view) => view,
+        Err(error) => {
+            tracing::error!("the entry {} of INCIDENTS cannot be read: {error}", taken.incident);
+            return Ok(false);
+        }
+    };
+    Ok(budget::is_over(taken, view.as_ref(), now_ms))
 }

@@ -661,7 +661,7 @@ pub fn explain(set: &Set) -> String {
         }
         if let Some(radius) = playbook.guard.blast_radius {
             let (share, within) = (radius.share_percent, duration(radius.within_ms));
-            writeln!(text, "  at most {share}% of a group's entities within {within}; the rest is held").ok();
+            writeln!(text, "  at most {share}% of a group's entities in failover, or remedied within {within}; the rest is held").ok();
             for (group, size) in &set.group_sizes {
                 writeln!(text, "    {group}: {} of {size}", radius.entities(Some(*size))).ok();
             }
