@@ -457,8 +457,7 @@ impl Topology {
                 publish.push(self.entry(Bucket::Intents, ">"));
                 publish.extend(self.look_up_rights(Bucket::Locks));
                 publish.extend(self.look_up_rights(Bucket::Intents));
-                // From the leader: a replica that lags would leave a remedy in force, or let a call leave that was taken
-                // over.
+                // From the leader: a replica that lags would leave a remedy in force.
                 publish.push(format!("$JS.API.STREAM.MSG.GET.{}", self.bucket_stream(Bucket::Intents)));
                 publish.push(self.entry(Bucket::Targets, ">"));
                 publish.extend(self.look_up_rights(Bucket::Targets));

@@ -54,13 +54,12 @@ const EVENT_EVERY: Duration = Duration::from_secs(2);
 const FENCED_ENTITIES: usize = 12;
 
 /// Lines behind which only a fence holds up who was taken for dead.
-const FENCES: [(Point, &str); 6] = [
+const FENCES: [(Point, &str); 5] = [
     (Point::BeforeCommit, "classifier"),
     (Point::BeforeCommit, "debouncer"),
     (Point::BetweenEffects, "debouncer"),
     (Point::BeforeView, "debouncer"),
     (Point::BeforeIntent, "executor"),
-    (Point::AfterIntent, "executor"),
 ];
 
 /// What leads past a point.

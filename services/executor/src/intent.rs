@@ -64,15 +64,6 @@ pub(crate) async fn write(
     bus.put(Bucket::Intents, &key(command), wire::encode(intent).into(), put).await
 }
 
-/// Whether an intent is still the last word on its track, as the leader has it: a process that stood still with its clock
-/// believes in its lock.
-///
-/// # Errors
-/// When the broker does not answer.
-pub(crate) async fn stands(bus: &Bus, command: &Command, revision: u64) -> Result<bool, StoreError> {
-    Ok(bus.newest(Bucket::Intents, &key(command)).await?.revision == revision)
-}
-
 #[cfg(test)]
 #[allow(clippy::indexing_slicing)]
 mod tests {

@@ -400,13 +400,12 @@ impl Executor {
         crash::point(Point::AfterIntent);
         let leaves = loop {
             let looked = clock::now();
-            let stands = intent::stands(&self.bus, command, revision);
-            match tokio::join!(pauses::stopping(&self.bus, &self.time, command), stands) {
-                (Ok(None), Ok(true)) if self.is_still_allowed(command).await => {}
-                (Ok(_), Ok(_)) => break false,
-                (Err(error), _) | (_, Err(error)) => {
+            match pauses::stopping(&self.bus, &self.time, command).await {
+                Ok(None) if self.is_still_allowed(command).await => {}
+                Ok(_) => break false,
+                Err(error) => {
                     let entity = &command.key.entity;
-                    tracing::warn!(entity, "whether this is paused or taken over is not known: {error}");
+                    tracing::warn!(entity, "whether this is paused is not known: {error}");
                     break false;
                 }
             }
