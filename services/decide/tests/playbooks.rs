@@ -471,6 +471,20 @@ fn c4_a3_a_set_that_sets_itself_off_is_refused_with_the_loop() {
 }
 
 #[test]
+fn a2_a_warning_may_not_do_what_a_failure_does_whatever_it_calls_it() {
+    let playbook = "loop.playbook.yaml";
+    let expected =
+        "remediate is what loop does about failures, class failover, and loop would do it about a warning";
+    let from = "confirm:\n  failures: 3\n  stable_for: 0s\nact:\n";
+    let to = |action: &str| {
+        let lane = format!("  degraded: {{do: [{action}], class: scaling}}\n");
+        format!("  degraded: status == 'DEGRADED'\n{from}{lane}")
+    };
+    check(playbook, from, &to("remediate"), &[(Severity::Error, 2, expected)]);
+    check(playbook, from, &to("revert"), &[]);
+}
+
+#[test]
 fn d2_the_subscriptions_of_a_playbook_repeat_alike() {
     let mut bundle = sample("loop");
     let text = bundle.files.get_mut("loop.playbook.yaml").unwrap();

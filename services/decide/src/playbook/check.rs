@@ -55,6 +55,7 @@ pub(super) fn load(bundle: &Bundle) -> (Option<Set>, Vec<Finding>) {
     check_pager(&drafts, &mut findings);
     let playbooks = join(&mut drafts, &mut findings);
     check_loops(&drafts, &playbooks, &mut findings);
+    check_classes(&drafts, &playbooks, &mut findings);
     // While something cannot be read, what uses what cannot be said.
     if !findings.has_errors() {
         check_use(&drafts, &playbooks, &mut findings);
@@ -569,6 +570,26 @@ fn finish(name: String, draft: Draft, subscriptions: Vec<String>, drafts: &Draft
         guard: draft.guard,
         approval: draft.approval.map(|approval| approval.value),
         paths,
+    }
+}
+
+/// A2: what is done about failures is a failover, whatever a warning's lane calls it.
+fn check_classes(drafts: &Drafts<'_>, playbooks: &BTreeMap<String, Playbook>, findings: &mut Findings) {
+    let does = |rules: Option<&Rules>, name: &String| rules.is_some_and(|rules| rules.act.contains(name));
+    for (name, filed) in &drafts.actions {
+        let failing = playbooks.values().find(|playbook| does(playbook.rules(Lane::Failover), name));
+        let warned = playbooks.values().find(|playbook| does(playbook.rules(Lane::Scaling), name));
+        if let (Some(failing), Some(warned)) = (failing, warned) {
+            findings.error_with(
+                filed.source,
+                &filed.at,
+                format!(
+                    "{name} is what {} does about failures, class failover, and {} would do it about a warning",
+                    failing.name, warned.name
+                ),
+                "give the warning an action of its own",
+            );
+        }
     }
 }
 
