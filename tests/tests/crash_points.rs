@@ -190,6 +190,16 @@ impl World {
         delivered.iter().map(paths).collect()
     }
 
+    /// Waits for all of that, and for what comes too much; every acceptance has ended once.
+    async fn ends_as_wanted(&self, installation: &Installation, seen: fn(&Target) -> Vec<Call>, what: &str) {
+        let wanted = self.wanted();
+        self.target.wait_for(wanted.values().map(Vec::len).sum(), SETTLE_MAX).await;
+        // What comes too much would come now.
+        clock::sleep(Duration::from_secs(2)).await;
+        assert_eq!(by_entity(seen(&self.target)), wanted, "{what}");
+        installation.conserved();
+    }
+
     fn calls_of(&self, path: &str) -> usize {
         self.target.calls().iter().filter(|call| call.path == path).count()
     }
@@ -355,12 +365,7 @@ async fn f1_n4_e9_a_crash_at_every_named_line_loses_nothing_and_repeats_nothing(
     }
     driving.wait().await;
 
-    let wanted = world.wanted();
-    target.wait_for(wanted.values().map(Vec::len).sum(), SETTLE_MAX).await;
-    // What comes too much would come now.
-    clock::sleep(Duration::from_secs(2)).await;
-    assert_eq!(by_entity(target.effects()), wanted, "effects at the target, by point");
-    installation.conserved();
+    world.ends_as_wanted(&installation, Target::effects, "effects at the target, by point").await;
 }
 
 /// The paths called, by entity.
@@ -430,12 +435,7 @@ async fn f5_o1_o2_who_comes_back_to_a_fence_when_others_have_gone_on_is_refused(
         freeze(&mut installation, &world, &driving, point, role).await;
     }
     driving.wait().await;
-    let wanted = world.wanted();
-    target.wait_for(wanted.values().map(Vec::len).sum(), SETTLE_MAX).await;
-    // What comes too much would come now.
-    clock::sleep(Duration::from_secs(2)).await;
-    assert_eq!(by_entity(target.calls()), wanted, "calls at the target, by fence");
-    installation.conserved();
+    world.ends_as_wanted(&installation, Target::calls, "calls at the target, by fence").await;
 }
 
 /// Each point twice, in doing and in undoing; each with a group of its own.

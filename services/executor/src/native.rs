@@ -72,14 +72,13 @@ impl Executor {
             lock.release(&self.bus).await;
             return Ok(self.locked());
         }
-        let entry = kept::of(&self.bus, &change, command).await?;
+        let mut entry = kept::of(&self.bus, &change, command).await?;
         if let Some(error) = &entry.unreadable {
             let reason = format!("what was there before cannot be read: {error}");
             let next = Next::GiveUp { done: Done::Held { reason }, transient: false };
             return self.give_up(work, command, next, earlier, lock, &caller.pace.host).await;
         }
         let remedy = kept::remedy(command);
-        let mut entry = entry;
         if command.undo.is_some() {
             let Some(known) = entry.known.take() else {
                 let reason = "what was there before is not kept any more".into();
@@ -135,9 +134,7 @@ impl Executor {
             return self.cannot(work, command, reason, Some(lock)).await;
         }
         // Who is never undone would keep all others from being undone.
-        let rules =
-            set.playbooks.get(&command.key.playbook).and_then(|playbook| playbook.rules(command.key.lane));
-        let relies = rules.is_some_and(|rules| rules.revert.undo);
+        let relies = set.rules(&command.key).is_some_and(|rules| rules.revert.undo);
         let carried = |known: InForce, kept: Kept| match (command.undo, relies) {
             (Some(_), _) => known.undone(),
             (None, true) => known.carried(&remedy, kept),
@@ -202,9 +199,7 @@ impl Executor {
 
     /// An incident is over: it needs none of what it has changed any more, whatever comes of undoing it.
     async fn withdraw(&self, set: &Set, command: &Command) -> Result<(), StoreError> {
-        let rules =
-            set.playbooks.get(&command.key.playbook).and_then(|playbook| playbook.rules(command.key.lane));
-        let steps = rules.map(|rules| rules.act.as_slice()).unwrap_or_default();
+        let steps = set.rules(&command.key).map(|rules| rules.act.as_slice()).unwrap_or_default();
         for (step, name) in (0u32..).zip(steps).filter(|(step, _)| Some(*step) != command.undo) {
             let Some(Doing::Native(native)) = set.actions.get(name).map(|action| &action.what) else {
                 continue;

@@ -104,7 +104,7 @@ impl Point {
 #[inline]
 pub fn point(point: Point) {
     #[cfg(debug_assertions)]
-    wanted::here(&point.name());
+    wanted::here(point);
     #[cfg(not(debug_assertions))]
     let _ = point;
 }
@@ -118,6 +118,7 @@ mod wanted {
 
     use rustix::process::{Signal, getpid, kill_process};
 
+    use super::Point;
     use crate::clock;
 
     static CRASH_AT: LazyLock<Option<String>> = LazyLock::new(|| variable("HOLDLINE_CRASH_AT"));
@@ -129,13 +130,14 @@ mod wanted {
         std::env::var(name).ok()
     }
 
-    pub(super) fn here(name: &str) {
-        if CRASH_AT.as_deref() == Some(name) {
-            tracing::error!("crash point {name}");
+    pub(super) fn here(point: Point) {
+        let is_here = |wanted: &Option<String>| wanted.as_ref().is_some_and(|name| *name == point.name());
+        if is_here(&CRASH_AT) {
+            tracing::error!("crash point {}", point.name());
             std::process::abort();
         }
-        if FREEZE_AT.as_deref() == Some(name) && !FROZEN.swap(true, Ordering::SeqCst) {
-            tracing::error!("frozen at {name}");
+        if is_here(&FREEZE_AT) && !FROZEN.swap(true, Ordering::SeqCst) {
+            tracing::error!("frozen at {}", point.name());
             let began = clock::now();
             kill_process(getpid(), Signal::STOP).ok();
             // The signal goes to the process, and reaches this thread within that time.

@@ -332,7 +332,7 @@ impl Partition {
 }
 
 fn rules<'a>(set: Option<&'a Set>, key: &TrackKey) -> Option<&'a Rules> {
-    set?.playbooks.get(&key.playbook)?.rules(key.lane)
+    set?.rules(key)
 }
 
 /// One disposition out of what the tracks said: counting anywhere outweighs the rest.

@@ -274,7 +274,6 @@ impl Machine<'_> {
         incident.not_before_ms = None;
         incident.health = Run::default();
         incident.recover_for_ms = recover::recover_for_ms(self.rules, relapses);
-        incident.remedied = incident.values.clone();
         let incident = incident.clone();
         self.intend(&incident, Direction::Remediate);
     }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 pub use holdline_proto::incident::Lane;
+use holdline_proto::incident::TrackKey;
 use holdline_proto::playbooks::Bundle;
 
 use crate::{debounce, native, source};
@@ -72,6 +73,11 @@ impl Set {
     /// The playbooks that listen to a subscription, in the order of their names.
     pub fn listeners<'a>(&'a self, subscription: &'a str) -> impl Iterator<Item = &'a Playbook> {
         self.playbooks.values().filter(move |p| p.on.subscriptions.iter().any(|s| s == subscription))
+    }
+
+    /// What an entity's kind of trouble leads to, if the set has its playbook.
+    pub fn rules(&self, key: &TrackKey) -> Option<&debounce::Rules> {
+        self.playbooks.get(&key.playbook)?.rules(key.lane)
     }
 
     /// The target that an action's host and port fall under, if the settings name it.
