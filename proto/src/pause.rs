@@ -13,9 +13,12 @@ pub const PAUSES: &str = "pauses";
 /// A call leaves at most this long after its executor has looked at the pauses. Milliseconds.
 pub const SEEN_MS_MAX: u64 = 500;
 
-/// A pause is in effect this long after it is stored, and only then is anybody told that it is: twice what a look
-/// is good for. Milliseconds.
-pub const EFFECTIVE_AFTER_MS: u64 = 1_000;
+/// And after that at most this long until its connection stands; the request follows at once. Milliseconds.
+pub const CONNECTS_MS_MAX: u64 = 2_000;
+
+/// A pause is in effect this long after it is stored, and only then is anybody told that it is: no call that was looked
+/// at before can leave any more, with as much again as a look is good for. Milliseconds.
+pub const EFFECTIVE_AFTER_MS: u64 = 2 * SEEN_MS_MAX + CONNECTS_MS_MAX;
 
 /// What a pause stops.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use holdline_stage::clock::{self, Instant};
 use holdline_tests::cluster::Cluster;
 use holdline_tests::programs::{Running, command, free_address, log, program, readiness, scratch};
 use holdline_tests::proxy::{Line, Proxy};
+use holdline_tests::secrecy;
 use holdline_tests::sender::Sender;
 
 use crate::platform::{Platform, SECRETS};
@@ -316,6 +317,8 @@ impl Drop for World {
         if self.kept || std::thread::panicking() {
             eprintln!("the logs are in {}", self.folder.display());
         } else {
+            let told = secrecy::told_in(&self.folder, &self.cluster.keys());
+            assert!(told.is_empty(), "a secret shows in {told:?}");
             std::fs::remove_dir_all(&self.folder).ok();
         }
     }

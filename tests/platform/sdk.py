@@ -4,8 +4,8 @@ SDK's models: no unknown field, no unknown value of an enumeration, no wrong typ
 
 usage: sdk.py hold|read http://127.0.0.1:PORT CLIENT SECRET TELEPHONY_CLIENT TELEPHONY_SECRET
 
-hold: tries every endpoint. read: reads what somebody else has written there; standard input lists
-[API, method, [argument, …], what must stand there at least].
+hold: tries every endpoint. read: reads what somebody else has written there, and holds what he has sent against its
+models; standard input lists [API, method, [argument, …], what must stand there at least].
 
 Exits 1 and names every deviation. The simulator should settle quickly, and not limit calls: the SDK's urllib3
 waits out Retry-After by itself, so errors are asked for without it.
@@ -156,7 +156,9 @@ def rows_and_flows(routing, url):
     flow = next(iter(raw(url, "GET", "/simulator/objects/flow")[1]))
     launch = gc.FlowExecutionLaunchRequest()
     launch.flow_id, launch.input_data, launch.name = flow, {"incidentId": "INC-1"}, "incident INC-1"
-    routing.call("ArchitectApi", "post_flows_executions", launch)
+    launched = routing.call("ArchitectApi", "post_flows_executions", launch)
+    seen = lambda: routing.call("ArchitectApi", "get_flows_execution", launched.id).status
+    until("a flow's end", lambda: seen() == "COMPLETED")
 
 
 def outbound(routing):
@@ -351,6 +353,40 @@ def hold_at_least(where, found, wanted):
         expect(where, found, wanted)
 
 
+# What calls carry, by method and path. A row of a data table has the columns that its owner gave it.
+BODIES = [
+    ("PUT", "/api/v2/architect/emergencygroups/[^/]+", "EmergencyGroup"),
+    ("PUT", "/api/v2/architect/ivrs/[^/]+", "IVR"),
+    ("PUT", "/api/v2/flows/datatables/[^/]+/rows/[^/]+", "dict(str, object)"),
+    ("POST", "/api/v2/flows/executions", "FlowExecutionLaunchRequest"),
+    ("PATCH", "/api/v2/outbound/campaigns/[^/]+", "CampaignPatchRequest"),
+    ("POST", "/api/v2/outbound/campaigns/[^/]+/(start|stop)", None),
+    ("PUT", "/api/v2/routing/queues/[^/]+", "Queue"),
+    ("PATCH", "/api/v2/routing/queues/[^/]+/members", "list[QueueMember]"),
+    ("PUT", "/api/v2/telephony/providers/edges/sites/[^/]+/outboundroutes/[^/]+", "OutboundRouteBase"),
+    ("POST", "/api/v2/telephony/providers/edges/[^/]+/statuscode", "EdgeServiceStateRequest"),
+    ("POST", "/api/v2/telephony/providers/edges/[^/]+/reboot", "EdgeRebootParameters"),
+]
+
+
+def bodies(url):
+    """Holds what others have sent against the models of it: the simulator would take what the platform refuses."""
+    for call in raw(url, "GET", "/simulator/calls")[1]["calls"]:
+        method, path = call["method"], call["path"]
+        if method == "GET" or not path.startswith("/api/v2/"):
+            continue
+        models = [model for by, pattern, model in BODIES if by == method and re.fullmatch(pattern, path)]
+        if not models:
+            deviation(f"{method} {path}", "this script does not know what it carries")
+        elif models[0] is None:
+            expect(f"{method} {path}", call["body"], None)
+        else:
+            problems = []
+            gc_validate.check(models[0], call["body"], models[0], problems)
+            for problem in problems:
+                deviation(f"{method} {path}", problem)
+
+
 def read(url, client, secret, telephony_client, telephony_secret):
     """Reads objects as the SDK does, through its models and back: what they do not know is gone then."""
     routing = Platform(url, client, secret)
@@ -361,6 +397,7 @@ def read(url, client, secret, telephony_client, telephony_secret):
         options = {"showbrief": False} if method == "get_flows_datatable_row" else {}
         found = platform.call(api, method, *arguments, **options)
         hold_at_least("", platform.api.sanitize_for_serialization(found), wanted)
+    bodies(url)
 
 
 def main():

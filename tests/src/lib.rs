@@ -11,6 +11,7 @@ pub mod proxy;
 pub mod random;
 pub mod reference;
 pub mod sdk;
+pub mod secrecy;
 pub mod sender;
 pub mod target;
 pub mod traces;

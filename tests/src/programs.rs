@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use holdline_stage::clock;
@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use holdline::broker::{DataDir, binary};
 
+use crate::secrecy;
 use crate::sender::SECRET;
 
 /// Where cargo has put the programs: beside us, or (for a test) one folder up.
@@ -97,7 +98,14 @@ pub fn changed_sample(name: &str, to: &Path, change: impl Fn(&str, String) -> St
 
 /// Runs `holdline …` to its end.
 pub fn holdline(arguments: &[&str]) -> Output {
-    command("holdline").args(arguments).output().unwrap()
+    ended(command("holdline").args(arguments))
+}
+
+/// What a command has printed, which is no secret.
+fn ended(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    secrecy::assert_untold("a command", [&output.stdout[..], &output.stderr].concat());
+    output
 }
 
 /// A command for one of the programs, in a bare environment.
@@ -202,6 +210,8 @@ pub struct Installation {
     broker: Running,
     services: BTreeMap<(String, usize), Service>,
     variables: Vec<(String, String)>,
+    /// What was accepted has been counted.
+    counted: AtomicBool,
 }
 
 struct Service {
@@ -221,6 +231,7 @@ impl Installation {
             data,
             services: BTreeMap::new(),
             variables: vec![],
+            counted: AtomicBool::new(false),
         };
         installation.push(playbooks);
         installation
@@ -240,6 +251,7 @@ impl Installation {
 
     /// A variable for services that are started from now on.
     pub fn variable(&mut self, name: &str, value: &str) {
+        secrecy::give_variable(name, value);
         self.variables.push((name.into(), value.into()));
     }
 
@@ -260,7 +272,7 @@ impl Installation {
 
     /// `holdline … --data` of this installation.
     pub fn holdline(&self, arguments: &[&str]) -> Output {
-        command("holdline").args(arguments).arg("--data").arg(&self.data).output().unwrap()
+        ended(command("holdline").args(arguments).arg("--data").arg(&self.data))
     }
 
     pub fn url(&self) -> String {
@@ -292,6 +304,7 @@ impl Installation {
 
     /// The same, with variables for this start alone.
     pub fn spawn_with(&mut self, stage: &str, replica: usize, variables: &[(&str, &str)]) {
+        variables.iter().for_each(|(name, value)| secrecy::give_variable(name, value));
         let key = (stage.to_string(), replica);
         let (gateway, admin) = match self.services.get(&key) {
             Some(service) => (service.gateway, service.admin),
@@ -389,7 +402,9 @@ impl Installation {
 
     /// What a service shows of itself.
     pub fn admin(&self, stage: &str, replica: usize, path: &str) -> String {
-        get(self.services[&(stage.to_string(), replica)].admin, path).unwrap_or_default()
+        let page = get(self.services[&(stage.to_string(), replica)].admin, path).unwrap_or_default();
+        secrecy::assert_untold(path, &page);
+        page
     }
 
     /// The processes by name, nats-server included.
@@ -403,6 +418,7 @@ impl Installation {
 
     /// See [`conserved`].
     pub fn conserved(&self) -> Value {
+        self.counted.store(true, Ordering::SeqCst);
         conserved(&self.data)
     }
 
@@ -425,16 +441,22 @@ impl Installation {
     }
 }
 
+/// However a test ends well: what was accepted is counted, and what is left behind shows no secret.
 impl Drop for Installation {
     fn drop(&mut self) {
+        if !std::thread::panicking() && !self.counted.load(Ordering::SeqCst) {
+            self.conserved();
+        }
         self.services.clear();
         self.broker.signal("CONT");
         if std::thread::panicking() {
             eprintln!("the logs are in {}", self.folder.display());
-        } else {
-            self.broker.kill();
-            std::fs::remove_dir_all(&self.folder).ok();
+            return;
         }
+        self.broker.kill();
+        let told = secrecy::told_in(&self.folder, &self.data.join("keys"));
+        assert!(told.is_empty(), "a secret shows in {told:?}");
+        std::fs::remove_dir_all(&self.folder).ok();
     }
 }
 

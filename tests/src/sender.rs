@@ -10,6 +10,8 @@ use holdline_stage::clock;
 use serde_json::{Value, json};
 use sha2::Sha256;
 
+use crate::secrecy;
+
 /// The secret that the tests' gateways are given.
 pub const SECRET: &str = "test-secret-of-the-suite";
 
@@ -76,6 +78,7 @@ impl Sender {
         let response = self.send(body).await?;
         let status = response.status().as_u16();
         let text = response.text().await?;
+        secrecy::assert_untold("an answer", &text);
         Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
     }
 

@@ -11,6 +11,8 @@ use holdline_stage::clock::{self, Instant};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 
+use crate::secrecy;
+
 /// One call, as the target saw it.
 #[derive(Debug, Clone)]
 pub struct Call {
@@ -22,6 +24,7 @@ pub struct Call {
     pub request_id: String,
     /// `X-Correlation-ID`
     pub correlation: String,
+    pub authorization: String,
     pub body: String,
     pub at: Instant,
     /// What it was answered.
@@ -124,6 +127,10 @@ async fn asked(
     body: String,
 ) -> (StatusCode, HeaderMap) {
     let text = |name: &str| headers.get(name).map_or("", |value| value.to_str().unwrap()).to_string();
+    // Whom a credential is meant for may see it, where it belongs.
+    let others = headers.iter().filter(|(name, _)| *name != "authorization");
+    let others: Vec<String> = others.map(|(name, value)| format!("{name}: {value:?}")).collect();
+    secrecy::overhear("a call", &format!("{uri} {others:?} {body}"));
     let delay = seen.delay_ms.load(Ordering::SeqCst);
     if delay > 0 {
         clock::sleep(Duration::from_millis(delay.into())).await;
@@ -141,6 +148,7 @@ async fn asked(
         key: text("idempotency-key"),
         request_id: text("x-request-id"),
         correlation: text("x-correlation-id"),
+        authorization: text("authorization"),
         body,
         at,
         status: status.as_u16(),

@@ -4,10 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
-
 use crate::programs::Installation;
+use crate::secrecy::needles;
 
 /// Pieces by where they were found, such as `file data/nats/…`. What is no text in them is lost; no secret is.
 #[derive(Default)]
@@ -60,12 +58,9 @@ impl Traces {
         self.add(format!("command line {name}"), std::fs::read(format!("/proc/{process}/cmdline")).unwrap());
     }
 
-    /// Where a text is, as it is, in hexadecimal, or within something in base64.
+    /// Where a text is, however it is written.
     pub fn find(&self, text: &str) -> Vec<&str> {
-        assert!(text.len() >= 8, "{text:?} could be anywhere");
-        let plain = [text.to_string(), hex::encode(text)];
-        let needles: Vec<String> =
-            plain.into_iter().chain((0..3).map(|shift| in_base64(text, shift))).collect();
+        let needles = needles(text);
         let has = |piece: &str| needles.iter().any(|needle| piece.contains(needle));
         self.pieces.iter().filter(|(_, piece)| has(piece)).map(|(place, _)| place.as_str()).collect()
     }
@@ -77,15 +72,9 @@ impl Traces {
     }
 }
 
-/// What is certain of a text in base64 that has so many bytes more than a multiple of three before it.
-fn in_base64(text: &str, shift: usize) -> String {
-    let encoded = STANDARD_NO_PAD.encode([vec![0; shift].as_slice(), text.as_bytes()].concat());
-    let (begin, end) = ((shift * 8).div_ceil(6), (shift + text.len()) * 8 / 6);
-    encoded[begin..end].to_string()
-}
-
 #[test]
 fn what_is_there_is_found_however_it_is_written() {
+    use base64::Engine;
     let text = "planted-marker";
     for before in ["", "a", "ab", "abc", "user:"] {
         let mut traces = Traces::default();

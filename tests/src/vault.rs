@@ -12,6 +12,8 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use holdline_stage::clock::{self, Instant};
 use serde_json::{Value, json};
 
+use crate::secrecy;
+
 /// What a login by AppRole takes.
 pub const ROLE_ID: &str = "role-id-of-the-suite";
 pub const SECRET_ID: &str = "secret-id-of-the-suite";
@@ -60,6 +62,7 @@ impl Vault {
 
     /// Writes a key; the others of the path stay.
     pub fn put(&self, path: &str, key: &str, value: &str) {
+        secrecy::give(value);
         self.inside().secrets.entry(path.into()).or_default().insert(key.into(), value.into());
     }
 
@@ -120,6 +123,7 @@ impl Inside {
     fn issue(&mut self, life: Duration) -> String {
         self.issued += 1;
         let token = name(self.issued);
+        secrecy::give(&token);
         self.tokens
             .insert(token.clone(), Issued { life, ends_at: clock::now() + life, ends_at_most_at: None });
         token

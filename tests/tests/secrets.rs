@@ -17,6 +17,7 @@ use holdline_tests::platform::found_group;
 use holdline_tests::programs::{Installation, Running, STAGES, command, free_address, program, scratch};
 use holdline_tests::proxy::{Line, Proxy};
 use holdline_tests::sender::{SECRET, Sender, event};
+use holdline_tests::target::Target;
 use holdline_tests::traces::Traces;
 use holdline_tests::vault::{ROLE_ID, SECRET_ID, Vault};
 use serde_json::{Value, json};
@@ -392,7 +393,8 @@ async fn g7_a_rotation_under_load_refuses_no_event() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g7_no_secret_is_in_a_log_a_stream_a_file_a_page_or_a_command_line() {
     const ENTITY: &str = "gw-planted-in-the-open";
-    const SECRETS: [&str; 8] = [
+    const SECRETS: [&str; 9] = [
+        "token-for-the-pager-31c7",
         "hmac-of-the-vault-c4f1",
         "hmac-of-the-vault-that-came-after-77aa",
         "user:basic-password-0b12",
@@ -402,7 +404,8 @@ async fn g7_no_secret_is_in_a_log_a_stream_a_file_a_page_or_a_command_line() {
         "client-secret-that-is-wrong-9d3e",
         SECRET,
     ];
-    let [hmac, hmac_after, basic, path_token, standard, client_secret, wrong_secret, _] = SECRETS;
+    let [pager_token, hmac, hmac_after, basic, path_token, standard, client_secret, wrong_secret, _] =
+        SECRETS;
     let vault = Vault::start().await;
     let options = Options { calls_per_window: None, ..Options::default() };
     let simulator = Simulator::start(options).await.unwrap();
@@ -411,6 +414,11 @@ async fn g7_no_secret_is_in_a_log_a_stream_a_file_a_page_or_a_command_line() {
     vault.put(PATH, "standard", &format!("whsec_{standard}"));
     vault.put("platform", "routing", client_secret);
     vault.put("platform", "telephony", wrong_secret);
+    vault.put("pager", "token", pager_token);
+    // An action's credential is a reference, too: only its target sees what it leads to.
+    let pager = Target::start().await;
+    let page = json!({"name": "page", "actionType": "WEBHOOK", "method": "POST",
+        "url": format!("http://{}/page", pager.address), "headers": {"Authorization": "Bearer vault:pager#token"}});
     let secrets = scratch("search-secrets");
     let file = write(&secrets, "basic", basic);
     let playbooks = scratch("search-playbooks");
@@ -422,8 +430,9 @@ async fn g7_no_secret_is_in_a_log_a_stream_a_file_a_page_or_a_command_line() {
     subscribe(&playbooks, "failing", "HMAC", &json!("env:HOLDLINE_TELEPHONY_SECRET"));
     act(&playbooks, "vaulted", "routing");
     act(&playbooks, "failing", "telephony");
+    write(&playbooks, "actions/page.json", &page.to_string());
     let settings = format!(
-        "platform:\n  region: mypurecloud.ie\n  connect_to: {}\n  clients:\n    routing: {{id: env:ROUTING_ID, secret: \
+        "pager: page\nplatform:\n  region: mypurecloud.ie\n  connect_to: {}\n  clients:\n    routing: {{id: env:ROUTING_ID, secret: \
          'vault:platform#routing'}}\n    telephony: {{id: env:TELEPHONY_ID, secret: 'vault:platform#telephony'}}\n",
         simulator.address()
     );
@@ -509,6 +518,8 @@ async fn g7_no_secret_is_in_a_log_a_stream_a_file_a_page_or_a_command_line() {
     until("undone", || installation.log_of("executor", 0), enabled(false)).await;
     let incidents = || lossy(&installation.holdline(&["incidents", "--all", "--output", "json"]).stdout);
     until("held", incidents, || async { incidents().contains("refuses the credentials") }).await;
+    let pages = pager.wait_for(1, PATIENCE).await;
+    assert_eq!(pages[0].authorization, format!("Bearer {pager_token}"));
 
     for arguments in [
         &["incidents", "--all"][..],

@@ -189,7 +189,6 @@ async fn g9_each_source_with_its_own_proof_is_detected_and_acts_not_by_itself() 
         ("unasked", failed, subscription("notification", METRICS, "HMAC")),
         ("well", failed, subscription("notification", TRUNKS, "HMAC")),
         ("operations", limited, subscription("eventbridge", OPERATIONS, "PATH_TOKEN")),
-        ("page", failed, subscription("statuspage", "page", "PATH_TOKEN")),
         ("alerts", failed, by_label),
         ("cloud", failed, subscription("cloudevents", "com.example.sbc", "HUB_SIGNATURE")),
     ] {
@@ -211,7 +210,6 @@ async fn g9_each_source_with_its_own_proof_is_detected_and_acts_not_by_itself() 
             sample("operational_event.eventbridge.json"),
             "6d2e1f00-0000-4000-8000-000000000001",
         ),
-        ("page", Proof::PathToken, sample("statuspage_incident.webhook.json"), "c0mp0n3nt001"),
         ("alerts", Proof::Basic, alerts(), "sbc-1"),
         ("cloud", Proof::Hub, cloudevent("1"), "sbc-1"),
     ];

@@ -1,7 +1,7 @@
 //! What a command sends, and what an answer means.
 
 use crate::native::{Change, Given};
-use crate::playbook::{Action, Doing, Method, Native, Playbook, RenderError, Webhook};
+use crate::playbook::{Action, Credential, Doing, Method, Native, Playbook, RenderError, Webhook};
 use crate::rate::Limits;
 use holdline_proto::cause::{CORRELATION_HEADER, Cause};
 use holdline_proto::command::{Command, Course, Direction, Intent};
@@ -23,6 +23,8 @@ pub struct Request {
     pub method: Method,
     pub url: String,
     pub headers: Vec<(String, String)>,
+    /// Headers whose values are still to be looked up.
+    pub credentials: Vec<Credential>,
     pub body: Option<String>,
 }
 
@@ -40,6 +42,7 @@ pub fn request(action: &Webhook, command: &Command) -> Result<Request, RenderErr
         method: action.method,
         url: action.url.render(values)?,
         headers,
+        credentials: action.credentials.clone(),
         body: action.body.as_ref().map(|body| body.render(values)).transpose()?,
     })
 }
@@ -115,6 +118,13 @@ pub fn shown(action: &Action, command: &Command) -> Result<Shown, String> {
                 let shown = HEADERS_SHOWN.iter().any(|shown| shown.eq_ignore_ascii_case(name));
                 text += &format!("\n{name}: {}", if shown { value } else { "(not shown)" });
             }
+            for Credential { header, scheme, secret } in &request.credentials {
+                let reference = secret.to_string();
+                digest.add(header);
+                digest.add(scheme);
+                digest.add(&reference);
+                text += &format!("\n{header}: {scheme}({reference})");
+            }
             digest.add(request.body.as_deref().unwrap_or_default());
             if let Some(body) = &request.body {
                 text += &format!("\n\n{body}");
@@ -189,7 +199,7 @@ pub fn weigh(intent: &Intent, command: &Command) -> Option<(u32, bool)> {
 pub fn may_have_happened(answer: &Answer) -> bool {
     match answer {
         Answer::Status { status, .. } => *status < 300 || *status >= 500 || *status == 408,
-        Answer::Unsent { .. } => false,
+        Answer::Unsent { .. } | Answer::Throttled { .. } => false,
         Answer::Lost { .. } => true,
     }
 }
@@ -205,6 +215,8 @@ pub enum Answer {
     },
     /// No connection came about: nothing was sent.
     Unsent { reason: String },
+    /// Nothing was sent: whoever gives leave to call is asked too often.
+    Throttled { reason: String, retry_after_ms: u64 },
     /// It was sent, and what became of it is not known.
     Lost { reason: String },
 }
@@ -243,6 +255,9 @@ pub fn judge(answer: &Answer, attempts: u32, idempotent: bool, perhaps_done: boo
         }
         Answer::Status { status: 429, retry_after_ms, .. } => {
             return Next::Throttled { after_ms: retry_after_ms.unwrap_or(0).max(back_off_ms(1)) };
+        }
+        Answer::Throttled { retry_after_ms, .. } => {
+            return Next::Throttled { after_ms: (*retry_after_ms).max(back_off_ms(1)) };
         }
         Answer::Status { status, retry_after_ms, .. } => {
             let reason = format!("the target answered {status}");
@@ -319,6 +334,8 @@ mod tests {
         check(&lost, 1, false, "held");
         check(&unsent, 1, false, "retry 500");
         check(&unsent, 5, false, "failed false, for now");
+        let leave = Answer::Throttled { reason: "tokens".into(), retry_after_ms: 3_000 };
+        check(&leave, 5, false, "throttled 3000");
         let told =
             |status| Answer::Status { status, retry_after_ms: Some(23_000), limits: Limits::default() };
         check(&told(503), 1, true, "retry 23000");

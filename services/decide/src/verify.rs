@@ -1,16 +1,19 @@
 //! Whether a remedy worked (E11): what is looked at after it was carried out, and what that says; or what its entity's
 //! events must say. Worked, failed or unknown; the answer to our own call proves nothing, so it is never asked.
 //!
-//! Looks are judged here, for the executor. Events are judged where they are counted, in `debounce::verify`.
+//! What a playbook wants proven stands here; what every native action proves by itself in `native::proof`. Looks are
+//! judged here, for the executor; events where they are counted, in `debounce::verify`.
 
 use holdline_proto::outcome::Done;
 use serde_json::{Value, json};
 
 use crate::debounce::Listening;
+use crate::native::{self, Change, Shows};
 use crate::playbook::{Facts, Path, Predicate, Template};
 
-/// Between two looks. Milliseconds.
-pub const LOOK_EVERY_MS: i64 = 1_000;
+/// Between two looks, at first and at most: as long again as has been looked for. Milliseconds.
+const LOOK_EVERY_MS_MIN: i64 = 1_000;
+const LOOK_EVERY_MS_MAX: i64 = 8_000;
 
 /// `verify` of a playbook's lane.
 #[derive(Debug, Clone)]
@@ -161,26 +164,91 @@ pub enum Next {
     Report(Done),
 }
 
-/// When the first look is due, for a remedy that was reported carried at `acted_ms`.
-pub fn due(verify: &Verify, acted_ms: i64, now_ms: i64) -> Option<i64> {
-    let wait_ms = acted_ms.saturating_add(verify.after_ms).saturating_sub(now_ms);
-    (wait_ms > 0).then_some(wait_ms)
+/// When a remedy that was reported carried at `acted_ms` is looked at. Unix milliseconds, both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Looking {
+    pub acted_ms: i64,
+    /// The first look comes this long after that.
+    pub after_ms: i64,
+    /// The last this long after the first.
+    pub within_ms: i64,
 }
 
-/// Judges what was seen: the answer's body, or why there was none.
-pub fn judge(verify: &Verify, seen: &Result<Value, String>, acted_ms: i64, now_ms: i64) -> Next {
-    let (worked, why) = match seen {
-        Ok(body) => match verify.worked.evaluate(&Facts::new(&json!({"data": body}))) {
-            Ok(worked) => (Some(worked), short(body)),
-            Err(error) => (None, format!("{error}; it answered {}", short(body))),
-        },
-        Err(reason) => (None, reason.clone()),
-    };
-    let over = now_ms >= acted_ms.saturating_add(verify.after_ms).saturating_add(verify.within_ms);
-    if worked == Some(true) || over {
-        return Next::Report(Done::Verified { worked, seen: why });
+/// Looks that find no turn in the rate window are waited for this long beyond their time. Milliseconds.
+const TURN_WAIT_MAX_MS: i64 = 900_000;
+
+impl Looking {
+    fn over_ms(&self) -> i64 {
+        self.acted_ms.saturating_add(self.after_ms).saturating_add(self.within_ms)
     }
-    Next::Look { after_ms: LOOK_EVERY_MS }
+
+    /// For how long the first look has to wait still.
+    pub fn due(&self, now_ms: i64) -> Option<i64> {
+        let wait_ms = self.acted_ms.saturating_add(self.after_ms).saturating_sub(now_ms);
+        (wait_ms > 0).then_some(wait_ms)
+    }
+
+    /// Whether a turn is still worth waiting for: that there is none says nothing of the remedy.
+    pub fn waits_for_a_turn(&self, now_ms: i64) -> bool {
+        now_ms < self.over_ms().saturating_add(TURN_WAIT_MAX_MS)
+    }
+
+    /// Judges what was seen.
+    pub fn judge(&self, seen: Seen, now_ms: i64) -> Next {
+        if seen.worked == Some(true) || seen.is_final || now_ms >= self.over_ms() {
+            return Next::Report(Done::Verified { worked: seen.worked, seen: seen.told });
+        }
+        let looked_for_ms = now_ms.saturating_sub(self.acted_ms.saturating_add(self.after_ms));
+        let pause_ms = looked_for_ms.clamp(LOOK_EVERY_MS_MIN, LOOK_EVERY_MS_MAX);
+        // The last look comes when time is over.
+        Next::Look { after_ms: pause_ms.min(self.over_ms().saturating_sub(now_ms)) }
+    }
+}
+
+/// What a look has shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// `None`: it could not be told.
+    pub worked: Option<bool>,
+    /// No further look would show anything else.
+    pub is_final: bool,
+    /// For people.
+    pub told: String,
+}
+
+impl Seen {
+    fn nothing(told: String) -> Seen {
+        Seen { worked: None, is_final: false, told }
+    }
+}
+
+/// What an answer, or that there was none and why, says to a playbook that asked.
+pub fn seen(verify: &Verify, answer: &Result<Value, String>) -> Seen {
+    let body = match answer {
+        Ok(body) => body,
+        Err(reason) => return Seen::nothing(reason.clone()),
+    };
+    match verify.worked.evaluate(&Facts::new(&json!({"data": body}))) {
+        Ok(worked) => Seen { worked: Some(worked), is_final: false, told: short(body) },
+        Err(error) => Seen::nothing(format!("{error}; it answered {}", short(body))),
+    }
+}
+
+/// The same for what a native action proves by itself.
+pub fn seen_of_change(change: &Change, answer: &Result<Value, String>) -> Seen {
+    let body = match answer {
+        Ok(body) => body,
+        Err(reason) => return Seen::nothing(reason.clone()),
+    };
+    let told = |what: &str| format!("{what}; it shows {}", short(body));
+    match native::shows(change, body) {
+        Ok(Shows::Worked) => Seen { worked: Some(true), is_final: true, told: "it stands".into() },
+        Ok(Shows::NotYet) => {
+            Seen { worked: Some(false), is_final: false, told: told("it is not as we wanted it") }
+        }
+        Ok(Shows::Failed) => Seen { worked: Some(false), is_final: true, told: told("it has failed") },
+        Err(reason) => Seen::nothing(told(&reason)),
+    }
 }
 
 /// Bytes of what was seen that are told.
@@ -208,11 +276,13 @@ mod tests {
     fn e11_worked_failed_and_unknown_are_three() {
         let verify = verify("get('/api/v2/x').state == 'BACKUP' && get('/api/v2/x').load != 'HIGH'");
         let check = |seen: Result<Value, &str>, now_ms, expected: Option<Option<bool>>| {
-            let found = match judge(&verify, &seen.clone().map_err(str::to_string), 1_000, now_ms) {
-                Next::Look { after_ms: LOOK_EVERY_MS } => None,
-                Next::Report(Done::Verified { worked, .. }) => Some(worked),
-                other => panic!("{other:?}"),
-            };
+            let looking = Looking { acted_ms: 1_000, after_ms: 5_000, within_ms: 60_000 };
+            let found =
+                match looking.judge(super::seen(&verify, &seen.clone().map_err(str::to_string)), now_ms) {
+                    Next::Look { after_ms } if after_ms > 0 => None,
+                    Next::Report(Done::Verified { worked, .. }) => Some(worked),
+                    other => panic!("{other:?}"),
+                };
             assert_eq!(found, expected, "{seen:?} at {now_ms}");
         };
         let backup = json!({"state": "BACKUP", "load": "LOW"});
@@ -225,8 +295,73 @@ mod tests {
         check(Err("it answered 500"), 66_000, Some(None));
         // However late: what is seen counts.
         check(Ok(backup), 1_000_000, Some(Some(true)));
-        assert_eq!(due(&verify, 1_000, 2_000), Some(4_000));
-        assert_eq!(due(&verify, 1_000, 6_000), None);
+        let looking = Looking { acted_ms: 1_000, after_ms: 5_000, within_ms: 60_000 };
+        assert_eq!((looking.due(2_000), looking.due(6_000)), (Some(4_000), None));
+        let nothing = || Seen::nothing(String::new());
+        for (now_ms, after_ms) in
+            [(6_000, 1_000), (7_000, 1_000), (9_000, 3_000), (40_000, 8_000), (65_990, 10)]
+        {
+            assert_eq!(looking.judge(nothing(), now_ms), Next::Look { after_ms }, "at {now_ms}");
+        }
+        assert!(looking.waits_for_a_turn(66_000) && !looking.waits_for_a_turn(66_000 + TURN_WAIT_MAX_MS));
+    }
+
+    #[test]
+    fn e11_every_native_action_is_proven_by_another_look() {
+        let check = |name: &str, parameters: Value, shown: Value, expected: (Option<bool>, bool)| {
+            let kind = native::kind(name).unwrap();
+            let given = native::Given(parameters.as_object().unwrap());
+            given.check(kind).unwrap();
+            let change = (kind.change)(&given).unwrap();
+            let answer_noted = native::noted(&change, &native::Kept::default(), &json!({"id": "started/1"}));
+            let proof = native::proof(&change, &answer_noted).unwrap();
+            assert!(proof.after_ms >= 1_000 && proof.within_ms >= 30_000, "{name}: {proof:?}");
+            let seen = seen_of_change(&change, &Ok(shown.clone()));
+            assert_eq!((seen.worked, seen.is_final), expected, "{name} {shown}: {seen:?}");
+            proof.path
+        };
+        let (worked, not_yet, failed) = ((Some(true), true), (Some(false), false), (Some(false), true));
+        let untold = (None, false);
+        let group = json!({"group": "g"});
+        check("emergency_group.set", group.clone(), json!({"enabled": true, "version": 9}), worked);
+        check("emergency_group.set", group.clone(), json!({"enabled": false}), not_yet);
+        check("emergency_group.set", group, json!("nothing"), untold);
+        let row = json!({"table": "t", "key": "k", "values": {"route": "backup"}});
+        check("datatable_row.set", row.clone(), json!({"key": "k", "route": "backup"}), worked);
+        check("datatable_row.set", row, json!({"key": "k", "route": "primary"}), not_yet);
+        let route = json!({"site": "s", "route": "r", "trunk_bases": ["b", "a"]});
+        let bases =
+            |ids: [&str; 2]| json!({"externalTrunkBases": ids.map(|id| json!({"id": id, "name": "n"}))});
+        check("outbound_route.reorder", route.clone(), bases(["b", "a"]), worked);
+        check("outbound_route.reorder", route, bases(["a", "b"]), not_yet);
+        let campaign = json!({"campaign": "c"});
+        check("campaign.stop", campaign.clone(), json!({"campaignStatus": "stopping"}), worked);
+        check("campaign.stop", campaign, json!({"campaignStatus": "on"}), not_yet);
+        let slower = json!({"campaign": "c", "outbound_lines": 5});
+        check("campaign.throttle", slower.clone(), json!({"outboundLineCount": 5.0}), worked);
+        check("campaign.throttle", slower, json!({"outboundLineCount": 50}), not_yet);
+        let ivr = json!({"ivr": "i", "open_hours_flow": "f"});
+        check("ivr.route", ivr.clone(), json!({"openHoursFlow": {"id": "f", "name": "n"}}), worked);
+        check("ivr.route", ivr, json!({"openHoursFlow": {"id": "e"}}), not_yet);
+        let members = json!({"queue": "q", "members": ["a", "b"], "joined": false});
+        let shown = |b| json!({"entities": [{"id": "a", "joined": false}, {"id": "b", "joined": b}]});
+        check("queue.members", members.clone(), shown(false), worked);
+        check("queue.members", members.clone(), shown(true), not_yet);
+        check("queue.members", members, json!({"entities": []}), untold);
+        let queue = json!({"queue": "q", "set": {"autoAnswerOnly": true}});
+        check("queue.put", queue.clone(), json!({"autoAnswerOnly": true}), worked);
+        check("queue.put", queue, json!({}), not_yet);
+        let edge = json!({"edge": "e", "drain_s": 0});
+        check("edge.out_of_service", edge.clone(), json!({"statusCode": "INACTIVE"}), worked);
+        check("edge.out_of_service", edge.clone(), json!({"statusCode": "ACTIVE"}), not_yet);
+        check("edge.reboot", edge.clone(), json!({"onlineStatus": "ONLINE"}), worked);
+        check("edge.reboot", edge, json!({"onlineStatus": "OFFLINE"}), not_yet);
+        let flow = json!({"flow": "f"});
+        let path = check("flow.execute", flow.clone(), json!({"status": "COMPLETED"}), worked);
+        assert_eq!(path, "/api/v2/flows/executions/started%2F1");
+        check("flow.execute", flow.clone(), json!({"status": "RUNNING"}), not_yet);
+        check("flow.execute", flow.clone(), json!({"status": "ERROR"}), failed);
+        check("flow.execute", flow, json!({}), untold);
     }
 
     #[test]

@@ -331,7 +331,7 @@ fn what_is_wrong_is_said_with_its_place() {
     refuse_field(&polled(r#"{"url": "https://status.example.com", "every": "2h"}"#), "expected 1s to 1h");
     refuse_field(&polled(r#"{"url": "https://status.example.com", "evry": "1m"}"#), "did you mean `every`?");
     check(s, topic, &field(&polled(r#"{"url": "http://127.0.0.1:1/summary.json"}"#)), &[]);
-    check(s, topic, &field(r#""source": "statuspage""#), &[(Warning, 3, "Statuspage signs nothing")]);
+    refuse_field(r#""source": "statuspage""#, "Statuspage signs nothing, so its webhooks are not believed");
     check(s, topic, &field(r#""source": "alertmanager", "entityLabel": "trunk""#), &[]);
     refuse(s, "telephony.service.status", "telephony.{id}s.status", 3, "one whole part");
     refuse_field(r#""entities": ["a"]"#, "name the OAuth client that listens");
@@ -351,6 +351,20 @@ fn what_is_wrong_is_said_with_its_place() {
     check(s, "\"authType\"", filter, &[(Warning, 2, "keeps every healthy event away")]);
     let a = "actions/remediate.json";
     refuse(a, "\"WEBHOOK\"", "\"GENESYSS\"", 3, "there is no actionType");
+    let header = |text: &str| format!("\"headers\": {{ {text}, ");
+    for good in
+        ["env:SBC_TOKEN", "Bearer env:SBC_TOKEN", "Basic file:/run/secrets/sbc", "vault:carrier#token"]
+    {
+        check(a, "\"headers\": { ", &header(&format!("\"Authorization\": \"{good}\"")), &[]);
+    }
+    for name in ["Authorization", "X-Api-Key", "Cookie", "X-Auth-Token"] {
+        let literal = header(&format!("\"{name}\": \"Bearer abc\""));
+        check(a, "\"headers\": { ", &literal, &[(Warning, 6, "written in place")]);
+    }
+    let malformed = header("\"Authorization\": \"Bearer vault:carrier\"");
+    check(a, "\"headers\": { ", &malformed, &[(Error, 6, "it names no key")]);
+    // A value of the event is nobody's secret.
+    check(a, "\"headers\": { ", &header("\"X-Token\": \"{{event.id}}\""), &[]);
     let post = r#""method": "POST""#;
     check(a, post, &format!(r#"{post}, "allowOverride": true"#), &[(Error, 14, "nobody may")]);
     check(a, post, &format!(r#"{post}, "allowOverride": false"#), &[]);

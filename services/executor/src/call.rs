@@ -2,19 +2,22 @@
 //! keep the connection usable.
 
 use holdline_decide::execute::{Answer, Request};
-use holdline_decide::playbook::{ConnectTo, Set, Target};
+use holdline_decide::playbook::{ConnectTo, Credential, Set, Target};
 use holdline_platform::limits;
 use holdline_platform::rate::Pace;
 use holdline_platform::route::{Routes, body, is_unsent, reason};
+use holdline_stage::secret::Lookup;
+use reqwest::header::HeaderValue;
 use reqwest::{Method, Url};
+use secrecy::{ExposeSecret, SecretString};
 
 /// Bytes of an answer that are read; the rest is left, and the connection closed.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Makes calls.
-#[derive(Debug)]
 pub(crate) struct Caller {
     routes: Routes,
+    secrets: Lookup,
 }
 
 /// Where a request goes, and how fast it may.
@@ -46,8 +49,8 @@ impl Destination {
 }
 
 impl Caller {
-    pub(crate) fn new() -> anyhow::Result<Caller> {
-        Ok(Caller { routes: Routes::new()? })
+    pub(crate) fn new(secrets: Lookup) -> anyhow::Result<Caller> {
+        Ok(Caller { routes: Routes::new()?, secrets })
     }
 
     /// Asks for a URL; gives the status and the body.
@@ -64,8 +67,36 @@ impl Caller {
         Ok((answer.status().as_u16(), body(answer, bytes_max).await?))
     }
 
+    /// Looks up what a request's credentials refer to.
+    ///
+    /// # Errors
+    /// Which leads to no secret, and why.
+    pub(crate) async fn credentials(&self, request: &Request) -> Result<Vec<(String, HeaderValue)>, String> {
+        let mut found = vec![];
+        for Credential { header, scheme, secret } in &request.credentials {
+            let value = self.secrets.fetch(secret).await;
+            let value =
+                value.map_err(|why| format!("{secret} of the header {header} leads to no secret: {why}"))?;
+            let whole = SecretString::from(format!("{scheme}{}", value.expose_secret()));
+            let mut value = HeaderValue::from_str(whole.expose_secret())
+                .map_err(|_| format!("what {secret} leads to cannot stand in the header {header}"))?;
+            value.set_sensitive(true);
+            found.push((header.clone(), value));
+        }
+        Ok(found)
+    }
+
     /// Sends the request and waits for the answer.
-    pub(crate) async fn call(&self, destination: &Destination, request: &Request) -> Answer {
+    pub(crate) async fn call(
+        &self,
+        destination: &Destination,
+        request: &Request,
+        credentials: Result<Vec<(String, HeaderValue)>, String>,
+    ) -> Answer {
+        let credentials = match credentials {
+            Ok(credentials) => credentials,
+            Err(reason) => return Answer::Unsent { reason },
+        };
         let method = Method::from_bytes(request.method.name().as_bytes()).unwrap_or(Method::POST);
         let mut building =
             match self.routes.request(method, destination.url.clone(), destination.connect_to()) {
@@ -73,6 +104,9 @@ impl Caller {
                 Err(reason) => return Answer::Unsent { reason },
             };
         for (name, value) in &request.headers {
+            building = building.header(name, value);
+        }
+        for (name, value) in credentials {
             building = building.header(name, value);
         }
         if let Some(body) = &request.body {

@@ -3,19 +3,19 @@
 
 use std::time::Duration;
 
-use holdline_decide::native::{Change, InForce};
+use holdline_decide::native::{Change, InForce, Written};
 use holdline_proto::command::Command;
 use holdline_proto::topology::{Bucket, token};
-use holdline_proto::wire;
+use holdline_proto::wire::{self, Wire};
 use holdline_stage::bus::{Bus, Put, StoreError};
 
 /// An incident that is open for longer has its remedies undone by a person.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);
 
-/// What is kept of one change, and the revision that the next write must expect.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Entry {
-    pub known: Option<InForce>,
+/// What is kept of one change or object, and the revision that the next write must expect.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Entry<T> {
+    pub known: Option<T>,
     pub revision: u64,
     key: String,
     /// Why what is kept cannot be read.
@@ -27,13 +27,24 @@ pub(crate) fn remedy(command: &Command) -> String {
     format!("{}-{}", command.incident, command.undo.unwrap_or(command.step))
 }
 
-/// Looks up what is known of a change, from the leader: whoever lags would leave a remedy in force for ever. What only
-/// starts something is its incident's own.
+/// Looks up what is known of a change. What only starts something is its incident's own.
 ///
 /// # Errors
 /// When the broker does not answer.
-pub(crate) async fn of(bus: &Bus, change: &Change, command: &Command) -> Result<Entry, StoreError> {
-    let key = token(&["kept", &change.identity().unwrap_or_else(|| remedy(command))]);
+pub(crate) async fn of(bus: &Bus, change: &Change, command: &Command) -> Result<Entry<InForce>, StoreError> {
+    read(bus, token(&["kept", &change.identity().unwrap_or_else(|| remedy(command))])).await
+}
+
+/// Looks up what we have written to an object.
+///
+/// # Errors
+/// When the broker does not answer.
+pub(crate) async fn written(bus: &Bus, object: &str) -> Result<Entry<Written>, StoreError> {
+    read(bus, token(&["written", object])).await
+}
+
+/// From the leader: whoever lags would leave a remedy in force for ever.
+async fn read<T: Wire>(bus: &Bus, key: String) -> Result<Entry<T>, StoreError> {
     let place = bus.newest(Bucket::Intents, &key).await?;
     let (known, unreadable) = match place.value.map(|value| wire::decode(&value)).transpose() {
         Ok(known) => (known, None),
@@ -42,11 +53,15 @@ pub(crate) async fn of(bus: &Bus, change: &Change, command: &Command) -> Result<
     Ok(Entry { known, revision: place.revision, key, unreadable })
 }
 
-/// Keeps what is known of a change, if it says anything new.
+/// Keeps what is known, if it says anything new.
 ///
 /// # Errors
 /// [`StoreError::Fenced`] when somebody else has written since.
-pub(crate) async fn write(bus: &Bus, entry: &Entry, known: InForce) -> Result<Entry, StoreError> {
+pub(crate) async fn write<T: Wire + Clone + PartialEq>(
+    bus: &Bus,
+    entry: &Entry<T>,
+    known: T,
+) -> Result<Entry<T>, StoreError> {
     if entry.known.as_ref() == Some(&known) {
         return Ok(entry.clone());
     }

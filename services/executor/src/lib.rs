@@ -83,7 +83,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
         playbooks,
         replica: shell.common.replica.clone(),
         time: time.clone(),
-        caller: call::Caller::new()?,
+        caller: call::Caller::new(settings.secrets.clone())?,
         api: Api::new(settings.secrets.clone())?,
         locks: lock::Locks::default(),
         rates: Rates::new(Role::Executor, bus.clone(), time),
@@ -104,14 +104,11 @@ fn keep_credentials(playbooks: &Playbooks<Set>, secrets: Lookup, shell: &Shell) 
     shell.tasks.clone().spawn(async move {
         let mut changes = playbooks.changes();
         loop {
-            let platform = playbooks.current().and_then(|(_, set)| set.platform.clone());
-            let clients = platform.iter().flat_map(|platform| &platform.clients);
+            let set = playbooks.current().map(|(_, set)| set);
             let mut missing = vec![];
-            for (name, reference) in
-                clients.flat_map(|(name, client)| [(name, &client.id), (name, &client.secret)])
-            {
+            for (user, reference) in set.iter().flat_map(|set| set.credentials()) {
                 if let Err(why) = secrets.fetch(reference).await {
-                    missing.push(format!("{reference} of the client {name}: {why}"));
+                    missing.push(format!("{reference} of {user}: {why}"));
                 }
             }
             secrets.tell(&shell.health);

@@ -4,15 +4,17 @@
 use std::time::Duration;
 
 use holdline_decide::execute::{self, Answer as Answered, Next, UNCHANGED};
-use holdline_decide::native::{self, BEGUN_MAX, Call, Change, InForce, Kept, PAGE_SIZE, Plan};
+use holdline_decide::native::{self, BEGUN_MAX, Call, Change, InForce, Kept, Plan, Written};
 use holdline_decide::playbook::{Doing, Native, Platform, Set};
 use holdline_platform::rate::Pace;
 use holdline_platform::{Failed, Response};
 use holdline_proto::command::{Command, Intent};
 use holdline_proto::outcome::Done;
+use holdline_proto::topology::Role;
 use holdline_stage::bus::StoreError;
 use holdline_stage::crash::{self, Point};
 use holdline_stage::queue::{Answer, Work};
+use holdline_stage::telemetry::Metric;
 use serde_json::{Value, json};
 
 use crate::intent::Earlier;
@@ -21,7 +23,7 @@ use crate::lock::Lock;
 use crate::protocol::{Asking, Executor, fingerprint};
 
 /// Pages that are read of one list: a queue of 2,000 members.
-const PAGES_MAX: usize = 20;
+pub(crate) const PAGES_MAX: usize = 20;
 
 /// What passes by itself is looked at again after this.
 const PASSING_WAIT: Duration = Duration::from_secs(2);
@@ -121,13 +123,18 @@ impl Executor {
             }
         };
         let known = entry.known.clone().unwrap_or_default();
-        // What nobody has to put back any more is no pre-image, unless a call of our own may have led to it.
-        let live = entry.known.as_ref().filter(|known| known.is_live() || earlier.perhaps_done);
         let (plan, kept) = match command.undo {
-            Some(_) => (native::undo(&change, &known.kept, &shown), known.kept.clone()),
-            None => native::plan(&change, live.map(|known| &known.kept), &shown),
+            Some(_) => {
+                let written = self.written(&change).await?.unwrap_or_default();
+                (native::undo(&change, &known.kept, &written, &shown), known.kept.clone())
+            }
+            None => {
+                let before = known.known(&remedy, earlier.perhaps_done, self.time.now_ms());
+                native::plan(&change, before, &shown)
+            }
         };
-        if known.begun.len() >= BEGUN_MAX && !known.begun.contains(&remedy) {
+        let is_new = command.undo.is_none() && !known.begun.contains(&remedy);
+        if is_new && known.begun.len() >= BEGUN_MAX {
             let reason = format!(
                 "of {BEGUN_MAX} remedies that want the same it is not known whether they are through"
             );
@@ -135,21 +142,14 @@ impl Executor {
         }
         // Who is never undone would keep all others from being undone.
         let relies = set.rules(&command.key).is_some_and(|rules| rules.revert.undo);
+        let now_ms = self.time.now_ms();
         let carried = |known: InForce, kept: Kept| match (command.undo, relies) {
-            (Some(_), _) => known.undone(),
+            (Some(_), _) => known.undone(now_ms),
             (None, true) => known.carried(&remedy, kept),
             (None, false) => InForce { kept, ..known },
         };
-        let (call, entry) = match plan {
-            Plan::Send(call) => {
-                let begun = match (command.undo, relies) {
-                    (None, true) => known.clone().beginning(&remedy, kept.clone()),
-                    _ => InForce { kept: kept.clone(), ..known.clone() },
-                };
-                let entry = kept::write(&self.bus, &entry, begun).await?;
-                crash::point(Point::PreImageKept);
-                (call, entry)
-            }
+        let call = match plan {
+            Plan::Send(call) => call,
             Plan::Already => {
                 let ours = earlier.perhaps_done;
                 kept::write(&self.bus, &entry, carried(known, kept)).await?;
@@ -167,10 +167,19 @@ impl Executor {
                 return self.give_up(work, command, next, earlier, lock, &caller.pace.host).await;
             }
         };
+        // Who waits for a token leaves late.
+        self.holding(&mut lock, command, self.api.prepare(caller.platform, caller.client)).await;
         let turn = match self.turn(command, &caller.pace, &mut lock).await? {
             Ok(turn) => turn,
             Err(wait) => return Ok(self.throttled(command, wait, lock).await),
         };
+        // Not before there is a turn: others take what is begun for what may stand.
+        let begun = match (command.undo, relies) {
+            (None, true) => known.clone().beginning(&remedy, kept.clone()),
+            _ => InForce { kept: kept.clone(), ..known.clone() },
+        };
+        let entry = kept::write(&self.bus, &entry, begun.clone()).await?;
+        crash::point(Point::PreImageKept);
         let mut response = None;
         let body = call.body.as_ref().map(Value::to_string);
         let called = {
@@ -188,13 +197,41 @@ impl Executor {
             };
             self.call(command, asking, earlier, lock, turn).await?
         };
+        let perhaps_done = called.as_ref().map_or(earlier.perhaps_done, |called| called.1.perhaps_done);
+        if !perhaps_done && command.undo.is_none() {
+            kept::write(&self.bus, &entry, begun.not_begun(&remedy)).await?;
+        }
         let Some((next, intent, revision, lock)) = called else { return Ok(self.locked()) };
         if let (Next::Report(_), Some(said)) = (&next, response) {
             let noted = native::noted(&change, &kept, &said);
             kept::write(&self.bus, &entry, carried(known, noted)).await?;
             crash::point(Point::VersionNoted);
+            self.note_written(&change, &shown, &said).await?;
         }
         self.conclude(work, command, next, intent, revision, lock, &caller.pace.host).await
+    }
+
+    /// What we have written to the object of a change.
+    async fn written(&self, change: &Change) -> Result<Option<Written>, StoreError> {
+        let Some(object) = change.object() else { return Ok(None) };
+        let entry = kept::written(&self.bus, &object).await?;
+        if let Some(error) = entry.unreadable {
+            tracing::error!(
+                object,
+                "what we have written to it cannot be read, so only the last write counts: {error}"
+            );
+        }
+        Ok(entry.known)
+    }
+
+    /// Remembers a write of ours, so that no other change of ours in the same object takes it for somebody else's. Lost,
+    /// it costs a person a look.
+    async fn note_written(&self, change: &Change, shown: &Value, said: &Value) -> Result<(), StoreError> {
+        let stamps = native::stamp(change, shown).zip(native::stamp(change, said));
+        let (Some((before, after)), Some(object)) = (stamps, change.object()) else { return Ok(()) };
+        let mut entry = kept::written(&self.bus, &object).await?;
+        let written = entry.known.take().unwrap_or_default().with(before, after);
+        kept::write(&self.bus, &entry, written).await.map(drop)
     }
 
     /// An incident is over: it needs none of what it has changed any more, whatever comes of undoing it.
@@ -245,10 +282,7 @@ impl Executor {
                 Looked::Shown(page) => page,
                 other => return Ok(other),
             };
-            let found = page.get("entities").and_then(Value::as_array).cloned().unwrap_or_default();
-            let last = found.len() < PAGE_SIZE;
-            entities.extend(found);
-            if last {
+            if !native::add_page(&mut entities, &page) {
                 break;
             }
         }
@@ -285,7 +319,7 @@ impl Executor {
     }
 
     async fn ask(&self, caller: &Caller<'_>, call: &Call) -> (Answered, Option<Value>) {
-        match self.api.send(caller.platform, caller.client, call).await {
+        match self.api.send_now(caller.platform, caller.client, call).await {
             Ok(response) => {
                 if response.status >= 400 {
                     let (status, said) = (response.status, response.message());
@@ -301,6 +335,10 @@ impl Executor {
                 (answer, Some(response.body))
             }
             Err(Failed::Unsent { reason, .. }) => (Answered::Unsent { reason }, None),
+            Err(Failed::Throttled { reason, retry_after_ms }) => {
+                Metric::Throttled.add(1, Role::Executor.name(), Some(("what", "token".into())));
+                (Answered::Throttled { reason, retry_after_ms }, None)
+            }
             Err(Failed::Lost { reason }) => (Answered::Lost { reason }, None),
         }
     }

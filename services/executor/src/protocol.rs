@@ -232,6 +232,8 @@ impl Executor {
             Ok(prepared) => prepared,
             Err(reason) => return self.cannot(work, command, reason, Some(lock)).await,
         };
+        // A Vault may take its time.
+        let credentials = self.holding(&mut lock, command, self.caller.credentials(&request)).await;
         let turn = match self.turn(command, &destination.pace, &mut lock).await? {
             Ok(turn) => turn,
             Err(wait) => return Ok(self.throttled(command, wait, lock).await),
@@ -241,7 +243,7 @@ impl Executor {
             pace: &destination.pace,
             may_be_repeated: webhook.idempotent,
             request: fingerprint(request.method, &request.url, request.body.as_deref()),
-            calling: self.caller.call(&destination, &request),
+            calling: self.caller.call(&destination, &request, credentials),
         };
         let called = self.call(command, asking, earlier, lock, turn).await?;
         let Some((next, intent, revision, lock)) = called else { return Ok(self.locked()) };
@@ -477,26 +479,27 @@ impl Executor {
         lock.release(&self.bus).await;
         let carried = told?;
         crash::point(Point::BeforeAck);
-        if !carried {
-            return Ok(Answer::Done);
-        }
+        let Some(status) = carried else { return Ok(Answer::Done) };
         // What it led to is looked at by and by.
         let set = self.set_to_look_by(command).await?;
-        let verify = set.as_ref().and_then(|set| verify::of(set, command));
-        Ok(verify.map_or(Answer::Done, |(verify, _)| verify::later(verify.after_ms)))
+        let look = set.as_ref().and_then(|set| verify::first_look(set, command, status));
+        Ok(look.unwrap_or(Answer::Done))
     }
 
-    /// Says whether the command was carried out.
+    /// Gives what was answered, if the command was carried out.
     async fn tell(
         &self,
         command: &Command,
         result: Done,
         attempts: u32,
         shares: Option<Shares>,
-    ) -> Result<bool, StoreError> {
-        let carried = matches!(result, Done::Carried { .. });
+    ) -> Result<Option<u16>, StoreError> {
+        let carried = match result {
+            Done::Carried { status } => Some(status),
+            _ => None,
+        };
         let since = self.time.now_ms().saturating_sub(command.decided_ms).max(0);
-        let took_ms = if carried { since } else { 0 };
+        let took_ms = if carried.is_some() { since } else { 0 };
         let outcome = Outcome { took_ms, shares, ..Outcome::of(command, result, attempts) };
         self.publish(command, &command.issue_key(), &outcome).await?;
         Ok(carried)

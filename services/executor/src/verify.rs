@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::message::StreamMessage;
-use holdline_decide::native::Call;
-use holdline_decide::playbook::Set;
+use holdline_decide::execute::{self, UNCHANGED};
+use holdline_decide::native::{self, Call, Change, Kept, Proof};
+use holdline_decide::playbook::{Doing, Native, Set};
 use holdline_decide::rate::Purpose;
-use holdline_decide::verify::{self, Look, Next, Verify};
+use holdline_decide::verify::{self, Look, Looking, Next, Verify};
 use holdline_platform::rate::Pace;
 use holdline_proto::command::{Command, Direction};
 use holdline_proto::outcome::{Done, Outcome};
@@ -16,23 +17,52 @@ use holdline_proto::wire;
 use holdline_stage::bus::StoreError;
 use holdline_stage::playbooks::SetError;
 use holdline_stage::queue::Answer;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::call::Destination;
+use crate::kept;
+use crate::native::PAGES_MAX;
 use crate::protocol::Executor;
 
 /// Bytes of an answer that are read.
 const BODY_BYTES_MAX: usize = 256 * 1024;
 
-/// What is looked at after this command, if it is the last of its remedies. Where events tell, nothing is: the debouncer
-/// hears them.
-pub(crate) fn of<'a>(set: &'a Set, command: &Command) -> Option<(&'a Verify, &'a Look)> {
+/// What a remedy that was carried out is looked at for.
+pub(crate) enum Probe<'a> {
+    /// What its playbook says, of the last of its remedies.
+    Asked(&'a Verify, &'a Look),
+    /// What it is to have changed.
+    Change(&'a Native, Change),
+}
+
+/// What is looked at after this command. Where events tell, the debouncer hears them.
+fn of<'a>(set: &'a Set, command: &Command) -> Option<Probe<'a>> {
     let playbook = set.playbooks.get(&command.key.playbook)?;
     let rules = playbook.rules(command.key.lane)?;
+    if command.direction != Direction::Remediate {
+        return None;
+    }
     let is_last = usize::try_from(command.step).is_ok_and(|step| step + 1 == rules.act.len());
-    let verify = playbook.verify.get(&command.key.lane)?;
-    let look = verify.look.as_ref()?;
-    (command.direction == Direction::Remediate && is_last).then_some((verify, look))
+    if let Some(verify) = playbook.verify.get(&command.key.lane).filter(|_| is_last) {
+        return Some(Probe::Asked(verify, verify.look.as_ref()?));
+    }
+    match &set.actions.get(&command.action)?.what {
+        Doing::Native(native) => Some(Probe::Change(native, execute::change(native, command).ok()?)),
+        Doing::Webhook(_) => None,
+    }
+}
+
+/// Why there is no answer.
+enum Unseen {
+    /// It was not asked: there is no turn in the rate window for this long.
+    NoTurn(Duration),
+    Because(String),
+}
+
+impl From<String> for Unseen {
+    fn from(reason: String) -> Unseen {
+        Unseen::Because(reason)
+    }
 }
 
 impl Executor {
@@ -58,23 +88,58 @@ impl Executor {
         command: &Command,
         outcome: &StreamMessage,
     ) -> Result<Answer, StoreError> {
-        let carried = wire::decode::<Outcome>(&outcome.payload)
-            .is_ok_and(|outcome| matches!(outcome.result, Done::Carried { .. }));
-        if !carried {
+        let Ok(Outcome { result: Done::Carried { status: carried }, .. }) = wire::decode(&outcome.payload)
+        else {
+            return Ok(Answer::Done);
+        };
+        let Some(set) = self.set_to_look_by(command).await? else { return Ok(Answer::Done) };
+        let Some(probe) = of(&set, command) else { return Ok(Answer::Done) };
+        // Nothing was called: it had just been looked at, and was so already.
+        if matches!((&probe, carried), (Probe::Change(..), UNCHANGED)) {
             return Ok(Answer::Done);
         }
-        let Some(set) = self.set_to_look_by(command).await? else { return Ok(Answer::Done) };
-        let Some((verify, look)) = of(&set, command) else { return Ok(Answer::Done) };
         let key = format!("{}-verified", command.issue_key());
         if self.outcome_under(command, &key).await?.is_some() {
             return Ok(Answer::Done);
         }
         let acted_ms = i64::try_from(outcome.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
-        if let Some(wait_ms) = verify::due(verify, acted_ms, self.time.now_ms()) {
+        let proof = match &probe {
+            Probe::Asked(..) => None,
+            Probe::Change(_, change) => {
+                let kept = kept::of(&self.bus, change, command).await?.known.unwrap_or_default().kept;
+                native::proof(change, &kept)
+            }
+        };
+        let looking = match (&probe, &proof) {
+            (Probe::Asked(verify, _), _) => {
+                Looking { acted_ms, after_ms: verify.after_ms, within_ms: verify.within_ms }
+            }
+            (_, Some(proof)) => Looking { acted_ms, after_ms: proof.after_ms, within_ms: proof.within_ms },
+            (_, None) => Looking { acted_ms, after_ms: 0, within_ms: 0 },
+        };
+        if let Some(wait_ms) = looking.due(self.time.now_ms()) {
             return Ok(later(wait_ms));
         }
-        let seen = self.see(&set, command, look).await;
-        match verify::judge(verify, &seen, acted_ms, self.time.now_ms()) {
+        let answer = match (&probe, &proof) {
+            (Probe::Asked(_, look), _) => self.see(&set, command, look).await,
+            (Probe::Change(native, _), Some(proof)) => self.see_proof(&set, native, proof).await,
+            (Probe::Change(..), None) => Err(Unseen::Because("what was started has no known id".into())),
+        };
+        let answer = match answer {
+            Err(Unseen::NoTurn(wait)) if looking.waits_for_a_turn(self.time.now_ms()) => {
+                return Ok(Answer::Later(wait));
+            }
+            Err(Unseen::NoTurn(wait)) => {
+                Err(format!("there is no turn in the rate window for another look for {wait:?}"))
+            }
+            Err(Unseen::Because(reason)) => Err(reason),
+            Ok(body) => Ok(body),
+        };
+        let seen = match &probe {
+            Probe::Asked(verify, _) => verify::seen(verify, &answer),
+            Probe::Change(_, change) => verify::seen_of_change(change, &answer),
+        };
+        match looking.judge(seen, self.time.now_ms()) {
             Next::Look { after_ms } => Ok(later(after_ms)),
             Next::Report(done) => {
                 self.publish(command, &key, &Outcome::of(command, done, 0)).await?;
@@ -84,28 +149,17 @@ impl Executor {
     }
 
     /// Waits for a look's turn, which leaves alone what is kept for remedies.
-    async fn may_look(&self, pace: &Pace) -> Result<(), String> {
-        self.rates.leave(pace, Purpose::Other).await.map_err(|error| error.to_string())
+    async fn may_look(&self, pace: &Pace) -> Result<(), Unseen> {
+        self.rates.leave(pace, Purpose::Other).await.map_err(|no_turn| Unseen::NoTurn(no_turn.wait()))
     }
 
     /// What is there now, or why that cannot be told.
-    async fn see(&self, set: &Set, command: &Command, look: &Look) -> Result<Value, String> {
+    async fn see(&self, set: &Set, command: &Command, look: &Look) -> Result<Value, Unseen> {
         match look {
             Look::Platform { path, client } => {
                 let filled = path.render(&command.values).map_err(|error| error.to_string())?;
-                let platform = set.platform.as_ref().ok_or("there is no platform")?;
-                let (client, _) = platform.client(client.as_deref()).ok_or("there is no such client")?;
-                let pace = Pace::of(platform, client);
-                self.api.prepare(platform, client).await;
-                self.may_look(&pace).await?;
                 let call = Call::get(Look::api_path(&filled).to_string());
-                let answer =
-                    self.api.send(platform, client, &call).await.map_err(|error| error.to_string())?;
-                self.rates.learn(&pace, &answer.limits).await;
-                match answer.status {
-                    200..300 => Ok(answer.body),
-                    status => Err(format!("the platform answered {status}")),
-                }
+                self.see_platform(set, client.as_deref(), &call).await
             }
             Look::Http(url) => {
                 let filled = url.render(&command.values).map_err(|error| error.to_string())?;
@@ -114,15 +168,58 @@ impl Executor {
                 let (status, body) = self.caller.look(&destination, BODY_BYTES_MAX).await?;
                 match status {
                     200..300 => {
-                        serde_json::from_slice(&body).map_err(|error| format!("it answered no JSON: {error}"))
+                        let body = serde_json::from_slice(&body);
+                        body.map_err(|error| format!("it answered no JSON: {error}").into())
                     }
-                    status => Err(format!("it answered {status}")),
+                    status => Err(format!("it answered {status}").into()),
                 }
             }
         }
     }
+
+    /// The same of what a native action is to have changed.
+    async fn see_proof(&self, set: &Set, native: &Native, proof: &Proof) -> Result<Value, Unseen> {
+        let client = native.client.as_deref();
+        if !proof.paged {
+            return self.see_platform(set, client, &Call::get(proof.path.clone())).await;
+        }
+        let mut entities = vec![];
+        for number in 1..=PAGES_MAX {
+            let page = self.see_platform(set, client, &Call::page(&proof.path, number)).await?;
+            if !native::add_page(&mut entities, &page) {
+                break;
+            }
+        }
+        Ok(json!({"entities": entities}))
+    }
+
+    async fn see_platform(&self, set: &Set, client: Option<&str>, call: &Call) -> Result<Value, Unseen> {
+        let platform = set.platform.as_ref().ok_or_else(|| "there is no platform".to_string())?;
+        let (client, _) = platform.client(client).ok_or_else(|| "there is no such client".to_string())?;
+        let pace = Pace::of(platform, client);
+        self.api.prepare(platform, client).await;
+        self.may_look(&pace).await?;
+        let answer = self.api.send_now(platform, client, call).await.map_err(|error| error.to_string())?;
+        self.rates.learn(&pace, &answer.limits).await;
+        match answer.status {
+            200..300 => Ok(answer.body),
+            status => Err(format!("the platform answered {status}: {}", answer.message()).into()),
+        }
+    }
 }
 
-pub(crate) fn later(wait_ms: i64) -> Answer {
+/// After which wait a command that was carried out comes again to be looked at.
+pub(crate) fn first_look(set: &Set, command: &Command, status: u16) -> Option<Answer> {
+    match of(set, command)? {
+        Probe::Asked(verify, _) => Some(later(verify.after_ms)),
+        Probe::Change(..) if status == UNCHANGED => None,
+        Probe::Change(_, change) => {
+            // What was started is known by its id from then on; until then a moment will do.
+            Some(later(native::proof(&change, &Kept::default()).map_or(0, |proof| proof.after_ms)))
+        }
+    }
+}
+
+fn later(wait_ms: i64) -> Answer {
     Answer::Later(Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0)))
 }

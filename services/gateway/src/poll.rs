@@ -151,14 +151,17 @@ impl Page {
     async fn fetch(&self) -> anyhow::Result<(Value, i64)> {
         let url = Url::parse(&self.poll.url)?;
         let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(443));
-        let pace = Pace::to(host, port, self.set.target(host, port));
+        let target = self.set.target(host, port);
+        let pace = Pace::to(host, port, target);
+        let connect_to = target.and_then(|target| target.connect_to.as_ref());
         loop {
             while let Err(no_turn) = self.rates.leave(&pace, Purpose::Other).await {
                 tracing::debug!("{url}: {no_turn}");
                 clock::sleep(no_turn.wait()).await;
             }
             let at_ms = clock::wall_ms();
-            let asking = self.routes.request(Method::GET, url.clone(), None).map_err(anyhow::Error::msg)?;
+            let asking =
+                self.routes.request(Method::GET, url.clone(), connect_to).map_err(anyhow::Error::msg)?;
             let response = asking.header("Accept", "application/json").send().await?;
             let status = response.status();
             let (_, limits) = limits(status.as_u16(), response.headers());

@@ -11,7 +11,7 @@ use secrecy::ExposeSecret;
 use serde_json::Value;
 
 use crate::limits::limits;
-use crate::oauth::{TokenError, Tokens};
+use crate::oauth::{Token, TokenError, Tokens};
 use crate::route::{Routes, body, is_unsent, reason};
 
 /// Bytes of an answer that are read.
@@ -43,6 +43,9 @@ pub enum Failed {
     /// Nothing was sent.
     #[error("{reason}")]
     Unsent { reason: String, retry_after_ms: Option<u64> },
+    /// Nothing was sent: tokens were asked for too often, and nothing is wrong with anything.
+    #[error("{reason}")]
+    Throttled { reason: String, retry_after_ms: u64 },
     /// It was sent, and what became of it is not known.
     #[error("{reason}")]
     Lost { reason: String },
@@ -93,17 +96,38 @@ impl Api {
     /// # Errors
     /// When there is no answer.
     pub async fn send(&self, platform: &Platform, client: &str, call: &Call) -> Result<Response, Failed> {
-        let mut replaced = false;
-        loop {
-            let token = self.tokens.of(&self.routes, platform, client).await.map_err(unsent)?;
-            let response = self.once(platform, call, token.value.expose_secret()).await?;
-            if response.status != 401 || replaced {
-                return Ok(response);
-            }
-            tracing::info!(client, "the platform no longer takes the token; it is replaced");
-            self.tokens.refused(platform, client, &token).await;
-            replaced = true;
+        let token = self.tokens.of(&self.routes, platform, client).await.map_err(unsent)?;
+        let response = self.with(platform, client, call, &token).await?;
+        if response.status != 401 {
+            return Ok(response);
         }
+        let token = self.tokens.of(&self.routes, platform, client).await.map_err(unsent)?;
+        self.with(platform, client, call, &token).await
+    }
+
+    /// The same at once or not at all, for a call that has its turn: with the token that [`Api::prepare`] has got. One
+    /// that the platform no longer takes is answered 401, and replaced for the next call.
+    ///
+    /// # Errors
+    /// When there is no answer, or no token at hand.
+    pub async fn send_now(&self, platform: &Platform, client: &str, call: &Call) -> Result<Response, Failed> {
+        let token = self.tokens.at_hand(platform, client).map_err(unsent)?;
+        self.with(platform, client, call, &token).await
+    }
+
+    async fn with(
+        &self,
+        platform: &Platform,
+        client: &str,
+        call: &Call,
+        token: &Token,
+    ) -> Result<Response, Failed> {
+        let response = self.once(platform, call, token.value.expose_secret()).await?;
+        if response.status == 401 {
+            tracing::info!(client, "the platform no longer takes the token; it is replaced");
+            self.tokens.refused(platform, client, token);
+        }
+        Ok(response)
     }
 
     async fn once(&self, platform: &Platform, call: &Call, token: &str) -> Result<Response, Failed> {
@@ -128,15 +152,21 @@ impl Api {
         let (retry_after_ms, limits) = limits(status, answer.headers());
         let correlation =
             answer.headers().get("inin-correlation-id").and_then(|id| Some(id.to_str().ok()?.to_string()));
-        let bytes = body(answer, ANSWER_BYTES_MAX).await;
-        let bytes = bytes.map_err(|reason| Failed::Lost { reason: format!("{}: {reason}", call.path) })?;
-        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        let body = match body(answer, ANSWER_BYTES_MAX).await {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+            // What the status says stands; only what a write has led to is in the body alone.
+            Err(_) if !(200..300).contains(&status) => Value::Null,
+            Err(reason) => return Err(Failed::Lost { reason: format!("{}: {reason}", call.path) }),
+        };
         Ok(Response { status, retry_after_ms, limits, body, correlation })
     }
 }
 
 fn unsent(error: TokenError) -> Failed {
-    let retry_after =
-        error.retry_after.map(|wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
-    Failed::Unsent { reason: error.reason, retry_after_ms: retry_after }
+    let in_ms = |wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    let retry_after_ms = error.retry_after.map(in_ms);
+    match (error.throttled, retry_after_ms) {
+        (true, Some(retry_after_ms)) => Failed::Throttled { reason: error.reason, retry_after_ms },
+        _ => Failed::Unsent { reason: error.reason, retry_after_ms },
+    }
 }

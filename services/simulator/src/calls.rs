@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use serde::Serialize;
+use serde_json::Value;
 
 /// Calls that are remembered; the oldest go first.
 const CALLS_MAX: usize = 10_000;
@@ -21,6 +22,8 @@ pub struct Call {
     pub client: Option<String>,
     /// Microseconds on the monotonic clock since the simulator's start.
     pub arrived_us: u64,
+    /// What it carried, if it was JSON and came as far as an endpoint of the platform.
+    pub body: Option<Value>,
     /// What it was answered; none: not yet, or the connection was cut first.
     pub status: Option<u16>,
 }
@@ -62,10 +65,20 @@ impl Calls {
     }
 
     pub(crate) fn answered(&mut self, number: u64, status: u16) {
-        let place = number.checked_sub(self.gone).and_then(|place| usize::try_from(place).ok());
-        if let Some(call) = place.and_then(|place| self.log.get_mut(place)) {
+        if let Some(call) = self.numbered(number) {
             call.status = Some(status);
         }
+    }
+
+    pub(crate) fn carried(&mut self, number: u64, body: &Value) {
+        if let Some(call) = self.numbered(number) {
+            call.body = Some(body.clone());
+        }
+    }
+
+    fn numbered(&mut self, number: u64) -> Option<&mut Call> {
+        let place = number.checked_sub(self.gone).and_then(|place| usize::try_from(place).ok())?;
+        self.log.get_mut(place)
     }
 
     pub(crate) fn log(&self) -> Vec<Call> {
@@ -92,8 +105,14 @@ mod tests {
     fn of(arrivals_us: &[u64], path: &str) -> Calls {
         let mut calls = Calls::default();
         for at in arrivals_us {
-            let call =
-                Call { method: "GET".into(), path: path.into(), client: None, arrived_us: *at, status: None };
+            let call = Call {
+                method: "GET".into(),
+                path: path.into(),
+                client: None,
+                arrived_us: *at,
+                body: None,
+                status: None,
+            };
             calls.arrived(call);
         }
         calls

@@ -20,6 +20,8 @@ pub enum Outcome {
     Hang,
     /// Carried out; the connection is cut in the middle of the answer's body.
     CloseMidBody,
+    /// Answered as if it had been carried out, and nothing has changed.
+    Feign,
     /// Carried out after this time.
     Delay { delay_ms: u64 },
 }

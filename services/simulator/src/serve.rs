@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Body;
 use axum::extract::{Extension, Request};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, get, on, post};
@@ -127,6 +127,10 @@ fn router(shared: Arc<Shared>) -> Router {
 #[derive(Clone)]
 struct Caller {
     client: Client,
+    /// Of the call.
+    number: u64,
+    /// The call is answered as if it had been carried out, and changes nothing.
+    feigned: bool,
     /// The answer's `ININ-Correlation-Id`.
     context: String,
 }
@@ -149,8 +153,14 @@ fn admit(state: &mut State, request: &Request, now: Now) -> Admitted {
         Some(client) => Some(client.id.clone()),
         None => authorization.and_then(oauth::basic).map(|(id, _)| id),
     };
-    let call =
-        Call { method: method.into(), path: path.into(), client: named, arrived_us: now.us, status: None };
+    let call = Call {
+        method: method.into(),
+        path: path.into(),
+        client: named,
+        arrived_us: now.us,
+        body: None,
+        status: None,
+    };
     let number = state.calls.arrived(call);
     let quota = client.as_ref().filter(|_| needs_token).zip(state.options.calls_per_window);
     let quota =
@@ -172,13 +182,14 @@ async fn serve(
     let Admitted { number, context, fault, quota, caller } =
         shared.with(|state, now| admit(state, &request, now));
     let is_token = request.uri().path().starts_with("/oauth/");
+    let feigned = fault.as_ref().is_some_and(|fault| fault.outcome == Outcome::Feign);
     let carried_out = {
         let context = context.clone();
         async move {
             match caller {
                 Ok(client) => {
                     let mut request = request;
-                    request.extensions_mut().insert(Caller { client, context });
+                    request.extensions_mut().insert(Caller { client, number, feigned, context });
                     next.run(request).await
                 }
                 Err(refusal) => refused(&refusal, &context),
@@ -186,7 +197,7 @@ async fn serve(
         }
     };
     let mut response = match fault {
-        None => carried_out.await,
+        None | Some(Fault { outcome: Outcome::Feign, .. }) => carried_out.await,
         Some(Fault { outcome: Outcome::Delay { delay_ms }, .. }) => {
             clock::sleep(std::time::Duration::from_millis(delay_ms)).await;
             carried_out.await
@@ -283,8 +294,17 @@ async fn carry_out(
         _ if !caller.client.may(route.any_of) => Err(Refusal::forbidden(route.any_of)),
         Err(error) => Err(Refusal::bad_request(format!("the body is no JSON: {error}"))),
         Ok(body) => shared.with(|state, now| {
+            if route.method != Method::GET {
+                state.calls.carried(caller.number, &body);
+            }
             let query = query.unwrap_or_default();
-            (route.carry_out)(state, &Asked { parameters, query, body, client: caller.client.clone(), now })
+            let asked = Asked { parameters, query, body, client: caller.client.clone(), now };
+            let before = caller.feigned.then(|| state.world.clone());
+            let answer = (route.carry_out)(state, &asked);
+            if let Some(before) = before {
+                state.world = before;
+            }
+            answer
         }),
     };
     match answer {

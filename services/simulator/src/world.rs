@@ -127,6 +127,7 @@ pub(crate) enum Author<'a> {
 }
 
 /// A change that happens later: fields of an object.
+#[derive(Clone)]
 struct Pending {
     due_us: u64,
     kind: Kind,
@@ -134,6 +135,7 @@ struct Pending {
     fields: Value,
 }
 
+#[derive(Clone)]
 pub(crate) struct World {
     objects: BTreeMap<(Kind, String), Value>,
     pending: Vec<Pending>,

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use holdline_proto::pause::CONNECTS_MS_MAX;
 use reqwest::{Client, ClientBuilder, Response};
 
 /// For the whole call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// For the connection alone; until it stands nothing was sent.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// For the connection alone, name and TLS included; until it stands nothing was sent. A pause counts on it.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(CONNECTS_MS_MAX);
 
 /// A connection that was not used for this long is closed.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(30);

@@ -476,7 +476,8 @@ impl Machine<'_> {
     /// A remedy that did not work, or of which that is not known, is a person's business; what was done stays.
     pub(super) fn verified(&mut self, outcome: &Outcome, worked: Option<bool>, seen: &str) {
         let id = &outcome.incident;
-        if self.incident_mut(id).is_none() {
+        // Once the trouble is over, what a look finds may be our own undoing.
+        if self.track.open.as_ref().is_none_or(|open| open.id != *id) {
             return;
         }
         self.decide_for(id, What::Reported(Box::new(outcome.clone())));

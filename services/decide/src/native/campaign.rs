@@ -1,5 +1,6 @@
 //! `campaign.stop` and `campaign.throttle`: outbound dialling, off or slower.
 
+use super::proof::SETTLES_WITHIN_MS;
 use super::{Change, Fields, Given, Holds, Kind, Object, Stamp, Switch, needed, optional};
 use crate::playbook::Method;
 
@@ -23,6 +24,7 @@ fn stop(given: &Given<'_>) -> Result<Change, String> {
         back_from: &["off"],
         there: (format!("{path}/stop"), None),
         back: (format!("{path}/start"), None),
+        settles_within_ms: SETTLES_WITHIN_MS,
         path,
     }))
 }
@@ -38,7 +40,7 @@ pub(super) static THROTTLE: Kind = Kind {
     name: "campaign.throttle",
     parameters: &[
         needed("campaign", Holds::Id),
-        optional("outbound_lines", Holds::Number),
+        optional("outbound_lines", Holds::Count),
         optional("abandon_rate", Holds::Number),
         optional("calls_per_agent", Holds::Number),
     ],

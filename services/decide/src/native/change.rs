@@ -7,6 +7,8 @@ use holdline_proto::wire::Wire;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::proof::Course;
+use super::written::Written;
 use crate::playbook::Method;
 
 /// Fields of an object, by name.
@@ -42,6 +44,8 @@ pub enum Stamp {
     /// `version`, which a PUT must repeat and which grows with each.
     Version,
     DateModified,
+    /// `id`, of what was started.
+    Id,
     /// Nothing: the fields themselves are compared.
     None,
 }
@@ -51,6 +55,7 @@ impl Stamp {
         let field = match self {
             Stamp::Version => "version",
             Stamp::DateModified => "dateModified",
+            Stamp::Id => "id",
             Stamp::None => return None,
         };
         object.get(field).filter(|stamp| !stamp.is_null()).cloned()
@@ -72,6 +77,8 @@ pub struct Switch {
     /// The call that switches, and the one that switches back.
     pub there: (String, Option<Value>),
     pub back: (String, Option<Value>),
+    /// It shows that it is switched this long after the call at the latest. Milliseconds.
+    pub settles_within_ms: i64,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -85,6 +92,8 @@ pub struct Members {
 pub struct Launch {
     pub path: String,
     pub body: Value,
+    /// How it tells what has become of it.
+    pub course: Course,
 }
 
 impl Wire for InForce {
@@ -134,6 +143,13 @@ pub struct Call {
 /// Entries of one page of the platform's lists. A page with fewer is the last.
 pub const PAGE_SIZE: usize = 100;
 
+/// Adds what a page of a list holds; says whether another may follow.
+pub fn add_page(entities: &mut Vec<Value>, page: &Value) -> bool {
+    let found = page.get("entities").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    entities.extend_from_slice(found);
+    found.len() >= PAGE_SIZE
+}
+
 impl Call {
     /// Looks at something.
     pub fn get(path: String) -> Call {
@@ -159,6 +175,22 @@ pub struct InForce {
     /// Nobody relies on it any more, and it is not known to be undone yet.
     #[serde(default)]
     pub owed: bool,
+    /// When it was undone last, if nobody has wanted it since. Unix milliseconds.
+    #[serde(default)]
+    pub undone_ms: Option<i64>,
+}
+
+/// What takes effect by and by may look as it was for this long after an undo. Milliseconds.
+const UNDO_SHOWS_WITHIN_MS: i64 = 60_000;
+
+/// What is known of a change before it is made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Known<'a> {
+    Nothing,
+    /// It may stand already, by a call of ours before which this was there.
+    MayStand(&'a Kept),
+    /// It was undone a moment ago, which may not show yet: this is what was put back.
+    Undone(&'a Kept),
 }
 
 /// Remedies of one change that may be begun and not known to be through. Beyond: the next is refused, and people are told.
@@ -168,6 +200,17 @@ impl InForce {
     /// Whether what was there before is still to be put back by somebody.
     pub fn is_live(&self) -> bool {
         self.owed || !self.relying.is_empty()
+    }
+
+    /// What a remedy goes by. `perhaps_done`: a call of its own may have led to the change.
+    pub fn known(&self, remedy: &str, perhaps_done: bool, now_ms: i64) -> Known<'_> {
+        let by_others = self.begun.iter().any(|other| other != remedy);
+        let is_young = |undone_ms: i64| now_ms < undone_ms.saturating_add(UNDO_SHOWS_WITHIN_MS);
+        match self.undone_ms {
+            _ if perhaps_done || by_others || self.is_live() => Known::MayStand(&self.kept),
+            Some(undone_ms) if is_young(undone_ms) => Known::Undone(&self.kept),
+            Some(_) | None => Known::Nothing,
+        }
     }
 
     /// The trouble of a remedy is over, whatever comes of undoing it: what it needed is owed, unless others need it.
@@ -183,7 +226,14 @@ impl InForce {
     #[must_use]
     pub fn beginning(mut self, remedy: &str, kept: Kept) -> InForce {
         self.begun.insert(remedy.into());
-        InForce { kept, ..self }
+        InForce { kept, undone_ms: None, ..self }
+    }
+
+    /// It is certain that no call of this remedy has led to it.
+    #[must_use]
+    pub fn not_begun(mut self, remedy: &str) -> InForce {
+        self.begun.remove(remedy);
+        self
     }
 
     /// It has been brought about by a remedy, or stood already.
@@ -191,13 +241,13 @@ impl InForce {
     pub fn carried(mut self, remedy: &str, kept: Kept) -> InForce {
         self.begun.remove(remedy);
         self.relying.insert(remedy.into());
-        InForce { kept, owed: false, ..self }
+        InForce { kept, owed: false, undone_ms: None, ..self }
     }
 
     /// It is undone: nobody has anything to put back.
     #[must_use]
-    pub fn undone(self) -> InForce {
-        InForce { begun: BTreeSet::new(), owed: false, ..self }
+    pub fn undone(self, now_ms: i64) -> InForce {
+        InForce { begun: BTreeSet::new(), owed: false, undone_ms: Some(now_ms), ..self }
     }
 }
 
@@ -231,16 +281,22 @@ pub enum Plan {
     Wait,
 }
 
-/// What it takes to bring a change about, and the pre-image to keep. `known` is what is kept already: while the change
-/// stands its pre-image stays, because what is there now may be our own work.
-pub fn plan(change: &Change, known: Option<&Kept>, shown: &Value) -> (Plan, Kept) {
+/// What it takes to bring a change about, and the pre-image to keep: while the change may stand its pre-image stays,
+/// because what is there now may be our own work.
+pub fn plan(change: &Change, known: Known<'_>, shown: &Value) -> (Plan, Kept) {
     let (now, wrote) = match fields(change, shown) {
         Ok(fields) => fields,
         Err(reason) => return (Plan::Refused(reason), Kept::default()),
     };
     let stamp = stamp_of(change).of(shown);
-    let stands = is_made(change, &now, &wrote);
-    let mut keep = known.filter(|_| stands).cloned().unwrap_or_else(|| Kept {
+    // Members follow one by one: some that are as we want them were brought there by us.
+    let stays = is_made(change, &now, &wrote) || matches!(change, Change::Members(_));
+    let before = match known {
+        Known::MayStand(kept) if stays => Some(kept),
+        Known::Undone(kept) if matches!(change, Change::Members(_)) => Some(kept),
+        _ => None,
+    };
+    let mut keep = before.cloned().unwrap_or_else(|| Kept {
         before: now.clone(),
         wrote: wrote.clone(),
         stamp_before: stamp.clone(),
@@ -249,6 +305,9 @@ pub fn plan(change: &Change, known: Option<&Kept>, shown: &Value) -> (Plan, Kept
     let call = match change {
         Change::Object(object) if now != wrote => Some(object.call(shown, &wrote)),
         Change::Switch(switch) => match now.get(switch.field).and_then(Value::as_str) {
+            Some(state) if switch.to.contains(&state) && matches!(known, Known::Undone(_)) => {
+                return (Plan::Wait, keep);
+            }
             Some(state) if switch.to.contains(&state) => None,
             Some(state) if switch.from.contains(&state) => Some(post(&switch.there)),
             state => {
@@ -258,6 +317,9 @@ pub fn plan(change: &Change, known: Option<&Kept>, shown: &Value) -> (Plan, Kept
                 return (Plan::Refused(reason), keep);
             }
         },
+        Change::Members(members) if matches!(known, Known::Undone(_)) => {
+            members.patch(&Fields::new(), &wrote)
+        }
         Change::Members(members) => members.patch(&now, &wrote),
         Change::Launch(launch) => Some(post(&(launch.path.clone(), Some(launch.body.clone())))),
         Change::Object(_) => None,
@@ -275,7 +337,7 @@ pub fn plan(change: &Change, known: Option<&Kept>, shown: &Value) -> (Plan, Kept
 }
 
 /// Whether what is shown is what the change wants.
-fn is_made(change: &Change, now: &Fields, wrote: &Fields) -> bool {
+pub(super) fn is_made(change: &Change, now: &Fields, wrote: &Fields) -> bool {
     match change {
         Change::Switch(switch) => is_in(switch, now, switch.to),
         Change::Object(_) | Change::Members(_) | Change::Launch(_) => now == wrote,
@@ -287,64 +349,44 @@ fn is_in(switch: &Switch, fields: &Fields, states: &[&str]) -> bool {
 }
 
 /// What it takes to restore what was there before, unless somebody has changed it since. Whether others rely on the
-/// change is for the caller to know.
-pub fn undo(change: &Change, kept: &Kept, shown: &Value) -> Plan {
+/// change is for the caller to know; `written` is what we have written to the object.
+pub fn undo(change: &Change, kept: &Kept, written: &Written, shown: &Value) -> Plan {
+    if let Change::Members(members) = change {
+        return members.undo(kept, shown);
+    }
     let (now, _) = match fields(change, shown) {
         Ok(fields) => fields,
         Err(reason) => return Plan::Refused(reason),
     };
-    match change {
+    let object = match change {
+        Change::Object(object) => object,
         Change::Switch(switch) if !is_in(switch, &kept.before, switch.from) => return Plan::Already,
         Change::Switch(switch) if is_in(switch, &now, switch.passing) => return Plan::Wait,
         Change::Switch(switch) if is_in(switch, &now, switch.back_from) => {
             return Plan::Send(post(&switch.back));
         }
-        Change::Switch(_) => return Plan::Already,
-        // What it shows may be from before our own write, which takes effect by and by; and there is no third state
-        // that somebody else could have chosen.
-        Change::Members(members) => {
-            return match members.patch(&kept.wrote, &kept.before) {
-                Some(call) => Plan::Send(call),
-                None => Plan::Already,
-            };
-        }
-        Change::Object(_) | Change::Launch(_) => {}
-    }
+        Change::Switch(_) | Change::Members(_) | Change::Launch(_) => return Plan::Already,
+    };
     if now == kept.before {
         return Plan::Already;
     }
-    let stamp = stamp_of(change);
-    if stamp != Stamp::None {
-        let found = stamp.of(shown);
-        match &kept.stamp_after {
-            Some(ours) if found.as_ref() == Some(ours) => {}
-            Some(ours) => {
-                let found = found.unwrap_or(Value::Null);
-                return Plan::Intervened(format!(
-                    "somebody has changed it since: our write led to {ours}, now it is {found}"
-                ));
-            }
-            None => {
-                return Plan::Intervened(
-                    "the answer to our write was lost, so it is not known whether somebody has changed it since"
-                        .into(),
-                );
-            }
-        }
-    } else if now != kept.wrote {
-        let differs = kept.wrote.iter().find(|(field, value)| now.get(*field) != Some(value));
-        let field = differs.map_or("a field", |(field, _)| field);
-        return Plan::Intervened(format!("somebody has changed it since: {field} is not what we wrote"));
+    if let Some(reason) = object.intervened(kept, written, &now, shown) {
+        return Plan::Intervened(reason);
     }
+    match object.stays(&kept.before) {
+        Some(field) => Plan::Refused(format!(
+            "{field} had no value before, and it is not known that the platform can be made to forget one: a person \
+             has to put it right"
+        )),
+        None => Plan::Send(object.call(shown, &kept.before)),
+    }
+}
+
+/// The stamp of what is shown, where the object has one that each write moves on.
+pub fn stamp(change: &Change, shown: &Value) -> Option<Value> {
     match change {
-        Change::Object(object) => match object.stays(&kept.before) {
-            Some(field) => Plan::Refused(format!(
-                "{field} had no value before, and it is not known that the platform can be made to forget one: a person \
-                 has to put it right"
-            )),
-            None => Plan::Send(object.call(shown, &kept.before)),
-        },
-        Change::Members(_) | Change::Switch(_) | Change::Launch(_) => Plan::Already,
+        Change::Object(object) => object.stamp.of(shown),
+        Change::Switch(_) | Change::Members(_) | Change::Launch(_) => None,
     }
 }
 
@@ -356,7 +398,8 @@ pub fn noted(change: &Change, kept: &Kept, answer: &Value) -> Kept {
 fn stamp_of(change: &Change) -> Stamp {
     match change {
         Change::Object(object) => object.stamp,
-        Change::Switch(_) | Change::Members(_) | Change::Launch(_) => Stamp::None,
+        Change::Launch(_) => Stamp::Id,
+        Change::Switch(_) | Change::Members(_) => Stamp::None,
     }
 }
 
@@ -369,7 +412,7 @@ fn follows(kept: &Kept, stamp: Option<&Value>) -> bool {
 }
 
 /// The fields that a change is about: as they are shown, and as they are wanted.
-fn fields(change: &Change, shown: &Value) -> Result<(Fields, Fields), String> {
+pub(super) fn fields(change: &Change, shown: &Value) -> Result<(Fields, Fields), String> {
     match change {
         Change::Object(object) => {
             let Some(shown) = shown.as_object() else {
@@ -387,12 +430,7 @@ fn fields(change: &Change, shown: &Value) -> Result<(Fields, Fields), String> {
             Ok((now.into_iter().collect(), wanted.into_iter().collect()))
         }
         Change::Members(members) => {
-            let entities = shown.get("entities").and_then(Value::as_array);
-            let joined: BTreeMap<&str, &Value> = entities
-                .into_iter()
-                .flatten()
-                .filter_map(|member| Some((member.get("id")?.as_str()?, member.get("joined")?)))
-                .collect();
+            let joined = joined(shown);
             let mut now = Map::new();
             for id in &members.ids {
                 match joined.get(id.as_str()) {
@@ -404,6 +442,12 @@ fn fields(change: &Change, shown: &Value) -> Result<(Fields, Fields), String> {
         }
         Change::Launch(_) => Ok((Map::new(), Map::new())),
     }
+}
+
+/// Who is a member of a queue, and whether joined.
+fn joined(shown: &Value) -> BTreeMap<&str, &Value> {
+    let entities = shown.get("entities").and_then(Value::as_array).into_iter().flatten();
+    entities.filter_map(|member| Some((member.get("id")?.as_str()?, member.get("joined")?))).collect()
 }
 
 /// Whether the platform shows what was written: a reference comes back with its name and address added, and
@@ -422,6 +466,34 @@ fn same(wrote: &Value, shown: &Value) -> bool {
 }
 
 impl Object {
+    /// Why it is not as we left it, if it is not.
+    fn intervened(&self, kept: &Kept, written: &Written, now: &Fields, shown: &Value) -> Option<String> {
+        let differs = || {
+            let (field, _) = kept.wrote.iter().find(|(field, value)| now.get(*field) != Some(value))?;
+            Some(field)
+        };
+        if self.stamp == Stamp::None {
+            let field = differs()?;
+            return Some(format!("somebody has changed it since: {field} is not what we wrote"));
+        }
+        let Some(ours) = &kept.stamp_after else {
+            let why =
+                "what our write led to is not known, so neither is whether somebody has changed it since";
+            return Some(why.into());
+        };
+        let found = self.stamp.of(shown).unwrap_or(Value::Null);
+        if found == *ours {
+            return None;
+        }
+        if !written.leads(ours, &found) {
+            return Some(format!(
+                "somebody has changed it since: our write led to {ours}, now it is {found}"
+            ));
+        }
+        let field = differs()?;
+        Some(format!("another action of ours has changed it since: {field} is not what this one wrote"))
+    }
+
     /// A field that was absent, and that a PATCH leaves as it is.
     fn stays(&self, before: &Fields) -> Option<&String> {
         let patched = (self.method == Method::Patch).then_some(&self.set);
@@ -446,6 +518,15 @@ impl Object {
 }
 
 impl Members {
+    /// What it shows may be from before our own write, which takes effect by and by; and there is no third state that
+    /// somebody else could have chosen. Who is no member any more has nothing to be put back.
+    fn undo(&self, kept: &Kept, shown: &Value) -> Plan {
+        let there = joined(shown);
+        let before = kept.before.iter().filter(|(id, _)| there.contains_key(id.as_str()));
+        let before = before.map(|(id, joined)| (id.clone(), joined.clone())).collect();
+        self.patch(&kept.wrote, &before).map_or(Plan::Already, Plan::Send)
+    }
+
     /// One call for every member that is not as wanted, if there is any.
     fn patch(&self, now: &Fields, wanted: &Fields) -> Option<Call> {
         let differ = wanted.iter().filter(|(id, joined)| now.get(*id) != Some(joined));
@@ -483,24 +564,31 @@ mod tests {
         let check =
             |name, parameters, before: Value, after: Value, there: (&str, &str, Value), back: Value| {
                 let change = change(name, parameters);
-                let (planned, kept) = plan(&change, None, &before);
+                let (planned, kept) = plan(&change, Known::Nothing, &before);
                 let (method, path, body) = sent(planned);
                 assert_eq!((method, path.as_str(), body), there, "{name}");
                 let kept = noted(&change, &kept, &after);
                 // Again, after a crash or for another incident that wants the same: it is so already, and what was
                 // there before stays known.
-                assert_eq!(plan(&change, Some(&kept), &after), (Plan::Already, kept.clone()), "{name}");
+                assert_eq!(
+                    plan(&change, Known::MayStand(&kept), &after),
+                    (Plan::Already, kept.clone()),
+                    "{name}"
+                );
                 if name == "campaign.stop" {
-                    assert_eq!(undo(&change, &kept, &after), Plan::Wait);
-                    assert_eq!(undo(&change, &kept, &json!({"campaignStatus": "complete"})), Plan::Already);
-                    sent(undo(&change, &kept, &json!({"campaignStatus": "off"})));
+                    assert_eq!(undo(&change, &kept, &Written::default(), &after), Plan::Wait);
+                    assert_eq!(
+                        undo(&change, &kept, &Written::default(), &json!({"campaignStatus": "complete"})),
+                        Plan::Already
+                    );
+                    sent(undo(&change, &kept, &Written::default(), &json!({"campaignStatus": "off"})));
                     return;
                 }
-                let (_, _, body) = sent(undo(&change, &kept, &after));
+                let (_, _, body) = sent(undo(&change, &kept, &Written::default(), &after));
                 assert_eq!(body, back, "{name}");
                 // Of members it may show what was before our own write took effect.
                 if name != "queue.members" {
-                    assert_eq!(undo(&change, &kept, &before), Plan::Already, "{name}");
+                    assert_eq!(undo(&change, &kept, &Written::default(), &before), Plan::Already, "{name}");
                 }
             };
         let group = |enabled, version| {
@@ -615,7 +703,7 @@ mod tests {
             assert_eq!(change.look(), None, "{name}");
             assert!(!kind(name).unwrap().can_be_looked_at);
             assert_eq!(change.identity(), None, "{name}");
-            assert_eq!(sent(plan(&change, None, &Value::Null).0).0, "POST", "{name}");
+            assert_eq!(sent(plan(&change, Known::Nothing, &Value::Null).0).0, "POST", "{name}");
         }
     }
 
@@ -623,9 +711,9 @@ mod tests {
     fn e2_somebody_elses_work_is_never_undone() {
         let check = |name, parameters, before: Value, after: Value, later: Value, expected: &str| {
             let change = change(name, parameters);
-            let (_, kept) = plan(&change, None, &before);
+            let (_, kept) = plan(&change, Known::Nothing, &before);
             let kept = noted(&change, &kept, &after);
-            let found = match undo(&change, &kept, &later) {
+            let found = match undo(&change, &kept, &Written::default(), &later) {
                 Plan::Intervened(reason) => reason,
                 other => format!("{other:?}"),
             };
@@ -641,7 +729,7 @@ mod tests {
             group(true, 3),
             "led to 2, now it is 3",
         );
-        check("emergency_group.set", one(), group(false, 1), json!({}), group(true, 2), "was lost");
+        check("emergency_group.set", one(), group(false, 1), json!({}), group(true, 2), "is not known");
         // It was on before we came, and nothing of ours is there to be undone.
         check("emergency_group.set", one(), group(true, 1), group(true, 1), group(true, 9), "Already");
         let row = |route: &str| json!({"route": route});
@@ -670,9 +758,9 @@ mod tests {
     fn a_lost_answer_is_reconciled_by_looking() {
         let change = change("emergency_group.set", json!({"group": "g"}));
         let group = |enabled, version| json!({"enabled": enabled, "version": version});
-        let (_, kept) = plan(&change, None, &group(false, 6));
+        let (_, kept) = plan(&change, Known::Nothing, &group(false, 6));
         let check = |shown: Value, stamp: Option<Value>| {
-            let (planned, kept) = plan(&change, Some(&kept), &shown);
+            let (planned, kept) = plan(&change, Known::MayStand(&kept), &shown);
             assert_eq!((planned, kept.stamp_after), (Plan::Already, stamp), "{shown}");
         };
         check(group(true, 7), Some(json!(7)));
@@ -684,22 +772,23 @@ mod tests {
     fn a6_what_somebody_has_changed_meanwhile_is_the_pre_image_of_the_next() {
         let set = change("emergency_group.set", json!({"group": "g"}));
         let group = |enabled, version| json!({"enabled": enabled, "version": version});
-        let (_, first) = plan(&set, None, &group(false, 1));
+        let (_, first) = plan(&set, Known::Nothing, &group(false, 1));
         let first = noted(&set, &first, &group(true, 2));
         // Taken off by hand while the first relies on it: the second puts it on again, and off in the end.
-        let (planned, second) = plan(&set, Some(&first), &group(false, 3));
+        let (planned, second) = plan(&set, Known::MayStand(&first), &group(false, 3));
         assert_eq!((sent(planned).2["version"].clone(), second.stamp_before), (json!(3), Some(json!(3))));
         // Touched, and still as we want it: nobody knows what was meant, so its end is a person's.
-        let (planned, second) = plan(&set, Some(&first), &group(true, 3));
+        let (planned, second) = plan(&set, Known::MayStand(&first), &group(true, 3));
         assert_eq!(planned, Plan::Already);
-        assert!(matches!(undo(&set, &second, &group(true, 3)), Plan::Intervened(_)));
+        assert!(matches!(undo(&set, &second, &Written::default(), &group(true, 3)), Plan::Intervened(_)));
     }
 
     #[test]
     fn what_had_no_value_before_is_a_persons_to_put_right_where_the_platform_forgets_nothing() {
         let throttle = change("campaign.throttle", json!({"campaign": "c", "outbound_lines": 5}));
-        let (_, kept) = plan(&throttle, None, &json!({"abandonRate": 3.0}));
-        let undone = undo(&throttle, &kept, &json!({"abandonRate": 3.0, "outboundLineCount": 5}));
+        let (_, kept) = plan(&throttle, Known::Nothing, &json!({"abandonRate": 3.0}));
+        let undone =
+            undo(&throttle, &kept, &Written::default(), &json!({"abandonRate": 3.0, "outboundLineCount": 5}));
         assert!(
             matches!(&undone, Plan::Refused(reason) if reason.contains("outboundLineCount had no value")),
             "{undone:?}"
@@ -717,13 +806,98 @@ mod tests {
         // Until that is known, it is owed; whoever comes meanwhile goes on with what was there before.
         let next = last.clone().carried("c", kept());
         assert!((next.owed, next.clone().without("a", false).owed) == (false, false), "c needs it");
-        assert!(!last.undone().is_live());
+        assert!(!last.undone(0).is_live());
         // A call that may have led to it has to be undone as well, and so has an undo that may have failed half-way.
         assert!(InForce::default().beginning("a", kept()).without("a", false).owed);
         assert!(InForce::default().without("a", true).owed);
         assert!(!InForce::default().without("a", false).is_live());
         // Who has only begun keeps nobody else from undoing it.
         assert!(InForce::default().carried("a", kept()).beginning("b", kept()).without("a", false).owed);
+    }
+
+    #[test]
+    fn e2_what_another_has_begun_may_stand_and_what_was_undone_may_still_show() {
+        let kept =
+            Kept { before: Fields::from_iter([("enabled".to_string(), json!(false))]), ..Kept::default() };
+        let check = |what: &str, known: InForce, remedy, perhaps_done, now_ms, expected: Known<'_>| {
+            assert_eq!(known.known(remedy, perhaps_done, now_ms), expected, "{what}");
+        };
+        let begun = InForce::default().beginning("a", kept.clone());
+        check("another's call may have led to it", begun.clone(), "b", false, 0, Known::MayStand(&kept));
+        check("its own has not", begun.clone(), "a", false, 0, Known::Nothing);
+        check("its own may have", begun.clone(), "a", true, 0, Known::MayStand(&kept));
+        check("another's certainly has not", begun.clone().not_begun("a"), "b", false, 0, Known::Nothing);
+        let undone = begun.carried("a", kept.clone()).without("a", false).undone(1_000);
+        check("just undone", undone.clone(), "b", false, 60_999, Known::Undone(&kept));
+        check("undone long ago", undone.clone(), "b", false, 61_000, Known::Nothing);
+        check("wanted again", undone.carried("b", kept.clone()), "c", false, 2_000, Known::MayStand(&kept));
+    }
+
+    #[test]
+    fn e2_a_lost_answer_of_one_costs_no_other_its_pre_image() {
+        let group = |enabled, version| json!({"enabled": enabled, "version": version});
+        let set = change("emergency_group.set", json!({"group": "g"}));
+        let (_, kept) = plan(&set, Known::Nothing, &group(false, 1));
+        let begun = InForce::default().beginning("a", kept);
+        // Its call was carried out, and the other looks first.
+        let (planned, kept) = plan(&set, begun.known("b", false, 0), &group(true, 2));
+        assert_eq!((planned, &kept.before["enabled"]), (Plan::Already, &json!(false)));
+        let undone = undo(&set, &kept, &Written::default(), &group(true, 2));
+        assert_eq!(sent(undone).2, group(false, 2));
+    }
+
+    #[test]
+    fn e2_what_takes_effect_by_and_by_is_neither_pre_image_nor_so_already() {
+        let out = change("queue.members", json!({"queue": "q", "members": ["a", "b"], "joined": false}));
+        let shown = |a, b| json!({"entities": [{"id": "a", "joined": a}, {"id": "b", "joined": b}]});
+        let (_, kept) = plan(&out, Known::Nothing, &shown(true, true));
+        // Half of it shows: the rest is asked for again, and both come back.
+        let (planned, again) = plan(&out, Known::MayStand(&kept), &shown(false, true));
+        assert_eq!(sent(planned).2, json!([{"id": "b", "joined": false}]));
+        assert_eq!(again, kept);
+        // Undone, and it does not show yet: all are asked for, whatever they show.
+        let (planned, again) = plan(&out, Known::Undone(&kept), &shown(false, false));
+        assert_eq!(sent(planned).2.as_array().unwrap().len(), 2);
+        assert_eq!(again.before, kept.before);
+        // Who has left the queue meanwhile keeps nobody else from coming back.
+        let left =
+            undo(&out, &kept, &Written::default(), &json!({"entities": [{"id": "b", "joined": false}]}));
+        assert_eq!(sent(left).2, json!([{"id": "b", "joined": true}]));
+        let stop = change("campaign.stop", json!({"campaign": "c"}));
+        let off = json!({"campaignStatus": "off"});
+        let (_, kept) = plan(&stop, Known::Nothing, &json!({"campaignStatus": "on"}));
+        assert_eq!(plan(&stop, Known::Undone(&kept), &off).0, Plan::Wait, "it is about to start");
+        assert_eq!(plan(&stop, Known::Nothing, &off).0, Plan::Already);
+    }
+
+    #[test]
+    fn a6_two_changes_of_ours_in_one_object_are_no_intervention() {
+        let ivr = |version, flow: &str, dnis: &str| json!({"version": version, "openHoursFlow": {"id": flow}, "dnis": [dnis]});
+        let flow = change("ivr.route", json!({"ivr": "i", "open_hours_flow": "backup"}));
+        let dnis = change("ivr.route", json!({"ivr": "i", "dnis": ["+2"]}));
+        let (_, kept_flow) = plan(&flow, Known::Nothing, &ivr(1, "open", "+1"));
+        let kept_flow = noted(&flow, &kept_flow, &ivr(2, "backup", "+1"));
+        let (_, kept_dnis) = plan(&dnis, Known::Nothing, &ivr(2, "backup", "+1"));
+        let kept_dnis = noted(&dnis, &kept_dnis, &ivr(3, "backup", "+2"));
+        let written = Written::default().with(json!(1), json!(2)).with(json!(2), json!(3));
+        // Last first: what the first undo writes is ours as well.
+        let undone = undo(&dnis, &kept_dnis, &written, &ivr(3, "backup", "+2"));
+        assert_eq!(sent(undone).2, ivr(3, "backup", "+1"));
+        let check = |written: Written, shown: Value, expected: Result<Value, &str>| match (
+            undo(&flow, &kept_flow, &written, &shown),
+            expected,
+        ) {
+            (Plan::Send(call), Ok(body)) => assert_eq!(call.body, Some(body)),
+            (Plan::Intervened(reason), Err(part)) => assert!(reason.contains(part), "{reason}"),
+            (found, expected) => panic!("{found:?}, not {expected:?}"),
+        };
+        let all = written.clone().with(json!(3), json!(4));
+        check(all.clone(), ivr(4, "backup", "+1"), Ok(ivr(4, "open", "+1")));
+        check(written, ivr(4, "backup", "+1"), Err("our write led to 2, now it is 4"));
+        check(all.clone().with(json!(5), json!(6)), ivr(6, "backup", "+1"), Err("somebody"));
+        check(all, ivr(4, "other", "+1"), Err("another action of ours"));
+        let many = (1..=100).fold(Written::default(), |written, n| written.with(json!(n), json!(n + 1)));
+        assert!(many.leads(&json!(50), &json!(101)) && !many.leads(&json!(2), &json!(101)));
     }
 
     #[test]
@@ -765,12 +939,14 @@ mod tests {
             "SEQUENTIAL or RANDOM",
         );
         refuse("campaign.throttle", json!({"campaign": "c"}), "changes nothing");
+        refuse("campaign.throttle", json!({"campaign": "c", "outbound_lines": 2.5}), "a whole number");
+        refuse("edge.reboot", json!({"edge": "e", "drain_s": -1}), "a whole number");
         refuse("ivr.route", json!({"ivr": "i"}), "changes nothing");
         let stop = change("campaign.stop", json!({"campaign": "c"}));
-        let found = plan(&stop, None, &json!({"campaignStatus": "invalid"})).0;
+        let found = plan(&stop, Known::Nothing, &json!({"campaignStatus": "invalid"})).0;
         assert_eq!(found, Plan::Refused("campaignStatus is invalid; expected on".into()));
         let members = change("queue.members", json!({"queue": "q", "members": ["z"]}));
-        let found = plan(&members, None, &json!({"entities": []})).0;
+        let found = plan(&members, Known::Nothing, &json!({"entities": []})).0;
         assert_eq!(found, Plan::Refused("z is no member of the queue".into()));
     }
 

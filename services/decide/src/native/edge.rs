@@ -2,15 +2,25 @@
 
 use serde_json::{Value, json};
 
+use super::proof::{Course, SETTLES_WITHIN_MS};
 use super::{Change, Given, Holds, Kind, Launch, Parameter, Switch, TELEPHONY, needed, optional};
 
 /// What `drain_s` is unless given: long enough for most calls to end. Seconds.
 const DRAIN_S: u64 = 300;
 
-const PARAMETERS: &[Parameter] = &[needed("edge", Holds::Id), optional("drain_s", Holds::Number)];
+const PARAMETERS: &[Parameter] = &[needed("edge", Holds::Id), optional("drain_s", Holds::Count)];
+
+/// An edge that reboots is gone this long after its calls are drained, and there again this long after that at the
+/// latest. Milliseconds. The platform names no times; until it is gone it looks as if it were back.
+const GONE_AFTER_MS: i64 = 10_000;
+const BACK_WITHIN_MS: i64 = 900_000;
 
 fn drain(given: &Given<'_>) -> Value {
     given.0.get("drain_s").cloned().unwrap_or(json!(DRAIN_S))
+}
+
+fn drain_ms(given: &Given<'_>) -> i64 {
+    drain(given).as_i64().unwrap_or(i64::MAX).saturating_mul(1_000)
 }
 
 pub(super) static OUT_OF_SERVICE: Kind = Kind {
@@ -32,6 +42,7 @@ fn out_of_service(given: &Given<'_>) -> Result<Change, String> {
         back_from: &["INACTIVE"],
         there: (call.clone(), Some(json!({"inService": false, "callDrainingWaitTimeSeconds": drain(given)}))),
         back: (call, Some(json!({"inService": true}))),
+        settles_within_ms: drain_ms(given).saturating_add(SETTLES_WITHIN_MS),
         path,
     }))
 }
@@ -45,6 +56,18 @@ pub(super) static REBOOT: Kind = Kind {
 };
 
 fn reboot(given: &Given<'_>) -> Result<Change, String> {
-    let path = given.path("/api/v2/telephony/providers/edges/{}/reboot", &["edge"])?;
-    Ok(Change::Launch(Launch { path, body: json!({"callDrainingWaitTimeSeconds": drain(given)}) }))
+    let path = given.path("/api/v2/telephony/providers/edges/{}", &["edge"])?;
+    Ok(Change::Launch(Launch {
+        path: format!("{path}/reboot"),
+        body: json!({"callDrainingWaitTimeSeconds": drain(given)}),
+        course: Course {
+            path,
+            has_id: false,
+            field: "onlineStatus",
+            worked: &["ONLINE"],
+            failed: &[],
+            after_ms: drain_ms(given).saturating_add(GONE_AFTER_MS),
+            within_ms: BACK_WITHIN_MS,
+        },
+    }))
 }

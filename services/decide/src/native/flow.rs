@@ -3,6 +3,7 @@
 
 use serde_json::json;
 
+use super::proof::Course;
 use super::{Change, Given, Holds, Kind, Launch, needed, optional};
 
 pub(super) static EXECUTE: Kind = Kind {
@@ -13,10 +14,25 @@ pub(super) static EXECUTE: Kind = Kind {
     change: execute,
 };
 
+/// A workflow of the customer's has come to its end this long after it was started, or people are told. Milliseconds.
+const ENDS_WITHIN_MS: i64 = 600_000;
+
+const PATH: &str = "/api/v2/flows/executions";
+
 fn execute(given: &Given<'_>) -> Result<Change, String> {
     let mut body = json!({"flowId": given.0.get("flow")});
     if let (Some(input), Some(body)) = (given.0.get("input"), body.as_object_mut()) {
         body.insert("inputData".into(), input.clone());
     }
-    Ok(Change::Launch(Launch { path: "/api/v2/flows/executions".into(), body }))
+    // The states of an execution: genesys.md's PY, `FlowRuntimeExecution`.
+    let course = Course {
+        path: PATH.into(),
+        has_id: true,
+        field: "status",
+        worked: &["COMPLETED"],
+        failed: &["ERROR", "FAILED", "TERMINATED"],
+        after_ms: 1_000,
+        within_ms: ENDS_WITHIN_MS,
+    };
+    Ok(Change::Launch(Launch { path: PATH.into(), body, course }))
 }

@@ -2,7 +2,8 @@
 //!
 //! Every kind ([`KINDS`], one file each) says what it wants changed ([`Change`]). What that takes, given what
 //! the platform shows, and how it is undone from what it showed before, is the same for all of them: [`plan`]
-//! and [`undo`]. The executor looks, plans, keeps the pre-image, calls, and notes what the answer said.
+//! and [`undo`]; and so is what proves that it has come about: [`proof`]. The executor looks, plans, keeps the pre-image,
+//! calls, notes what the answer said, and looks again.
 //!
 //! A new kind touches: its file here, [`KINDS`], `docs/actions.md`, the simulator's endpoint, and a test.
 
@@ -17,13 +18,17 @@ mod emergency_group;
 mod flow;
 mod ivr;
 mod outbound_route;
+mod proof;
 mod queue;
 mod row;
+mod written;
 
 pub use change::{
-    BEGUN_MAX, Call, Change, Fields, InForce, Kept, Launch, Members, Object, PAGE_SIZE, Plan, Stamp, Switch,
-    noted, plan, undo,
+    BEGUN_MAX, Call, Change, Fields, InForce, Kept, Known, Launch, Members, Object, PAGE_SIZE, Plan, Stamp,
+    Switch, add_page, noted, plan, stamp, undo,
 };
+pub use proof::{Proof, Shows, proof, shows};
+pub use written::Written;
 
 /// A kind of native action.
 pub struct Kind {
@@ -87,6 +92,8 @@ pub enum Holds {
     Truth,
     /// A number, 0 or more.
     Number,
+    /// A whole number, 0 or more.
+    Count,
     Object,
 }
 
@@ -99,6 +106,7 @@ impl Holds {
             Holds::Ids => "a list of 1 to 100 ids",
             Holds::Truth => "true or false",
             Holds::Number => "a number, 0 or more",
+            Holds::Count => "a whole number, 0 or more",
             Holds::Object => "an object with at least one field",
         }
     }
@@ -109,7 +117,7 @@ impl Holds {
             Holds::Id | Holds::Text => "x".into(),
             Holds::Ids => vec!["x"].into(),
             Holds::Truth => true.into(),
-            Holds::Number => 1.into(),
+            Holds::Number | Holds::Count => 1.into(),
             Holds::Object => Map::from_iter([("x".to_string(), Value::Null)]).into(),
         }
     }
@@ -124,6 +132,7 @@ impl Holds {
             }),
             Holds::Truth => value.is_boolean(),
             Holds::Number => value.as_f64().is_some_and(|number| number >= 0.0),
+            Holds::Count => value.as_u64().is_some(),
             Holds::Object => value.as_object().is_some_and(|object| !object.is_empty()),
         }
     }

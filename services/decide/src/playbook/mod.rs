@@ -84,6 +84,22 @@ impl Set {
     pub fn target(&self, host: &str, port: u16) -> Option<&Target> {
         self.targets.iter().find(|t| t.host == host && t.port.is_none_or(|p| p == port))
     }
+
+    /// What calls are made with: every reference to a secret, and who needs it.
+    pub fn credentials(&self) -> impl Iterator<Item = (String, &SecretRef)> {
+        let clients = self.platform.iter().flat_map(|platform| &platform.clients);
+        let of_clients = clients.flat_map(|(name, client)| {
+            [&client.id, &client.secret].map(|reference| (format!("client {name}"), reference))
+        });
+        let of_actions = self.actions.iter().flat_map(|(name, action)| {
+            let credentials = match &action.what {
+                Doing::Webhook(webhook) => webhook.credentials.as_slice(),
+                Doing::Native(_) => &[],
+            };
+            credentials.iter().map(move |credential| (format!("action {name}"), &credential.secret))
+        });
+        of_clients.chain(of_actions)
+    }
 }
 
 /// Where events come from: the guide's JSON, and holdline's own fields `reports`, `source`, `entityLabel`,
@@ -243,10 +259,20 @@ pub struct Webhook {
     pub method: Method,
     pub url: Template,
     pub headers: Vec<(String, Template)>,
+    pub credentials: Vec<Credential>,
     pub body: Option<Template>,
     /// The target honours the idempotency key, so an ambiguous call may be repeated with the same one.
     /// `"idempotent": false` (holdline's own field) has such a call held for a person.
     pub idempotent: bool,
+}
+
+/// A header whose value is a secret. The executor looks it up for each call; it is stored nowhere and shown to nobody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    pub header: String,
+    /// Stands before the secret: `Bearer `. Empty, if it is the whole value.
+    pub scheme: String,
+    pub secret: SecretRef,
 }
 
 impl Webhook {

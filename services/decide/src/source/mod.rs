@@ -35,7 +35,7 @@ pub enum Kind {
     EventBridge,
     /// A bare message of the Notification API, posted by a bridge or heard on a channel of the gateway's own.
     Notification,
-    /// Atlassian Statuspage: its webhook, and its summary where the subscription is polled.
+    /// Atlassian Statuspage: the page's summary. Its webhook only hints.
     Statuspage,
     Alertmanager,
     /// CloudEvents 1.0 in structured mode.
@@ -60,14 +60,11 @@ impl Kind {
     /// Whether the source repeats its state, unless the subscription's `reports` says otherwise. Alertmanager
     /// does send again, but its repeats cannot be told from retries, so that they are duplicates and its
     /// changes are all that is left.
-    pub(crate) fn reports(self, topic: &str, polled: bool) -> Reports {
+    pub(crate) fn reports(self, topic: &str) -> Reports {
         match self {
-            Kind::Guide | Kind::CloudEvents => Reports::Repeats,
-            Kind::Statuspage if polled => Reports::Repeats,
+            Kind::Guide | Kind::CloudEvents | Kind::Statuspage => Reports::Repeats,
             Kind::EventBridge if !notification::tells_state(topic) => Reports::Repeats,
-            Kind::EventBridge | Kind::Notification | Kind::Statuspage | Kind::Alertmanager => {
-                Reports::Changes
-            }
+            Kind::EventBridge | Kind::Notification | Kind::Alertmanager => Reports::Changes,
         }
     }
 
@@ -107,7 +104,7 @@ pub fn read(
         Kind::Guide => guide::read(subscription, body, message_id),
         Kind::EventBridge => eventbridge::read(subscription, body),
         Kind::Notification => notification::read(subscription, body, message_id),
-        Kind::Statuspage => statuspage::read(subscription, body),
+        Kind::Statuspage => statuspage::read(body),
         Kind::Alertmanager => alertmanager::read(subscription, body),
         Kind::CloudEvents => cloudevents::read(subscription, body),
     }

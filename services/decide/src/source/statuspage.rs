@@ -1,32 +1,27 @@
 //! Atlassian Statuspage: the state of each component.
 //!
-//! Its webhook is not signed, so a subscription that is polled takes one for a hint and believes the page alone:
-//! [`poll`] reads `summary.json`. Identity of what is polled: component, state and the interval in which it was
-//! seen, so that a state that lasts counts once an interval, however many gateways look at once and however
-//! often a hint makes them. Identity of what a webhook says: the update and the component.
+//! Its webhook is not signed, so it is a hint to look, and the page alone is believed: [`poll`] reads `summary.json`.
+//! Identity: component, state and the interval in which it was seen, so that a state that lasts counts once an
+//! interval, however many gateways look at once and however often a hint makes them.
 
 use holdline_proto::limits::BATCH_EVENTS_MAX;
 use holdline_proto::signal::Health;
 use serde_json::{Value, json};
 
-use super::{Event, Unreadable, check_copies, first_time, identity, name, status};
+use super::{Event, Unreadable, check_copies, identity, name, status};
 use crate::playbook::Subscription;
 
 /// Bytes of the incidents that the event of one component carries. The rest is left out.
 const INCIDENTS_BYTES_MAX: usize = 16 * 1024;
 
-/// Reads a webhook: an incident, or the update of a component. Where the page is polled it gives no event.
-pub(super) fn read(subscription: &Subscription, body: &Value) -> Result<Vec<Value>, Unreadable> {
-    let events = match (body.get("incident"), body.get("component_update"), body.get("component")) {
-        (Some(incident), ..) => incident_events(subscription, body, incident)?,
-        (None, Some(update), Some(component)) => update_event(subscription, body, update, component)?,
-        _ => {
-            let reason =
-                "expected Statuspage's webhook, with an incident, or a component_update and its component";
-            return Err(Unreadable::at("", reason));
-        }
-    };
-    Ok(if subscription.poll.is_some() { vec![] } else { events })
+/// Checks a webhook: an incident, or the update of a component. It gives no event.
+pub(super) fn read(body: &Value) -> Result<Vec<Value>, Unreadable> {
+    let has = |field| body.get(field).is_some_and(Value::is_object);
+    if has("incident") || (has("component_update") && has("component")) {
+        return Ok(vec![]);
+    }
+    let reason = "expected Statuspage's webhook, with an incident, or a component_update and its component";
+    Err(Unreadable::at("", reason))
 }
 
 /// Reads a page's summary as it was at `at_ms` by the gateway's clock (Unix milliseconds).
@@ -57,66 +52,6 @@ pub fn poll(subscription: &Subscription, summary: &Value, at_ms: i64) -> Result<
         );
     }
     Ok(events)
-}
-
-fn incident_events(
-    subscription: &Subscription,
-    body: &Value,
-    incident: &Value,
-) -> Result<Vec<Value>, Unreadable> {
-    if incident.get("components").is_none_or(Value::is_null) {
-        return Ok(vec![]);
-    }
-    let components = components(incident, "incident.components")?;
-    // The newest comes first.
-    let update = incident.pointer("/incident_updates/0").unwrap_or(incident);
-    let update_id = name(update, "id", "incident.incident_updates[0].id")?;
-    let mut rest = body.clone();
-    if let Some(incident) = rest.get_mut("incident").and_then(Value::as_object_mut) {
-        incident.remove("components");
-    }
-    check_copies(&rest, components.len())?;
-    let mut events = vec![];
-    for (index, component) in components.iter().enumerate() {
-        let id = name(component, "id", &format!("incident.components[{index}].id"))?;
-        let Some(health) = health(component) else { continue };
-        let mut original = rest.clone();
-        if let Some(incident) = original.get_mut("incident").and_then(Value::as_object_mut) {
-            incident.insert("components".into(), json!([component]));
-        }
-        events.push(
-            Event {
-                id: identity(&[update_id, id]),
-                topic: &subscription.topic,
-                timestamp: first_time([component.get("updated_at"), update.get("created_at")]),
-                health: Some(health),
-                entity: Some(id.into()),
-                original,
-            }
-            .shape(),
-        );
-    }
-    Ok(events)
-}
-
-fn update_event(
-    subscription: &Subscription,
-    body: &Value,
-    update: &Value,
-    component: &Value,
-) -> Result<Vec<Value>, Unreadable> {
-    let update_id = name(update, "id", "component_update.id")?;
-    let id = name(component, "id", "component.id")?;
-    let Some(health) = health(component) else { return Ok(vec![]) };
-    let event = Event {
-        id: identity(&[update_id, id]),
-        topic: &subscription.topic,
-        timestamp: first_time([update.get("created_at"), component.get("updated_at")]),
-        health: Some(health),
-        entity: Some(id.into()),
-        original: body.clone(),
-    };
-    Ok(vec![event.shape()])
 }
 
 fn components<'a>(of: &'a Value, place: &str) -> Result<&'a [Value], Unreadable> {

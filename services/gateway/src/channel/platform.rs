@@ -136,6 +136,12 @@ impl Pulled {
                 retry_after: Duration::from_millis(retry_after_ms.unwrap_or(0)),
                 waits: false,
             }),
+            Err(Failed::Throttled { reason, retry_after_ms }) => Err(CallError {
+                reason,
+                gone: false,
+                retry_after: Duration::from_millis(retry_after_ms),
+                waits: true,
+            }),
             Err(Failed::Lost { reason }) => Err(CallError::unreadable(reason)),
         }
     }

@@ -3,8 +3,9 @@
 use axum::http::Method;
 use serde_json::{Value, json};
 
-use super::{Asked, Route, list, ok, page, replace, route, show};
+use super::{Answer, Asked, Route, list, ok, page, replace, route, show};
 use crate::refusal::Refusal;
+use crate::state::{State, micros};
 use crate::world::{Kind, with};
 
 const GROUPS: &str = "/api/v2/architect/emergencygroups";
@@ -13,6 +14,8 @@ const IVRS: &str = "/api/v2/architect/ivrs";
 const IVR: &str = "/api/v2/architect/ivrs/{id}";
 const ROWS: &str = "/api/v2/flows/datatables/{table}/rows";
 const ROW: &str = "/api/v2/flows/datatables/{table}/rows/{key}";
+const EXECUTIONS: &str = "/api/v2/flows/executions";
+const EXECUTION: &str = "/api/v2/flows/executions/{id}";
 
 const SEE_GROUPS: &[&str] = &["routing:emergencyGroup:view", "routing:emergencyGroup:edit"];
 const EDIT_GROUPS: &[&str] = &["routing:emergencyGroup:edit"];
@@ -20,6 +23,7 @@ const SEE_IVRS: &[&str] = &["routing:callRoute:view"];
 const EDIT_IVRS: &[&str] = &["routing:callRoute:edit"];
 const SEE_ROWS: &[&str] = &["architect:datatable:view", "architect:datatableRow:view"];
 const EDIT_ROWS: &[&str] = &["architect:datatable:edit", "architect:datatableRow:edit"];
+/// Which permission it takes to see an execution is in no source.
 const LAUNCH: &[&str] = &["architect:flow:launch"];
 
 pub(super) const ROUTES: &[Route] = &[
@@ -49,18 +53,34 @@ pub(super) const ROUTES: &[Route] = &[
         state.world.put(Kind::DataTableRow, &key, asked.body.clone())?;
         ok(asked.body.clone())
     }),
-    route(Method::POST, "/api/v2/flows/executions", LAUNCH, |state, asked| {
-        let flow = asked.body.get("flowId").and_then(Value::as_str).unwrap_or_default().to_string();
-        state.world.find(Kind::Flow, &flow)?;
-        let id = state.ids.next();
-        let name = asked.body.get("name").cloned().unwrap_or_else(|| json!("execution"));
-        let execution =
-            json!({ "id": id, "name": name, "selfUri": format!("/api/v2/flows/executions/{id}") });
-        let started = json!({ "flowId": flow, "inputData": asked.body.get("inputData") });
-        state.world.put(Kind::FlowExecution, &id, with(execution.clone(), &started))?;
-        ok(execution)
+    route(Method::POST, EXECUTIONS, LAUNCH, launch),
+    route(Method::GET, EXECUTION, LAUNCH, |state, asked| {
+        // What it was launched with is not among what is told.
+        ok(with(
+            state.world.find(Kind::FlowExecution, &asked.key())?.clone(),
+            &json!({ "flowId": null, "inputData": null }),
+        ))
     }),
 ];
+
+/// Starts a flow, which runs for a while.
+fn launch(state: &mut State, asked: &Asked) -> Answer {
+    let flow = asked.body.get("flowId").and_then(Value::as_str).unwrap_or_default().to_string();
+    state.world.find(Kind::Flow, &flow)?;
+    let id = state.ids.next();
+    let name = asked.body.get("name").cloned().unwrap_or_else(|| json!("execution"));
+    let launched = json!({ "id": id, "name": name, "selfUri": EXECUTION.replace("{id}", &id) });
+    let running = json!({
+        "status": "RUNNING",
+        "dateLaunched": asked.now.date(),
+        "flowId": flow,
+        "inputData": asked.body.get("inputData"),
+    });
+    state.world.put(Kind::FlowExecution, &id, with(launched.clone(), &running))?;
+    let due_us = asked.now.us.saturating_add(micros(state.options.settle));
+    state.world.later(due_us, Kind::FlowExecution, &id, json!({ "status": "COMPLETED" }))?;
+    ok(launched)
+}
 
 /// A row's key alone, unless the caller asks for the whole: the platform's default, and a trap.
 fn brief(row: &Value, asked: &Asked) -> Value {

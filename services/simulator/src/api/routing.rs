@@ -48,7 +48,7 @@ fn members(state: &State, asked: &Asked) -> Result<Value, Refusal> {
     Ok(page)
 }
 
-/// Joins and unjoins existing members, by and by: the answer shows them as they were.
+/// Joins and unjoins existing members, one after the other: the answer shows them as they were.
 fn join(state: &mut State, asked: &Asked) -> Answer {
     let queue = asked.first();
     state.world.find(Kind::Queue, queue)?;
@@ -70,8 +70,10 @@ fn join(state: &mut State, asked: &Asked) -> Answer {
         state.world.find(Kind::QueueMember, &key)?;
         wanted.push((key, joined));
     }
-    let due_us = asked.now.us.saturating_add(micros(state.options.settle));
+    let each_us = micros(state.options.settle) / u64::try_from(wanted.len().max(1)).unwrap_or(1);
+    let mut due_us = asked.now.us;
     for (key, joined) in wanted {
+        due_us = due_us.saturating_add(each_us);
         state.world.later(due_us, Kind::QueueMember, &key, json!({ "joined": joined }))?;
     }
     Ok(Reply { status: 202, body: Some(members(state, asked)?) })

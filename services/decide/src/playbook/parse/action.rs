@@ -4,8 +4,9 @@ use super::{At, Fields, nearest};
 use crate::native::{self, Given};
 use crate::playbook::finding::{Findings, Source};
 use crate::playbook::node::{Kind, Node};
+use crate::playbook::secret::{self, Written};
 use crate::playbook::template::{Place, Template};
-use crate::playbook::{Action, Doing, Method, Native, Webhook};
+use crate::playbook::{Action, Credential, Doing, Method, Native, Webhook};
 
 /// Reads an action. Whether its URL may be called, and what its client is, is the set's to say.
 pub(in crate::playbook) fn action(
@@ -63,9 +64,9 @@ fn webhook(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<A
     let idempotent = fields.truth("idempotent", true);
     let allow_override = fields.truth("allowOverride", false);
     let emits = emits(&mut fields);
-    let headers = match fields.get("headers") {
+    let (headers, credentials) = match fields.get("headers") {
         Some(headers) => read_headers(source, headers, fields.findings),
-        None => vec![],
+        None => Default::default(),
     };
     let json = headers.iter().any(|(name, value)| {
         name.eq_ignore_ascii_case("content-type") && value.fixed_start().contains("json")
@@ -79,6 +80,7 @@ fn webhook(source: Source<'_>, node: &Node, findings: &mut Findings) -> Option<A
         method: method.map_or(Method::Post, |method| method.value),
         url: url?.value,
         headers,
+        credentials,
         body: body.map(|body| body.value),
         idempotent,
     };
@@ -162,19 +164,63 @@ fn try_parameters(kind: &native::Kind, json: &serde_json::Value) -> Result<Templ
     Ok(template)
 }
 
-fn read_headers(source: Source<'_>, node: &Node, findings: &mut Findings) -> Vec<(String, Template)> {
+/// Parts of the names of headers that carry credentials.
+const CREDENTIAL_HEADERS: [&str; 6] = ["authorization", "cookie", "api-key", "apikey", "token", "secret"];
+
+/// Takes `Bearer env:NAME` apart, or `env:NAME` alone; `None`: it is no reference.
+fn read_credential(header: &str, text: &str) -> Option<Result<Credential, String>> {
+    let (scheme, reference) = match text.split_once(' ') {
+        Some((scheme, reference)) => (format!("{scheme} "), reference.trim_start()),
+        None => (String::new(), text),
+    };
+    match secret::read(reference) {
+        Written::Reference(secret) => Some(Ok(Credential { header: header.into(), scheme, secret })),
+        Written::Malformed(why) => Some(Err(why)),
+        Written::Literal => None,
+    }
+}
+
+fn read_headers(
+    source: Source<'_>,
+    node: &Node,
+    findings: &mut Findings,
+) -> (Vec<(String, Template)>, Vec<Credential>) {
     let Kind::Map(entries) = &node.kind else {
         findings.error(source, &node.at, format!("`headers`: expected a map, found {}", node.what()));
-        return vec![];
+        return Default::default();
     };
-    let mut headers = vec![];
+    let (mut headers, mut credentials) = (vec![], vec![]);
     for entry in entries {
         let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
         if entry.key.is_empty() || !entry.key.chars().all(token) {
             findings.error(source, &entry.key_at, format!("{:?} is no header name", entry.key));
             continue;
         }
-        match entry.value.as_str().map(|text| Template::parse(text, Place::Header)) {
+        let text = entry.value.as_str();
+        match text.and_then(|text| read_credential(&entry.key, text)) {
+            Some(Ok(credential)) => {
+                credentials.push(credential);
+                continue;
+            }
+            Some(Err(why)) => {
+                findings.error(source, &entry.value.at, format!("`{}`: {why}", entry.key));
+                continue;
+            }
+            None => {}
+        }
+        let name = entry.key.to_ascii_lowercase();
+        if CREDENTIAL_HEADERS.iter().any(|part| name.contains(part))
+            && text.is_some_and(|text| !text.contains("{{"))
+        {
+            findings.warning(
+                "literal-secret",
+                source,
+                &entry.value.at,
+                format!("`{}` is written in place, where everyone who reads the set can read it", entry.key),
+                format!("{}, behind its scheme if it has one: `Bearer env:NAME`", secret::INSTEAD),
+            );
+        }
+        match text.map(|text| Template::parse(text, Place::Header)) {
             Some(Ok(template)) => headers.push((entry.key.clone(), template)),
             Some(Err(error)) => findings.error(source, &entry.value.at, format!("`{}`: {error}", entry.key)),
             None => {
@@ -187,5 +233,5 @@ fn read_headers(source: Source<'_>, node: &Node, findings: &mut Findings) -> Vec
             }
         }
     }
-    headers
+    (headers, credentials)
 }

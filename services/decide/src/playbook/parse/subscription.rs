@@ -79,7 +79,7 @@ pub(in crate::playbook) fn subscription(
         check_poll(&mut fields, kind, poll.is_some());
     }
     let reports = fields.choice("reports", &[("repeats", Reports::Repeats), ("changes", Reports::Changes)]);
-    let by_source = |topic: &str| kind.reports(topic, poll.is_some());
+    let by_source = |topic: &str| kind.reports(topic);
     let reports = reports.or(topic.as_ref().map(|topic| by_source(&topic.value))).unwrap_or_default();
     if reports == Reports::Repeats && pull.as_ref().is_some_and(|pull| pull.every_ms.is_none()) {
         let at = fields.key_at("reports");
@@ -250,13 +250,9 @@ fn check_poll(fields: &mut Fields<'_, '_>, kind: SourceKind, polled: bool) {
     }
     if kind == SourceKind::Statuspage && fields.get("poll").is_none() {
         let at = fields.key_at("source");
-        fields.findings.warning(
-            "unverified-claims",
-            source,
-            &at,
-            "Statuspage signs nothing: whoever knows the address of this subscription is believed",
-            "let the page itself be asked: `\"poll\": {\"url\": \"https://STATUSPAGE/api/v2/summary.json\"}`",
-        );
+        let message = "Statuspage signs nothing, so its webhooks are not believed: say where the page itself is asked, \
+                       `\"poll\": {\"url\": \"https://STATUSPAGE/api/v2/summary.json\"}`";
+        fields.findings.error(source, &at, message);
     }
 }
 

@@ -72,7 +72,7 @@ async fn ask(scene: &Scene, set: &Set, platform: &Platform, api: &Api, name: &st
     }
     match api.authenticate(platform, name).await {
         Ok(()) => {}
-        Err(Failed::Unsent { reason, .. } | Failed::Lost { reason }) => {
+        Err(Failed::Unsent { reason, .. } | Failed::Throttled { reason, .. } | Failed::Lost { reason }) => {
             let todo = "see in Admin > OAuth that the client is there, is active and grants client credentials, and \
                         that its id and secret are those that the references lead to";
             return vec![Finding::person(what, format!("no token: {reason}"), todo)];
@@ -101,7 +101,9 @@ async fn ask(scene: &Scene, set: &Set, platform: &Platform, api: &Api, name: &st
                     break;
                 }
             }
-            Err(Failed::Unsent { reason, .. } | Failed::Lost { reason }) => {
+            Err(
+                Failed::Unsent { reason, .. } | Failed::Throttled { reason, .. } | Failed::Lost { reason },
+            ) => {
                 let todo = "look at the network between here and the platform, and at its status page";
                 found.push(Finding::person(question.what, format!("no answer: {reason}"), todo));
                 // The next would wait as long.

@@ -35,13 +35,10 @@ fn references(set: &Set) -> BTreeMap<SecretRef, Vec<String>> {
             references.entry(reference.clone()).or_default().push(user);
         }
     }
-    for (name, client) in set.platform.iter().flat_map(|platform| &platform.clients) {
-        for reference in [&client.id, &client.secret] {
-            let user = format!("client {name}");
-            let users = references.entry(reference.clone()).or_default();
-            if !users.contains(&user) {
-                users.push(user);
-            }
+    for (user, reference) in set.credentials() {
+        let users = references.entry(reference.clone()).or_default();
+        if !users.contains(&user) {
+            users.push(user);
         }
     }
     references

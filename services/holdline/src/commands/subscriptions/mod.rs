@@ -226,7 +226,7 @@ impl Caller<'_> {
                 let reason = format!("{method} {path} was answered {status}: {said}{id}");
                 Err(Refused { status: Some(status), reason })
             }
-            Err(Failed::Unsent { reason, .. }) => {
+            Err(Failed::Unsent { reason, .. } | Failed::Throttled { reason, .. }) => {
                 Err(Refused { status: None, reason: format!("{method} {path} was not sent: {reason}") })
             }
             Err(Failed::Lost { reason }) => {
