@@ -12,7 +12,9 @@ use holdline_decide::rate::Purpose;
 use holdline_decide::verify::{self, Look, Looking, Next, Verify};
 use holdline_platform::rate::Pace;
 use holdline_proto::command::{Command, Direction};
+use holdline_proto::incident::{Phase, View};
 use holdline_proto::outcome::{Done, Outcome};
+use holdline_proto::topology::Bucket;
 use holdline_proto::wire;
 use holdline_stage::bus::StoreError;
 use holdline_stage::playbooks::SetError;
@@ -120,6 +122,9 @@ impl Executor {
         if let Some(wait_ms) = looking.due(self.time.now_ms()) {
             return Ok(later(wait_ms));
         }
+        if self.is_over(command).await? {
+            return Ok(Answer::Done);
+        }
         let answer = match (&probe, &proof) {
             (Probe::Asked(_, look), _) => self.see(&set, command, look).await,
             (Probe::Change(native, _), Some(proof)) => self.see_proof(&set, native, proof).await,
@@ -146,6 +151,13 @@ impl Executor {
                 Ok(Answer::Done)
             }
         }
+    }
+
+    /// Whether nobody waits for a verdict any more: what was done is undone.
+    async fn is_over(&self, command: &Command) -> Result<bool, StoreError> {
+        let entry = self.bus.get(Bucket::Incidents, &command.incident).await?;
+        let view = entry.and_then(|entry| wire::decode::<View>(&entry.value).ok());
+        Ok(view.is_some_and(|view| view.phase == Phase::Resolved))
     }
 
     /// Waits for a look's turn, which leaves alone what is kept for remedies.
