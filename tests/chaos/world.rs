@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use holdline_stage::clock::{self, Instant};
 use holdline_tests::cluster::Cluster;
-use holdline_tests::programs::{Running, command, free_address, log, program, readiness, scratch};
+use holdline_tests::programs::{Running, command, ended, free_address, log, program, readiness, scratch};
 use holdline_tests::proxy::{Line, Proxy};
 use holdline_tests::secrecy;
 use holdline_tests::sender::Sender;
@@ -182,12 +182,7 @@ impl World {
     /// `holdline …` as an operator of this installation.
     pub(crate) fn holdline(&self, arguments: &[&str]) -> std::process::Output {
         let keys = self.cluster.keys();
-        command("holdline")
-            .args(arguments)
-            .args(["--nats", &self.cluster.url(), "--keys"])
-            .arg(keys)
-            .output()
-            .unwrap()
+        ended(command("holdline").args(arguments).args(["--nats", &self.cluster.url(), "--keys"]).arg(keys))
     }
 
     /// Starts a replica that does not run.

@@ -101,8 +101,8 @@ pub fn holdline(arguments: &[&str]) -> Output {
     ended(command("holdline").args(arguments))
 }
 
-/// What a command has printed, which is no secret.
-fn ended(command: &mut Command) -> Output {
+/// Runs a command to its end; what it prints is no secret.
+pub fn ended(command: &mut Command) -> Output {
     let output = command.output().unwrap();
     secrecy::assert_untold("a command", [&output.stdout[..], &output.stderr].concat());
     output

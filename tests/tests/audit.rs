@@ -94,7 +94,10 @@ fn stream() -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn x7_the_trail_says_who_did_what_and_why() {
     let mut installation = start("audit-acts");
-    installation.spawn("dlq-replayer", 0);
+    // The alerts about dead letters are events like any other.
+    for stage in ["dlq-replayer", "classifier", "debouncer"] {
+        installation.spawn(stage, 0);
+    }
     installation.wait_ready();
     pause(&installation, "gw-1", "ada");
     ask(&installation, &["resume", "--entity", "gw-1", "--reason", "it is over", "--by", "bob"], 0);

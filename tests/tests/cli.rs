@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use holdline_stage::clock;
 use holdline_tests::programs::{
-    Installation, Running, STAGES, changed_sample, command, conserved, holdline, sample, scratch,
+    Installation, Running, STAGES, changed_sample, command, conserved, ended, holdline, sample, scratch,
 };
 use holdline_tests::secrecy::told_in;
 use holdline_tests::sender::{Sender, event};
@@ -126,12 +126,12 @@ async fn x5_incidents_replay_and_why_not_answer_from_the_logs() {
     std::fs::write(&file, event("sent", "gw-2", "FAILED", now).to_string()).unwrap();
     let gateway = format!("http://{}", installation.gateways()[0]);
     let send = |file: &Path, secret: &str| {
-        command("holdline")
-            .args(["send", file.to_str().unwrap(), "--playbooks", playbooks.to_str().unwrap()])
-            .args(["--gateway", &gateway, "--output", "json"])
-            .env("HOLDLINE_TELEPHONY_SECRET", secret)
-            .output()
-            .unwrap()
+        ended(
+            command("holdline")
+                .args(["send", file.to_str().unwrap(), "--playbooks", playbooks.to_str().unwrap()])
+                .args(["--gateway", &gateway, "--output", "json"])
+                .env("HOLDLINE_TELEPHONY_SECRET", secret),
+        )
     };
     assert_eq!(json(&send(&file, holdline_tests::sender::SECRET))["status"], 200);
     let refused = send(&file, "another");
@@ -222,8 +222,7 @@ fn services_have_one_surface() {
 #[test]
 fn up_demo_reaches_its_failover_and_its_revert() {
     let folder = scratch("demo");
-    let output =
-        command("holdline").args(["up", "--demo", "--then-exit"]).current_dir(&folder).output().unwrap();
+    let output = ended(command("holdline").args(["up", "--demo", "--then-exit"]).current_dir(&folder));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     for part in [

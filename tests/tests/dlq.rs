@@ -148,6 +148,31 @@ async fn r2_to_a_failing_target_one_letter_at_a_time_finds_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r3_letters_go_back_at_the_rate_that_was_asked_for() {
+    const LETTERS: u32 = 4;
+    let (installation, target, sender) = installed("dlq-rate", "1").await;
+    let playbook = "/act/remediate/";
+    let remedies =
+        || target.calls().into_iter().filter(|call| call.path.starts_with(playbook)).collect::<Vec<_>>();
+    for n in 0..LETTERS {
+        target.fail_at(&format!("{playbook}gw-{n}"), 1, 404);
+        say(&sender, &format!("gw-{n}"), "FAILED", 3, 0).await;
+    }
+    let of_remedies =
+        || letters(&installation).into_iter().filter(|letter| letter["stage"] == "executor").count();
+    until("all letters", Duration::from_secs(20), || of_remedies() == LETTERS as usize).await;
+    let before = remedies().len();
+    let (went, told) = dlq(&installation, &["replay", "--all", "--containing", "404", "--rate", "1"]);
+    assert!(went && told["done"] == LETTERS, "{told}");
+    until("all calls", Duration::from_secs(20), || remedies().len() == before + LETTERS as usize).await;
+    let again = remedies().split_off(before);
+    // One a second; the way of each takes some of it.
+    let took = again[again.len() - 1].at.duration_since(again[0].at);
+    assert!(took >= Duration::from_millis(2_500), "{LETTERS} letters within {took:?}");
+    installation.conserved();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r3_people_see_replay_and_discard_and_an_alert_is_heard_by_who_asks_for_it() {
     let (installation, target, sender) = installed("dlq-people", "1").await;
     target.fail(2, 404);
@@ -158,6 +183,11 @@ async fn r3_people_see_replay_and_discard_and_an_alert_is_heard_by_who_asks_for_
     let all = letters(&installation);
     assert!(all.iter().all(|letter| letter["transient"] == false));
     let number = all[0]["letter"].to_string();
+    // Whoever does not ask for alerts by their name hears nothing of them.
+    for incident in incidents(&installation) {
+        let of_alert = incident["entityId"] != "gw-404";
+        assert_eq!(incident["playbook"] == "alerts", of_alert, "{incident}");
+    }
 
     let (shown, letter) = dlq(&installation, &["show", &number]);
     assert!(shown && letter["holds"]["command"]["action"] == "remediate", "{letter}");

@@ -17,6 +17,7 @@ use holdline_tests::platform::group_playbooks;
 use holdline_tests::programs::{
     Installation, Running, STAGES, changed_sample, command, free_address, log, scratch,
 };
+use holdline_tests::secrecy::assert_untold;
 use holdline_tests::sender::SECRET;
 use holdline_tests::vault::{ROLE_ID, SECRET_ID, Vault};
 use serde_json::{Value, json};
@@ -39,6 +40,7 @@ struct Told {
 
 impl Told {
     fn of(output: &Output) -> Told {
+        assert_untold("doctor", [&output.stdout[..], &output.stderr].concat());
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let json = serde_json::from_str(&text)
             .unwrap_or_else(|error| panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr)));

@@ -43,11 +43,16 @@ async fn wait_until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-/// What the gateway says that it holds.
-fn spooled(installation: &Installation) -> u64 {
+/// What the gateway says that it holds: `events`, `bytes`, `age_seconds`, over all partitions.
+fn spooled_in(installation: &Installation, what: &str) -> u64 {
     let metrics = installation.admin("gateway", 0, "/metrics");
-    let lines = metrics.lines().filter(|line| line.starts_with("holdline_spool_events{"));
-    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    let name = format!("holdline_spool_{what}{{");
+    let lines = metrics.lines().filter(|line| line.starts_with(&name));
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
+}
+
+fn spooled(installation: &Installation) -> u64 {
+    spooled_in(installation, "events")
 }
 
 fn ready(installation: &Installation) -> bool {
@@ -190,7 +195,9 @@ async fn n1_f4_the_broker_is_gone_under_load_and_every_request_is_answered_200()
         installation.stop_broker();
         clock::sleep(Duration::from_secs(6)).await;
         assert!(ready(installation), "it can do its work");
-        assert!(spooled(installation) > 0);
+        for what in ["events", "bytes", "age_seconds"] {
+            assert!(spooled_in(installation, what) > 0, "{what}");
+        }
         clock::sleep(Duration::from_secs(6)).await;
         installation.start_broker("always");
     })
@@ -356,4 +363,39 @@ fn a_gateway_that_has_never_seen_a_broker_waits_for_it_and_gives_up() {
         .spawn()
         .unwrap();
     assert_eq!(Running::of(child).wait(Duration::from_secs(30)), Some(69));
+}
+
+/// Beyond its bound the spool takes nothing more, what it has stays, and it goes on once it is drained.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn n1_a_spool_that_is_full_refuses_what_comes_and_keeps_what_it_has() {
+    const BYTES_MAX: u64 = 64 * 1024;
+    let (mut installation, target) = installed("spool-bound", "always").await;
+    installation.kill("gateway", 0);
+    let bound = BYTES_MAX.to_string();
+    installation.spawn_with("gateway", 0, &[("HOLDLINE_GATEWAY_SPOOL_BYTES_MAX", &bound)]);
+    installation.wait_ready();
+    let sender = Sender::new(installation.gateways(), "telephony");
+    installation.stop_broker();
+    fail(&sender, "a").await;
+    let mut accepted = 3;
+    let refusal = loop {
+        let mut event = event(&format!("filling-{accepted}"), "filling", "HEALTHY", clock::wall_ms());
+        event["data"]["filling"] = "x".repeat(4_000).into();
+        let (head, body) = post_raw(installation.gateways()[0], &event).await;
+        if !head.starts_with("HTTP/1.1 200") {
+            break head + &body;
+        }
+        accepted += 1;
+        assert!(accepted < 100, "there is no bound");
+    };
+    assert!(refusal.starts_with("HTTP/1.1 503") && refusal.contains("could not be stored"), "{refusal}");
+    assert!(installation.log_of("gateway", 0).contains("gateway.spool_bytes_max"), "it says why");
+    assert!(!ready(&installation), "nothing more goes in");
+    let held = spooled_in(&installation, "bytes");
+    assert!(held > BYTES_MAX / 2 && held <= BYTES_MAX, "{held} bytes");
+    assert_eq!(spooled(&installation), accepted, "nothing half-accepted");
+    installation.start_broker("always");
+    wait_until("the spool is drained", || spooled(&installation) == 0).await;
+    fail(&sender, "b").await;
+    all_there_once(&installation, &target, accepted + 3, &["a", "b"]).await;
 }

@@ -38,14 +38,16 @@ fn trusting(authority: &Authority) -> ClientBuilder {
     reqwest::Client::builder().tls_certs_only([root]).tls_info(true).no_proxy().timeout(SOON)
 }
 
-/// A broker and one gateway that serves the pair `shown`, which is issued first.
+/// An installation whose gateway serves the pair `shown`, which is issued first.
 fn gateway(name: &str) -> (Installation, Authority, SocketAddr) {
     let mut installation = Installation::broker(name, &sample("loop"), "always");
     let authority = Authority::new(&installation.folder.join("certificates"));
     let (certificate, key) = authority.issue("shown");
     installation.variable("HOLDLINE_GATEWAY_TLS_CERTIFICATE_FILE", certificate.to_str().unwrap());
     installation.variable("HOLDLINE_GATEWAY_TLS_KEY_FILE", key.to_str().unwrap());
-    installation.spawn("gateway", 0);
+    for stage in STAGES {
+        installation.spawn(stage, 0);
+    }
     installation.wait_ready();
     let address = installation.gateways()[0];
     (installation, authority, address)
