@@ -125,13 +125,16 @@ impl World {
         serde_json::from_slice(&shown.stdout).unwrap()
     }
 
-    /// Waits until so many remedies were looked at and stand.
+    /// Remedies that were looked at and stand.
+    fn proven(&self) -> usize {
+        self.installation.log_of("executor", 0).matches("worked: Some(true)").count()
+    }
+
     async fn until_proven(&self, remedies: usize) {
         let began = clock::now();
-        let proven = || self.installation.log_of("executor", 0).matches("worked: Some(true)").count();
-        while proven() < remedies {
+        while self.proven() < remedies {
             let log = self.installation.log_of("executor", 0);
-            assert!(began.elapsed() < SOON, "{} of {remedies} are proven\n{log}", proven());
+            assert!(began.elapsed() < SOON, "{} of {remedies} are proven\n{log}", self.proven());
             clock::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -519,6 +522,7 @@ async fn e2_a_relapse_while_an_undo_takes_effect_is_remedied() {
         world.until_over().await;
         assert_eq!(world.simulator.object(kind, key)[field], done, "{name}: the undo shows already");
         assert_eq!(world.writes(path).len(), 2, "{name}");
+        let proven = world.proven();
         world.fails(name).await;
         let began = clock::now();
         while world.writes(path).len() < 3 {
@@ -526,7 +530,7 @@ async fn e2_a_relapse_while_an_undo_takes_effect_is_remedied() {
             clock::sleep(Duration::from_millis(50)).await;
         }
         // Long enough for everything to have taken effect.
-        world.until_proven(if name == "stop" { 2 } else { 4 }).await;
+        world.until_proven(proven + 1).await;
         clock::sleep(Duration::from_secs(5)).await;
         assert_eq!(world.simulator.object(kind, key)[field], done, "{name}");
         world.recovers(name).await;
