@@ -79,9 +79,10 @@ fn debouncing(script: Script, gone: Option<Guard>, wanted: Option<&'static str>)
     search(&name, debouncer::Debouncing::new(script, bounds, gone), wanted)
 }
 
+/// Its faults are of many kinds, so it has one more of them.
 fn executing(idempotent: bool, gone: Option<Guard>, wanted: Option<&'static str>) -> Broken {
     let name = format!("executor, idempotent {idempotent}, without {gone:?}");
-    search(&name, executor::Executing::new(idempotent, faults(), gone), wanted)
+    search(&name, executor::Executing::new(idempotent, faults() + 1, gone), wanted)
 }
 
 fn approving(gone: Option<Guard>, wanted: Option<&'static str>) -> Broken {
@@ -92,8 +93,9 @@ fn taking(gone: Option<Guard>, wanted: Option<&'static str>) -> Broken {
     search(&format!("budgets without {gone:?}"), budgets::Budgets::new(faults(), gone), wanted)
 }
 
+/// One fault for each of the two, and one between them.
 fn sharing(gone: Option<Guard>, wanted: Option<&'static str>) -> Broken {
-    search(&format!("sharing without {gone:?}"), sharing::Sharing::new(faults(), gone), wanted)
+    search(&format!("sharing without {gone:?}"), sharing::Sharing::new(faults() + 1, gone), wanted)
 }
 
 #[test]
@@ -104,9 +106,6 @@ fn n2_n4_t2_o1_o4_the_classifier_holds() {
 #[test]
 fn n2_o1_o2_o3_o4_a1_a2_l1_the_debouncer_holds() {
     for script in scripts::all() {
-        if std::env::var("ONLY").is_ok_and(|only| only != script.name) {
-            continue;
-        }
         assert_eq!(debouncing(script, None, None), Broken::new());
     }
 }

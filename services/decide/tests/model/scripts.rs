@@ -186,5 +186,5 @@ pub(crate) fn hasty() -> Script {
         at(2, &[("c", Healthy)]),
         at(30, &[("d", Healthy)]),
     ];
-    Script { calm: true, ..script("hasty", terms, beats) }
+    script("hasty", terms, beats)
 }
