@@ -6,9 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holdline_decide::approval::{
-    Approval, Covered, Person, Right, Standing, Terms, When, judge, terms,
-};
+use holdline_decide::approval::{Approval, Covered, Person, Right, Standing, Terms, When, judge, terms};
 use holdline_decide::debounce::Input;
 use holdline_decide::execute::{Shown, shown};
 use holdline_proto::approval::{Asked, Ruled, Ruling, Verdict, id};

@@ -3,7 +3,7 @@
 //!
 //! The seam to [`crate::executor`]: whoever acts on an incident has it to himself, and what is late does not leave.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use holdline_decide::budget::{self, AtMost, BlastRadius, Budget, Per, earlier, is_over, lasting, take};
 use holdline_proto::budget::{Spent, Taken};
@@ -158,14 +158,13 @@ impl Budgets {
             what: if self.without(Guard::BudgetOnce) { incident.clone() } else { budget.what.clone() },
             ..budget.clone()
         };
-        let shown = |taken: &Taken| {
+        let ended = |taken: &Taken| {
             let number = taken.incident.trim_start_matches('i').chars().next().and_then(|n| n.to_digit(10));
             let at = &state.incidents[number.unwrap() as usize];
             is_over(taken, Some(&view(at.phase)), state.now_ms)
         };
-        let mut over = BTreeSet::new();
         let before = earlier(spent, budget).chain(lasting(spent, budget, state.now_ms));
-        over.extend(before.filter(|taken| shown(taken)).map(|taken| taken.incident.clone()));
+        let over = before.filter(|taken| ended(taken)).map(|taken| taken.incident.clone()).collect();
         take(spent, budget, &incident, state.now_ms, &over)
     }
 

@@ -157,7 +157,9 @@ impl Guard {
             Guard::LastLook => "O2 no call leaves without its lock",
             Guard::Pauses => "A7 no call leaves while it is stopped",
             Guard::DecisionNumber => "O2 nothing withdrawn leaves",
-            Guard::EarlierIntent | Guard::IntentFence | Guard::SureIntent => "T1 one effect per incident and direction",
+            Guard::EarlierIntent | Guard::IntentFence | Guard::SureIntent => {
+                "T1 one effect per incident and direction"
+            }
             Guard::Deadline => "L2 nothing late leaves",
             Guard::AcknowledgedLast => "N4 acknowledged last",
             Guard::ExactRequest
@@ -167,7 +169,9 @@ impl Guard {
             | Guard::LastWord => "A4 nothing leaves that people have not allowed",
             Guard::BudgetFence | Guard::BudgetWhileOpen => "A5 no budget is overdrawn",
             Guard::BudgetOnce => "A5 what was taken is not asked for again",
-            Guard::Reliance | Guard::RelianceFence | Guard::EveryWriteIsFenced => "E2 a remedy stands while somebody relies on it",
+            Guard::Reliance | Guard::RelianceFence | Guard::EveryWriteIsFenced => {
+                "E2 a remedy stands while somebody relies on it"
+            }
             Guard::PreImage | Guard::PreImageStays | Guard::Begun => "E2 what was there is put back",
             Guard::Stamp => "A6 a person's change stays",
         }

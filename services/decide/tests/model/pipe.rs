@@ -258,7 +258,7 @@ impl<S: Stage> Pipe<S> {
     /// Inputs that nobody has read yet.
     pub(crate) fn waiting(&self, inputs: &Log<S::Input>) -> u64 {
         let read = self.owners.iter().map(|at| at.memory.position).max();
-        inputs.last() - read.unwrap_or_else(|| self.covered())
+        inputs.last() - read.unwrap_or_default()
     }
 
     /// Each record follows the one before it: it covers what comes next, and nothing again (O1, N4).
@@ -277,8 +277,8 @@ impl<S: Stage> Pipe<S> {
 }
 
 impl<S: Stage> Pipe<S> {
-    fn identity(&self) -> (&Log<Record<S::Body>>, u64, Vec<&Memory>, u8, bool) {
-        let owners = self.owners.iter().map(|at| &at.memory).collect();
+    fn identity(&self) -> impl PartialEq + Hash + '_ {
+        let owners: Vec<_> = self.owners.iter().map(|at| &at.memory).collect();
         (&self.records, self.effects_done, owners, self.faults, self.diverged)
     }
 }

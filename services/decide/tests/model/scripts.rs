@@ -59,7 +59,18 @@ fn script(name: &'static str, terms: Terms, beats: Vec<Beat>) -> Script {
 }
 
 pub(crate) fn all() -> Vec<Script> {
-    vec![circle(), anew(), silence(), late_silence(), changes(), flapping(), nearer(), hasty(), echoes(), everything()]
+    vec![
+        circle(),
+        anew(),
+        silence(),
+        late_silence(),
+        changes(),
+        flapping(),
+        nearer(),
+        hasty(),
+        echoes(),
+        everything(),
+    ]
 }
 
 /// Confirmed, remedied, recovered, reverted.
