@@ -53,18 +53,11 @@ async fn read<T: Wire>(bus: &Bus, key: String) -> Result<Entry<T>, StoreError> {
     Ok(Entry { known, revision: place.revision, key, unreadable })
 }
 
-/// Keeps what is known, if it says anything new.
+/// Keeps what is known. Also what says nothing new: whoever has read it before has to look again.
 ///
 /// # Errors
 /// [`StoreError::Fenced`] when somebody else has written since.
-pub(crate) async fn write<T: Wire + Clone + PartialEq>(
-    bus: &Bus,
-    entry: &Entry<T>,
-    known: T,
-) -> Result<Entry<T>, StoreError> {
-    if entry.known.as_ref() == Some(&known) {
-        return Ok(entry.clone());
-    }
+pub(crate) async fn write<T: Wire>(bus: &Bus, entry: &Entry<T>, known: T) -> Result<Entry<T>, StoreError> {
     let put = Put { expect: Some(entry.revision), ttl: Some(KEPT), ..Put::default() };
     let revision = bus.put(Bucket::Intents, &entry.key, wire::encode(&known).into(), put).await?;
     Ok(Entry { known: Some(known), revision, key: entry.key.clone(), unreadable: None })

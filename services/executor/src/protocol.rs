@@ -397,6 +397,11 @@ impl Executor {
             answered: false,
             ..self.intent(command, &lock, earlier, asking.request)
         };
+        // Whoever has it meanwhile may have a call under way, of which this intent would leave no trace.
+        if !lock.is_sure() {
+            lock.release(&self.bus).await;
+            return Ok(None);
+        }
         crash::point(Point::BeforeIntent);
         let revision = intent::write(&self.bus, command, &intent, earlier.revision).await?;
         crash::point(Point::AfterIntent);

@@ -4,7 +4,7 @@
 //! published twice is there twice.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::ops::Index;
+use std::ops::{Deref, Index};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -54,10 +54,6 @@ impl<T> Log<T> {
 
     pub(crate) fn published_ms(&self, sequence: u64) -> i64 {
         self.messages[place(sequence)].published_ms
-    }
-
-    pub(crate) fn print(&self, sequence: u64) -> u64 {
-        self.messages[place(sequence)].print
     }
 
     /// The messages with their sequences.
@@ -110,16 +106,56 @@ impl<T> Hash for Log<T> {
     }
 }
 
+/// A value with what stands for it wherever states are compared.
+#[derive(Debug)]
+pub(crate) struct Printed<T> {
+    print: u64,
+    value: Arc<T>,
+}
+
+impl<T: Serialize> Printed<T> {
+    pub(crate) fn new(value: T) -> Printed<T> {
+        Printed { print: print(&value), value: Arc::new(value) }
+    }
+}
+
+impl<T> Deref for Printed<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> Clone for Printed<T> {
+    fn clone(&self) -> Self {
+        Printed { print: self.print, value: self.value.clone() }
+    }
+}
+
+impl<T> PartialEq for Printed<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.print == other.print
+    }
+}
+
+impl<T> Hash for Printed<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.print.hash(state);
+    }
+}
+
 /// What stands for a value wherever states are compared.
 pub(crate) fn print(value: &impl Serialize) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    serde_json::to_vec(value).unwrap().hash(&mut hasher);
-    hasher.finish()
+    hash_of(&serde_json::to_vec(value).unwrap())
 }
 
 /// What stands for a history: what stood for it before, and what came to it.
 pub(crate) fn chain(before: u64, added: u64) -> u64 {
+    hash_of(&(before, added))
+}
+
+pub(crate) fn hash_of(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (before, added).hash(&mut hasher);
+    value.hash(&mut hasher);
     hasher.finish()
 }

@@ -86,7 +86,7 @@ impl Stage for Classifier {
 impl Classifying {
     pub(crate) fn new(bounds: Bounds, gone: Option<Guard>) -> Classifying {
         // When it happened and when it was accepted is filled in as it is stored.
-        let event = |id| Event { id, status: Status::Failed, happened_s: 0, accepted_s: 0 };
+        let event = |id| Event { id, status: Status::Failed, happened_s: 0, accepted_s: 0, echo: false };
         let rules = "confirm: {failures: 1, stable_for: 0s}\nact:\n  failed: {do: [fail], class: failover}\n\
                      revert: {healthy: 2, stable_for: 0s, silence: 15m, do: [restore]}\n";
         let window_ms = if gone == Some(Guard::DedupClaim) { -1 } else { 24 * 3_600_000 };
@@ -134,12 +134,13 @@ impl Model for Classifying {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        vec![State { order: vec![], events: Log::default(), pipe: Pipe::new(self.bounds) }]
+        let pipe = Pipe::new(self.bounds, &self.fresh);
+        vec![State { order: vec![], events: Log::default(), pipe }]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         actions.extend(self.steps(state));
-        actions.extend(state.pipe.faults().into_iter().map(Action::Pipe));
+        actions.extend(state.pipe.faults(&state.events, self.gone).into_iter().map(Action::Pipe));
     }
 
     fn next_state(&self, before: &State, action: Action) -> Option<State> {
@@ -152,7 +153,7 @@ impl Model for Classifying {
             }
             Action::Pipe(step) => {
                 // When a record was stored matters to its readers only.
-                state.pipe.step(&step, &self.fresh, &state.events, BEGIN_MS, self.gone);
+                state.pipe.step(&step, &state.events, BEGIN_MS, self.gone);
             }
         }
         Some(state)

@@ -5,21 +5,21 @@
 //! though as late as it likes. The seam to [`crate::executor`]: each issue of a command gets an outcome, late
 //! or soon.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
 
 use holdline_decide::classify;
 use holdline_decide::debounce::{self, Input, Partition};
 use holdline_decide::replay::{Recorded, Replay, Verdict};
 use holdline_proto::command::{Command, Direction};
 use holdline_proto::incident::Lane;
-use holdline_proto::journal::{Decided, Decision, Effect, WakeUp, What};
+use holdline_proto::journal::{Decided, Decision, Disposition, Effect, WakeUp, What};
 use holdline_proto::outcome::{Done, Outcome};
 use holdline_proto::signal::{Classified, Health, Signal};
 use serde::Serialize;
 use stateright::{Model, Property};
 
-use crate::broker::Log;
+use crate::broker::{Log, hash_of};
 use crate::guards::Guard;
 use crate::pipe::{Bounds, Pipe, Stage, Step};
 use crate::scene::{Beat, Book, Event, SET, book};
@@ -68,8 +68,10 @@ pub(crate) struct Script {
     pub(crate) lags: bool,
     /// So many inputs may wait for the debouncer.
     pub(crate) backlog: u64,
-    /// The next frame comes when everything that can be done without an outcome or a timer is done.
+    /// Nothing comes before everything that came is dealt with.
     pub(crate) calm: bool,
+    /// With as many faults as elsewhere there would be more states than a test that everybody runs should search.
+    pub(crate) fewer_faults: u8,
     /// How the executor may answer the first issue of a command; a later one is carried out.
     pub(crate) answers: Vec<Done>,
 }
@@ -80,6 +82,8 @@ pub(crate) struct Debouncing {
     script: Script,
     /// What the classifier makes of each frame of each slot.
     classified: Vec<Vec<Classified>>,
+    /// Histories that were replayed, and whether they gave the same: many states have the same one.
+    replayed: Mutex<HashMap<u64, bool>>,
     fresh: Debouncer,
 }
 
@@ -150,6 +154,9 @@ impl Debouncer {
             (Entered::Classified(classified), Some(Guard::EventOrder)) => {
                 classified.signals.iter_mut().for_each(|signal| signal.event_ms = signal.received_ms);
             }
+            (Entered::Classified(classified), Some(Guard::Echo)) => {
+                classified.signals.iter_mut().for_each(|signal| signal.echo = None);
+            }
             (Entered::Classified(classified), Some(Guard::Lanes)) => {
                 let degraded =
                     classified.signals.iter_mut().filter(|signal| signal.health == Health::Degraded);
@@ -212,6 +219,7 @@ impl Debouncing {
         let book = Arc::new(book);
         Debouncing {
             classified: classified(&script.slots, &book),
+            replayed: Mutex::default(),
             bounds,
             gone,
             script,
@@ -225,7 +233,8 @@ impl Debouncing {
 
     fn steps(&self, state: &State) -> Vec<Action> {
         let mut steps: Vec<Action> = self.pipe_steps(state).into_iter().map(Action::Pipe).collect();
-        let busy = state.pipe.waiting(&state.inputs) >= self.script.backlog;
+        let busy = state.pipe.waiting(&state.inputs) >= self.script.backlog
+            || (self.script.calm && !state.pipe.is_idle(&state.inputs));
         let next = self.script.slots.get(state.came.len());
         if let Some(frames) =
             next.filter(|_| !busy && (self.script.lags || state.passed_on == state.came.len()))
@@ -282,6 +291,9 @@ fn classified(slots: &[Vec<Beat>], book: &Book) -> Vec<Vec<Classified>> {
         let mut out = Classified { playbooks: SET.into(), ..Classified::default() };
         partition.frame(&book.0, slot as u64 + 1, beat.stored_ms(), &beat.frame(slot), &mut out);
         partition.conclude(&mut out);
+        for (signal, event) in out.signals.iter_mut().zip(&beat.events) {
+            signal.echo = event.echo.then(|| "an action of ours".into());
+        }
         out
     };
     (0..slots.len()).map(|slot| (0..slots[slot].len()).map(|which| of(slot, which)).collect()).collect()
@@ -315,7 +327,7 @@ impl Model for Debouncing {
             passed_on: 0,
             now_ms: self.script.slots[0][0].stored_ms(),
             inputs: Log::default(),
-            pipe: Pipe::new(self.bounds),
+            pipe: Pipe::new(self.bounds, &self.fresh),
             timers: BTreeMap::new(),
             commanded: BTreeSet::new(),
             answered: BTreeSet::new(),
@@ -325,7 +337,7 @@ impl Model for Debouncing {
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         actions.extend(self.steps(state));
-        actions.extend(state.pipe.faults().into_iter().map(Action::Pipe));
+        actions.extend(state.pipe.faults(&state.inputs, self.gone).into_iter().map(Action::Pipe));
     }
 
     fn next_state(&self, before: &State, action: Action) -> Option<State> {
@@ -369,20 +381,17 @@ impl Model for Debouncing {
             }
             Action::Pipe(step) => {
                 let records = before.pipe.records.last();
-                let published = state.pipe.step(&step, &self.fresh, &state.inputs, before.now_ms, self.gone);
-                if let Some(effect) = published {
-                    self.publish(&mut state, effect);
-                }
+                let published = state.pipe.step(&step, &state.inputs, before.now_ms, self.gone);
+                published.into_iter().for_each(|effect| self.publish(&mut state, effect));
                 if state.pipe.records.last() > records {
                     state.differs |= !self.replays(&state);
                 }
             }
         }
-        if self.script.calm {
-            // What can be done is done at once, by one owner.
+        if self.script.calm && state.pipe.is_certain() {
             while let Some(step) = self.pipe_steps(&state).into_iter().next() {
-                let effect = state.pipe.step(&step, &self.fresh, &state.inputs, state.now_ms, self.gone);
-                effect.into_iter().for_each(|effect| self.publish(&mut state, effect));
+                let published = state.pipe.step(&step, &state.inputs, state.now_ms, self.gone);
+                published.into_iter().for_each(|effect| self.publish(&mut state, effect));
             }
         }
         Some(state)
@@ -402,6 +411,7 @@ impl Model for Debouncing {
             Property::always("A1 no revert before health is proven", reverts_are_due),
             Property::always("A2 a warning feeds no failover", lanes_are_kept),
             Property::always("O3 an older event moves nothing", older_events_are_stale),
+            Property::always("C4 an echo counts for nothing", echoes_count_for_nothing),
             Property::always("O4 a timer overtakes no event", timers_overtake_nothing),
             Property::always("O4 a wake-up acts once it has fired", wake_ups_have_fired),
             Property::always("L1 in the end everything due is done", everything_due_is_done),
@@ -418,6 +428,16 @@ impl Debouncing {
         if !matches!(self.gone, None | Some(Guard::TimeIsData)) {
             return true;
         }
+        let history = hash_of(&(&state.pipe.records, &state.inputs));
+        if let Some(same) = self.replayed.lock().unwrap().get(&history) {
+            return *same;
+        }
+        let same = self.replays_anew(state);
+        self.replayed.lock().unwrap().insert(history, same);
+        same
+    }
+
+    fn replays_anew(&self, state: &State) -> bool {
         let last = state.pipe.records.last();
         let mut replay = Replay::new(0);
         for (_, record) in state.pipe.records.iter().filter(|(sequence, _)| *sequence < last) {
@@ -455,7 +475,7 @@ fn signals(state: &State, until: u64) -> impl Iterator<Item = &Signal> {
 }
 
 /// Whether so many events of one kind in a row, over so long a time, end within an input. Written from
-/// requirements.md D2 and D3: an older event is not seen at all, and `breaks` says what ends a row.
+/// requirements.md D2, D3 and C4: an older event or an echo is not seen at all, and `breaks` says what ends a row.
 fn row_ends_within(
     state: &State,
     input: u64,
@@ -467,7 +487,7 @@ fn row_ends_within(
     let mut row: Vec<i64> = vec![];
     let mut found = false;
     for signal in signals(state, input) {
-        if signal.event_ms < newest_ms {
+        if signal.event_ms < newest_ms || signal.echo.is_some() {
             continue;
         }
         newest_ms = signal.event_ms;
@@ -559,15 +579,24 @@ fn lanes_are_kept(_: &Debouncing, state: &State) -> bool {
 }
 
 fn older_events_are_stale(_: &Debouncing, state: &State) -> bool {
-    use holdline_proto::journal::Disposition;
     let disposed = || state.pipe.records.iter().flat_map(|(_, record)| &record.body.disposed);
     let mut newest_ms = i64::MIN;
     signals(state, u64::MAX).all(|signal| {
         let older = signal.event_ms < newest_ms;
-        newest_ms = newest_ms.max(signal.event_ms);
+        if signal.echo.is_none() {
+            newest_ms = newest_ms.max(signal.event_ms);
+        }
         let said = disposed().find(|disposed| disposed.origin == signal.origin);
         said.is_none_or(|said| matches!(said.disposition, Disposition::Stale { .. }) == older)
     })
+}
+
+fn echoes_count_for_nothing(_: &Debouncing, state: &State) -> bool {
+    let disposed = state.pipe.records.iter().flat_map(|(_, record)| &record.body.disposed);
+    let counted = disposed.filter(|disposed| matches!(disposed.disposition, Disposition::Counted { .. }));
+    let echoes: BTreeSet<_> =
+        signals(state, u64::MAX).filter(|signal| signal.echo.is_some()).map(|signal| signal.origin).collect();
+    counted.into_iter().all(|disposed| !echoes.contains(&disposed.origin))
 }
 
 /// When a decision was due that nothing but time has led to. Unix milliseconds.

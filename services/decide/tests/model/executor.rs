@@ -2,32 +2,37 @@
 //! by line around the real `decide::execute`, and a target that counts.
 //!
 //! The seam to [`crate::debouncer`]: one real `debounce::Partition` that never fails issues the commands and
-//! reads the outcomes; its commands may be stored twice, its views come late. A message may be delivered again
-//! at any time, to whoever is idle.
+//! reads the outcomes; its views come late. A message may be delivered again at any time, to whoever is idle, and a
+//! command that is stored twice is no more than that: nothing is acknowledged before its outcome stands, and then
+//! nothing of it is worked on.
+//!
+//! Lines between which nobody can tell a difference are one step, or the search would spend itself on their order:
+//! - From the lock to the intent an executor changes nothing that others see. It may lose its lock between any two of
+//!   these lines ([`Action::Take`]); if it dies there, its command was as good as not delivered.
+//! - The call goes with the last look: nobody but the target sees it.
+//! - The outcome goes with giving back the lock and with the acknowledgement, in this order: whoever dies after the
+//!   outcome leaves a lock that runs out and a message of which nothing more comes.
+//! - A lock that nobody renews has run out, because others may take it as late as they like.
 
-use std::collections::BTreeMap;
-use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use holdline_decide::debounce::{self, Input, Partition};
+use holdline_decide::debounce::Input;
 use holdline_decide::execute::{
     Answer, IDEMPOTENCY_HEADER, Next, Standing, judge, may_have_happened, request, standing, weigh,
 };
 use holdline_decide::pause::stopping;
 use holdline_decide::playbook::Doing;
 use holdline_decide::rate::Limits;
-use holdline_proto::command::{Command, Direction, Intent};
-use holdline_proto::event::Origin;
-use holdline_proto::incident::View;
-use holdline_proto::journal::Effect;
+use holdline_proto::command::{Direction, Intent};
 use holdline_proto::outcome::{Done, Outcome};
 use holdline_proto::pause::{Pause, Pauses, Scope};
-use holdline_proto::signal::{Classified, Health, Signal, Values};
+use holdline_proto::signal::Health;
 use stateright::{Model, Property};
 
-use crate::broker::{Log, chain, print};
+use crate::broker::Printed;
 use crate::guards::Guard;
-use crate::scene::{BEGIN_MS, Book, PLAYBOOK, SET, SUBSCRIPTION, book};
+use crate::issuer::Issuer;
+use crate::scene::{BEGIN_MS, Book, book};
 
 const RULES: &str = "confirm: {failures: 1, stable_for: 0s}\nact:\n  failed: {do: [fail], class: failover}\n\
                      revert: {healthy: 2, stable_for: 0s, silence: 15m, do: [restore]}\n";
@@ -48,104 +53,49 @@ pub(crate) struct Executing {
     answers: Vec<(Answer, bool)>,
 }
 
-/// An issue of a command, and which copy of it.
-type Message = (usize, u8);
-
 #[derive(Debug, Clone, PartialEq, Hash)]
 pub(crate) struct State {
     now_ms: i64,
-    debouncer: Debouncer,
+    debouncer: Issuer,
     recovered: bool,
-    queue: Vec<Message>,
-    outcomes: Log<Outcome>,
-    /// The last outcome that the debouncer has read.
-    read: u64,
-    /// How many of its views are stored.
+    /// Issues of commands that are not acknowledged.
+    queue: BTreeSet<usize>,
+    /// Issues whose outcome stands.
+    reported: BTreeSet<usize>,
+    /// Outcomes that the debouncer has not read.
+    unread: VecDeque<Printed<Outcome>>,
+    /// Something was given up, or may have been done and is not known to be.
+    troubled: bool,
+    /// How many of the debouncer's views are stored.
     shown: usize,
-    lock: Option<Holder>,
-    /// By action.
-    intents: BTreeMap<String, Written>,
+    lock: Option<usize>,
+    /// Of the track: one of its commands is under way at a time.
+    intent: Option<Printed<Intent>>,
     work: [Option<Work>; 2],
-    /// Issues whose call passed the last look, in order.
-    left: Vec<usize>,
     /// Effects at the target, by direction and idempotency key.
     effects: BTreeMap<(bool, String), u8>,
+    /// Issues of commands in the dead letters.
     parked: Vec<usize>,
-    /// A call left without its lock, or late.
+    /// A revert left.
+    reverting: bool,
+    /// A call left that a later one had withdrawn, or without its lock, or late.
+    withdrawn: bool,
     unlocked: bool,
     late: bool,
-    operator: Operator,
-    /// A call left although the operator had been told that none does.
+    /// A person has stopped everything.
+    stopped: bool,
+    /// A call left although that person had been told that none does.
     unstopped: bool,
     /// How many more may happen.
     faults: u8,
-    /// How often a command was stored twice.
-    twins: u8,
-}
-
-/// A person who stops everything, once, and lets it go on.
-#[derive(Debug, Clone, Copy, PartialEq, Hash)]
-enum Operator {
-    Watches,
-    HasStopped,
-    HasResumed,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Hash)]
-enum Holder {
-    Executor(usize),
-    /// Whoever took it no longer knows.
-    Nobody,
-}
-
-#[derive(Debug, Clone)]
-struct Written {
-    print: u64,
-    intent: Arc<Intent>,
-}
-
-impl PartialEq for Written {
-    fn eq(&self, other: &Self) -> bool {
-        self.print == other.print
-    }
-}
-
-impl Hash for Written {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.print.hash(state);
-    }
-}
-
-/// The debouncer that never fails, with everything that it ever issued and showed.
-#[derive(Debug, Clone)]
-struct Debouncer {
-    /// Stands for all the rest: what was read.
-    history: u64,
-    partition: Arc<Partition>,
-    issued: Vec<Arc<Command>>,
-    views: Vec<Arc<View>>,
-}
-
-impl PartialEq for Debouncer {
-    fn eq(&self, other: &Self) -> bool {
-        self.history == other.history
-    }
-}
-
-impl Hash for Debouncer {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.history.hash(state);
-    }
 }
 
 /// An executor at work on a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Work {
-    message: Message,
+    issue: usize,
     line: Line,
-    /// It has taken the lock and not given it back.
-    locked: bool,
-    /// The lock was renewed in time, as far as its holder can tell.
+    /// It has the lock, as far as it can tell.
     sure: bool,
     /// Nobody else has written an intent since it looked.
     fresh: bool,
@@ -155,20 +105,17 @@ struct Work {
 
 /// What an executor does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Line {
+pub(crate) enum Line {
     Lock,
-    Standing,
     Weigh,
     Intend,
     LastLook,
-    Call,
     Judge { answer: usize },
-    Report { what: What, stored: bool },
-    Acknowledge,
+    Report(What),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum What {
+pub(crate) enum What {
     Withdrawn,
     Expired,
     Held,
@@ -178,22 +125,25 @@ enum What {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Action {
+    /// A delivery that finds no outcome, and has to wait for the lock.
     Deliver {
         executor: usize,
-        message: Message,
+        issue: usize,
+    },
+    /// On to the intent; or an executor stands still before a line, and its lock runs out.
+    Take {
+        executor: usize,
+        issue: usize,
+        stalls: Option<Line>,
     },
     Work {
         executor: usize,
     },
-    /// What the target does to a call.
+    /// What the target does to a call, other than to carry it out and say so.
     Call {
         executor: usize,
         answer: usize,
     },
-    Release {
-        executor: usize,
-    },
-    LockRunsOut,
     Show,
     Read,
     Recover,
@@ -202,15 +152,12 @@ pub(crate) enum Action {
     Crash {
         executor: usize,
     },
-    Pause {
+    Stall {
         executor: usize,
-    },
-    Twin {
-        message: Message,
     },
     Lapse,
     Return {
-        nth: usize,
+        issue: usize,
     },
 }
 
@@ -238,8 +185,8 @@ impl Executing {
         self.gone == Some(guard)
     }
 
-    fn is_late(&self, state: &State, work: &Work) -> bool {
-        state.now_ms > state.debouncer.issued[work.message.0].deadline_ms && !self.without(Guard::Deadline)
+    fn is_late(&self, state: &State, issue: usize) -> bool {
+        state.now_ms > state.debouncer.issued[issue].deadline_ms && !self.without(Guard::Deadline)
     }
 
     /// What `holdline_executor::pauses` says.
@@ -252,125 +199,118 @@ impl Executing {
             since_ms: BEGIN_MS,
             until_ms: i64::MAX,
         };
-        let pauses = match state.operator {
-            Operator::HasStopped => Pauses { pauses: vec![everything] },
-            Operator::Watches | Operator::HasResumed => Pauses::default(),
-        };
+        let pauses = Pauses { pauses: if state.stopped { vec![everything] } else { vec![] } };
         stopping(&pauses, command, state.now_ms).is_some() && state.now_ms <= command.deadline_ms
+    }
+
+    fn is_locked(&self, state: &State) -> bool {
+        state.lock.is_some() && !self.without(Guard::Lock)
+    }
+
+    /// Whether its last look lets the call leave.
+    fn leaves(&self, state: &State, work: &Work) -> bool {
+        let sure = work.sure || self.without(Guard::LastLook);
+        let stopped = self.is_stopped(state, work.issue) && !self.without(Guard::Pauses);
+        sure && !stopped && !self.is_late(state, work.issue)
+    }
+
+    /// Issues that an idle executor may be handed. What is stopped comes back later: it is as good as not delivered.
+    fn deliverable<'a>(&'a self, state: &'a State) -> impl Iterator<Item = usize> + 'a {
+        state.queue.iter().copied().filter(|issue| !self.is_stopped(state, *issue))
     }
 
     /// What happens without any fault.
     fn steps(&self, state: &State) -> Vec<Action> {
         let mut steps = vec![];
-        if state.operator == Operator::HasStopped {
+        if state.stopped {
             steps.push(Action::Resume);
         }
-        if state.read < state.outcomes.last() {
+        if !state.unread.is_empty() {
             steps.push(Action::Read);
         }
         if state.shown < state.debouncer.views.len() {
             steps.push(Action::Show);
         }
-        let lost = |executor: usize| state.work[executor].is_some_and(|work| !work.sure);
-        match state.lock {
-            Some(Holder::Executor(executor)) if lost(executor) => steps.push(Action::LockRunsOut),
-            Some(Holder::Nobody) => steps.push(Action::LockRunsOut),
-            _ => {}
+        for (executor, issue) in self.taking(state) {
+            steps.push(Action::Take { executor, issue, stalls: None });
         }
         for (executor, work) in state.work.iter().enumerate() {
             match work {
-                // What is stopped comes back later: it is as good as not delivered.
-                None => {
-                    let taken = state.queue.iter().filter(|message| !self.is_stopped(state, message.0));
-                    steps.extend(taken.map(|message| Action::Deliver { executor, message: *message }));
-                }
-                // Until the lock is free, the message is as good as not delivered.
-                Some(Work { line: Line::Lock, .. }) if state.lock.is_some() && !self.without(Guard::Lock) => {
-                }
-                Some(Work { line: Line::Call, .. }) => steps.push(Action::Call { executor, answer: 0 }),
-                Some(Work { line: Line::Report { stored, .. }, locked, .. }) => {
-                    if !stored {
-                        steps.push(Action::Work { executor });
-                    }
-                    if *locked {
-                        steps.push(Action::Release { executor });
-                    }
-                }
+                Some(Work { line: Line::Lock, .. }) | None => {}
                 Some(_) => steps.push(Action::Work { executor }),
             }
+        }
+        // Who waits for the lock matters only if the outcome comes to stand meanwhile.
+        if let Some(executor) = idle(state)
+            && let Some(other) = state.work[1 - executor]
+            && matches!(other.line, Line::Report(_))
+            && self.deliverable(state).any(|issue| issue == other.issue)
+        {
+            steps.push(Action::Deliver { executor, issue: other.issue });
         }
         steps
     }
 
+    /// Who may take the lock now, to do what.
+    fn taking(&self, state: &State) -> Vec<(usize, usize)> {
+        if self.is_locked(state) {
+            return vec![];
+        }
+        let waits = |(executor, work): (usize, &Option<Work>)| {
+            work.filter(|work| work.line == Line::Lock).map(|work| (executor, work.issue))
+        };
+        let mut taking: Vec<_> = state.work.iter().enumerate().filter_map(waits).collect();
+        if let Some(executor) = idle(state) {
+            taking.extend(self.deliverable(state).map(|issue| (executor, issue)));
+        }
+        taking
+    }
+
     /// What can go wrong: an executor loses everything in memory, or does not renew its lock in time; the
-    /// target does anything else than to answer 200; a command is stored twice; so much time passes that every
-    /// command is late; a person brings a command back from the dead letters.
+    /// target does anything else than to answer 200; so much time passes that every command is late; a person brings
+    /// a command back from the dead letters.
     fn faults(&self, state: &State) -> Vec<Action> {
         let mut faults = vec![];
         if state.faults == 0 {
             return faults;
         }
+        for (executor, issue) in self.taking(state) {
+            for line in [Line::Weigh, Line::Intend] {
+                faults.push(Action::Take { executor, issue, stalls: Some(line) });
+            }
+        }
         for (executor, work) in state.work.iter().enumerate() {
             let Some(work) = work else { continue };
-            faults.push(Action::Crash { executor });
-            if work.locked && work.sure {
-                faults.push(Action::Pause { executor });
+            if work.line == Line::Lock {
+                continue;
             }
-            if work.line == Line::Call {
+            faults.push(Action::Crash { executor });
+            if work.sure {
+                faults.push(Action::Stall { executor });
+            }
+            if work.line == Line::LastLook && self.leaves(state, work) {
                 faults.extend((1..self.answers.len()).map(|answer| Action::Call { executor, answer }));
             }
         }
-        faults.extend(state.queue.iter().map(|message| Action::Twin { message: *message }));
-        faults.push(Action::Lapse);
-        faults.extend((0..state.parked.len()).map(|nth| Action::Return { nth }));
+        let mut under_way =
+            state.queue.iter().copied().chain(state.work.iter().flatten().map(|work| work.issue));
+        if under_way.any(|issue| state.now_ms <= state.debouncer.issued[issue].deadline_ms) {
+            faults.push(Action::Lapse);
+        }
+        let parked: BTreeSet<usize> = state.parked.iter().copied().collect();
+        faults.extend(parked.into_iter().map(|issue| Action::Return { issue }));
         faults
     }
 
     /// Has the debouncer read something, and stores what it issues.
-    fn decide(&self, state: &mut State, input: Input<'_>, print: u64) {
-        let mut step = debounce::Step::default();
-        let debouncer = &mut state.debouncer;
-        debouncer.history = chain(chain(debouncer.history, print), state.now_ms.unsigned_abs());
-        Arc::make_mut(&mut debouncer.partition).step(
-            &self.book,
-            debouncer.history,
-            state.now_ms,
-            input,
-            &mut step,
-        );
-        for effect in step.effects {
-            if let Effect::Command(command) = effect {
-                state.queue.push((debouncer.issued.len(), 0));
-                debouncer.issued.push(Arc::new(command));
-            }
-        }
-        debouncer.views.extend(step.views.into_values().map(Arc::new));
+    fn decide(&self, state: &mut State, read: impl FnOnce(&mut Issuer, i64)) {
+        let before = state.debouncer.issued.len();
+        read(&mut state.debouncer, state.now_ms);
+        state.queue.extend(before..state.debouncer.issued.len());
     }
 
     fn hear(&self, state: &mut State, health: Health, times: u32) {
-        let signal = |index: u32| Signal {
-            echo: None,
-            depth: 0,
-            waited_ms: 0,
-            origin: Origin { sequence: 1, index },
-            accept_id: format!("0-0-{health:?}-{index}"),
-            event_id: format!("{health:?}-{index}"),
-            subscription: SUBSCRIPTION.into(),
-            playbook: PLAYBOOK.into(),
-            entity: "gw".into(),
-            group: None,
-            health,
-            event_ms: state.now_ms,
-            received_ms: state.now_ms,
-            late: false,
-            values: Values::new(),
-        };
-        let classified = Classified {
-            playbooks: SET.into(),
-            signals: (0..times).map(signal).collect(),
-            ..Classified::default()
-        };
-        self.decide(state, Input::Classified(&classified), print(&classified));
+        self.decide(state, |debouncer, now_ms| debouncer.hear(&self.book, now_ms, health, times));
     }
 
     /// Writes an intent, if nobody else has since it was looked at.
@@ -378,7 +318,7 @@ impl Executing {
         if !work.fresh && !self.without(Guard::IntentFence) {
             return false;
         }
-        let command = &state.debouncer.issued[work.message.0];
+        let command = &state.debouncer.issued[work.issue];
         let intent = Intent {
             answered_ms: 0,
             called_ms: 0,
@@ -390,76 +330,67 @@ impl Executing {
             answered,
             perhaps_done: work.perhaps_done,
         };
-        let key = intent.action_key.clone();
-        state.intents.insert(key.clone(), Written { print: print(&intent), intent: Arc::new(intent) });
+        state.intent = Some(Printed::new(intent));
         work.fresh = true;
-        if let Some(other) = &mut state.work[1 - executor]
-            && state.debouncer.issued[other.message.0].action_key() == key
-        {
+        if let Some(other) = &mut state.work[1 - executor] {
             other.fresh = false;
         }
         true
     }
 
-    fn release(state: &mut State, executor: usize, work: &mut Work) {
-        work.locked = false;
-        if state.lock == Some(Holder::Executor(executor)) {
-            state.lock = None;
-        }
-    }
-
-    /// The executor forgets its work; a lock that it had is left to run out.
+    /// The executor forgets its work; a lock that it had is free.
     fn forget(state: &mut State, executor: usize) {
         state.work[executor] = None;
-        if state.lock == Some(Holder::Executor(executor)) {
-            state.lock = Some(Holder::Nobody);
-        }
+        state.lock.take_if(|holder| *holder == executor);
     }
 
-    fn acknowledge(state: &mut State, message: Message) {
-        state.queue.retain(|other| *other != message);
+    fn stall(state: &mut State, executor: usize, work: &mut Work) {
+        work.sure = false;
+        state.lock.take_if(|holder| *holder == executor);
     }
 
-    fn outcome_stands(state: &State, command: &Command) -> bool {
-        state.outcomes.iter().any(|(_, outcome)| {
-            (outcome.decision, outcome.direction) == (command.decision, command.direction)
-        })
+    /// What is to be said after this is all that matters of the work.
+    fn report(work: &mut Work, what: What) {
+        *work = Work { line: Line::Report(what), fresh: false, attempts: 0, ..*work };
     }
 
     /// One line of the protocol.
     fn work(&self, state: &mut State, executor: usize) {
         let Some(mut work) = state.work[executor] else { return };
-        let command = state.debouncer.issued[work.message.0].clone();
-        let report = |what| Line::Report { what, stored: false };
+        let command = state.debouncer.issued[work.issue].clone();
         match work.line {
             Line::Lock => {
-                state.lock = Some(Holder::Executor(executor));
-                (work.locked, work.sure, work.line) = (true, true, Line::Standing);
-            }
-            Line::Standing => {
+                state.lock = Some(executor);
+                work.sure = true;
                 let view = state.shown.checked_sub(1).map(|newest| &*state.debouncer.views[newest]);
                 let found = standing(&command, view);
                 let found = if self.without(Guard::DecisionNumber) { Standing::Current } else { found };
-                work.line = match found {
-                    Standing::Replaced { .. } => report(What::Withdrawn),
-                    Standing::Behind if !self.is_late(state, &work) => {
-                        Self::release(state, executor, &mut work);
+                match found {
+                    Standing::Replaced { .. } => Self::report(&mut work, What::Withdrawn),
+                    Standing::Behind if !self.is_late(state, work.issue) => {
                         return Self::forget(state, executor);
                     }
-                    Standing::Current | Standing::Behind => Line::Weigh,
-                };
+                    Standing::Current | Standing::Behind => work.line = Line::Weigh,
+                }
             }
             Line::Weigh => {
-                let known = state.intents.get(&command.action_key());
-                let earlier = known.and_then(|written| weigh(&written.intent, &command));
+                let earlier = state.intent.as_ref().and_then(|intent| weigh(intent, &command));
                 let earlier = if self.without(Guard::EarlierIntent) { None } else { earlier };
                 (work.attempts, work.perhaps_done) = earlier.unwrap_or_default();
                 work.fresh = true;
-                work.line = match (self.is_late(state, &work), work.perhaps_done && !self.idempotent) {
-                    (true, _) => report(What::Expired),
-                    (false, true) => report(What::Held),
-                    (false, false) => Line::Intend,
-                };
+                if work.perhaps_done && state.reported.contains(&work.issue) {
+                    return Self::forget(state, executor);
+                }
+                if self.is_late(state, work.issue) {
+                    Self::report(&mut work, What::Expired);
+                } else if work.perhaps_done && !self.idempotent {
+                    Self::park(state, work.issue);
+                    Self::report(&mut work, What::Held);
+                } else if !work.sure && !self.without(Guard::SureIntent) {
+                    return Self::forget(state, executor);
+                } else {
+                    work.line = Line::Intend;
+                }
             }
             Line::Intend => {
                 work.attempts += 1;
@@ -469,45 +400,33 @@ impl Executing {
                 work.line = Line::LastLook;
             }
             Line::LastLook => {
-                let sure = work.sure || self.without(Guard::LastLook);
-                let stopped = self.is_stopped(state, work.message.0) && !self.without(Guard::Pauses);
-                if !sure || stopped || self.is_late(state, &work) {
+                if !self.leaves(state, &work) {
                     work.attempts -= 1;
-                    if self.write(state, executor, &mut work, true) {
-                        Self::release(state, executor, &mut work);
-                    }
+                    self.write(state, executor, &mut work, true);
                     return Self::forget(state, executor);
                 }
-                state.left.push(work.message.0);
-                state.unlocked |= state.lock != Some(Holder::Executor(executor));
-                state.late |= state.now_ms > command.deadline_ms;
-                state.unstopped |= state.operator == Operator::HasStopped;
-                work.line = Line::Call;
+                self.call(state, executor, 0);
+                return self.work(state, executor);
             }
-            Line::Call => {}
             Line::Judge { answer } => {
                 let (said, _) = &self.answers[answer];
                 match judge(said, work.attempts, self.idempotent, work.perhaps_done) {
-                    Next::Report(_) => work.line = report(What::Answer(answer)),
-                    Next::GiveUp { .. } => {
-                        state.parked.push(work.message.0);
-                        work.line = report(What::Answer(answer));
-                    }
+                    Next::Report(_) => {}
+                    Next::GiveUp { .. } => Self::park(state, work.issue),
                     // A 429 spends no attempt; without an end to them there would be none to the search.
                     Next::Throttled { .. } => unreachable!("no target of the model throttles"),
                     Next::Retry { .. } => {
                         work.perhaps_done |= may_have_happened(said);
-                        if self.write(state, executor, &mut work, true) {
-                            Self::release(state, executor, &mut work);
-                        }
+                        self.write(state, executor, &mut work, true);
                         return Self::forget(state, executor);
                     }
                 }
                 if self.without(Guard::AcknowledgedLast) {
-                    Self::acknowledge(state, work.message);
+                    state.queue.remove(&work.issue);
                 }
+                work.line = Line::Report(What::Answer(answer));
             }
-            Line::Report { what, .. } => {
+            Line::Report(what) => {
                 let done = match what {
                     What::Withdrawn => Done::Withdrawn { reason: String::new() },
                     What::Expired => Done::Expired { perhaps_done: work.perhaps_done },
@@ -522,36 +441,61 @@ impl Executing {
                         }
                     }
                 };
-                // When it was stored makes no difference to the debouncer: its clock is the state's.
-                state.outcomes.publish(0, Outcome::of(&command, done, work.attempts));
-                work.line = Line::Report { what, stored: true };
-            }
-            Line::Acknowledge => {
-                Self::acknowledge(state, work.message);
+                // What may have been done is undone, whether it was or not.
+                state.troubled |= !matches!(
+                    done,
+                    Done::Carried { .. } | Done::Expired { perhaps_done: false } | Done::Withdrawn { .. }
+                );
+                // How many attempts it took, and when it was stored, makes no difference to the debouncer.
+                state.unread.push_back(Printed::new(Outcome::of(&command, done, 0)));
+                state.reported.insert(work.issue);
+                state.queue.remove(&work.issue);
                 return Self::forget(state, executor);
             }
         }
-        Self::reported(&mut work);
         state.work[executor] = Some(work);
     }
 
-    /// Stored and given back, in any order: then it is acknowledged.
-    fn reported(work: &mut Work) {
-        if matches!(work.line, Line::Report { stored: true, .. }) && !work.locked {
-            work.line = Line::Acknowledge;
+    fn park(state: &mut State, issue: usize) {
+        state.parked.push(issue);
+        state.parked.sort_unstable();
+    }
+
+    /// A call leaves.
+    fn call(&self, state: &mut State, executor: usize, answer: usize) {
+        let Some(work) = &mut state.work[executor] else { return };
+        let command = &state.debouncer.issued[work.issue];
+        let reverts = command.direction == Direction::Revert;
+        state.unlocked |= state.lock != Some(executor);
+        state.late |= state.now_ms > command.deadline_ms;
+        state.unstopped |= state.stopped;
+        state.withdrawn |= state.reverting && !reverts;
+        state.reverting |= reverts;
+        let Doing::Webhook(webhook) = &self.book.0.actions[&command.action].what else {
+            panic!("the model's actions are webhooks")
+        };
+        let request = request(webhook, command).unwrap();
+        let (_, key) = request.headers.into_iter().find(|(name, _)| name == IDEMPOTENCY_HEADER).unwrap();
+        if self.answers[answer].1 {
+            let seen = state.effects.entry((reverts, key)).or_default();
+            *seen = if self.idempotent { 1 } else { *seen + 1 };
         }
+        work.line = Line::Judge { answer };
     }
 
     /// Two executors differ by what they know and not by name.
     fn in_order(mut state: State) -> State {
         if state.work[0] > state.work[1] {
             state.work.swap(0, 1);
-            if let Some(Holder::Executor(executor)) = &mut state.lock {
-                *executor = 1 - *executor;
-            }
+            state.lock = state.lock.map(|executor| 1 - executor);
         }
         state
     }
+}
+
+/// Two that are idle are alike.
+fn idle(state: &State) -> Option<usize> {
+    state.work.iter().position(Option::is_none)
 }
 
 impl Model for Executing {
@@ -559,28 +503,27 @@ impl Model for Executing {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        let debouncer =
-            Debouncer { history: 0, partition: Arc::new(Partition::new(0)), issued: vec![], views: vec![] };
         let mut state = State {
             now_ms: BEGIN_MS,
-            debouncer,
+            debouncer: Issuer::new(),
             recovered: false,
-            queue: vec![],
-            outcomes: Log::default(),
-            read: 0,
+            queue: BTreeSet::new(),
+            reported: BTreeSet::new(),
+            unread: VecDeque::new(),
+            troubled: false,
             shown: 0,
             lock: None,
-            intents: BTreeMap::new(),
+            intent: None,
             work: [None, None],
-            left: vec![],
             effects: BTreeMap::new(),
             parked: vec![],
+            reverting: false,
+            withdrawn: false,
             unlocked: false,
             late: false,
-            operator: Operator::Watches,
+            stopped: false,
             unstopped: false,
             faults: self.faults,
-            twins: 0,
         };
         self.hear(&mut state, Health::Failed, 1);
         vec![state]
@@ -591,7 +534,10 @@ impl Model for Executing {
         if !state.recovered {
             actions.push(Action::Recover);
         }
-        if state.operator == Operator::Watches {
+        // Sooner it stops only what comes back later all the same.
+        if !state.stopped
+            && state.work.iter().flatten().any(|work| work.line == Line::LastLook && self.leaves(state, work))
+        {
             actions.push(Action::Stop);
         }
         actions.extend(self.faults(state));
@@ -600,77 +546,62 @@ impl Model for Executing {
     fn next_state(&self, before: &State, action: Action) -> Option<State> {
         let mut state = before.clone();
         match action {
-            Action::Deliver { executor, message } => {
-                if Self::outcome_stands(&state, &state.debouncer.issued[message.0]) {
-                    Self::acknowledge(&mut state, message);
-                } else {
-                    state.work[executor] = Some(Work {
-                        message,
-                        line: Line::Lock,
-                        locked: false,
-                        sure: false,
-                        fresh: false,
-                        attempts: 0,
-                        perhaps_done: false,
-                    });
+            Action::Deliver { executor, issue } => state.work[executor] = Some(delivered(issue)),
+            Action::Take { executor, issue, stalls } => {
+                state.work[executor] = Some(delivered(issue));
+                self.work(&mut state, executor);
+                let passes = |work: &Work| {
+                    matches!(work.line, Line::Weigh | Line::Intend) && Some(work.line) != stalls
+                };
+                while state.work[executor].as_ref().is_some_and(passes) {
+                    self.work(&mut state, executor);
+                }
+                if stalls.is_some() {
+                    // It did not get as far as that.
+                    let mut work = state.work[executor].filter(|work| Some(work.line) == stalls)?;
+                    Self::stall(&mut state, executor, &mut work);
+                    state.work[executor] = Some(work);
+                    state.faults -= 1;
                 }
             }
             Action::Work { executor } => self.work(&mut state, executor),
             Action::Call { executor, answer } => {
-                let work = state.work[executor].as_mut()?;
-                let command = &state.debouncer.issued[work.message.0];
-                let Doing::Webhook(webhook) = &self.book.0.actions[&command.action].what else {
-                    panic!("the model's actions are webhooks")
-                };
-                let request = request(webhook, command).unwrap();
-                let (_, key) = request.headers.into_iter().find(|(name, _)| name == IDEMPOTENCY_HEADER)?;
-                if self.answers[answer].1 {
-                    let seen =
-                        state.effects.entry((command.direction == Direction::Revert, key)).or_default();
-                    *seen = if self.idempotent { 1 } else { *seen + 1 };
-                }
-                work.line = Line::Judge { answer };
-                state.faults -= u8::from(answer > 0);
+                self.call(&mut state, executor, answer);
+                state.faults -= 1;
             }
-            Action::Release { executor } => {
-                let mut work = state.work[executor]?;
-                Self::release(&mut state, executor, &mut work);
-                Self::reported(&mut work);
-                state.work[executor] = Some(work);
-            }
-            Action::LockRunsOut => state.lock = None,
-            Action::Show => state.shown = state.debouncer.views.len(),
+            Action::Show => state.shown += 1,
             Action::Read => {
-                state.read += 1;
-                let outcome = before.outcomes[state.read].clone();
-                self.decide(&mut state, Input::Outcome(&outcome), before.outcomes.print(before.read + 1));
+                let outcome = state.unread.pop_front()?;
+                self.decide(&mut state, |debouncer, now_ms| {
+                    debouncer.read(&self.book, now_ms, Input::Outcome(&outcome));
+                });
             }
             Action::Recover => {
                 state.recovered = true;
                 self.hear(&mut state, Health::Healthy, 2);
             }
-            Action::Stop => state.operator = Operator::HasStopped,
-            Action::Resume => state.operator = Operator::HasResumed,
+            Action::Stop => state.stopped = true,
+            Action::Resume => state.stopped = false,
             Action::Crash { executor } => {
                 Self::forget(&mut state, executor);
                 state.faults -= 1;
             }
-            Action::Pause { executor } => {
-                state.work[executor].as_mut()?.sure = false;
-                state.faults -= 1;
-            }
-            Action::Twin { message: (issue, _) } => {
-                state.twins += 1;
-                state.queue.push((issue, state.twins));
+            Action::Stall { executor } => {
+                let mut work = state.work[executor]?;
+                Self::stall(&mut state, executor, &mut work);
+                state.work[executor] = Some(work);
                 state.faults -= 1;
             }
             Action::Lapse => {
                 state.now_ms += LAPSE_MS;
                 state.faults -= 1;
             }
-            Action::Return { nth } => {
+            Action::Return { issue } => {
+                let nth = state.parked.iter().position(|parked| *parked == issue)?;
                 let command = state.debouncer.issued[state.parked.remove(nth)].clone();
-                self.decide(&mut state, Input::Retried(&command), print(&*command));
+                self.decide(&mut state, |debouncer, now_ms| {
+                    debouncer.read(&self.book, now_ms, Input::Retried(&command));
+                });
                 state.faults -= 1;
             }
         }
@@ -683,7 +614,7 @@ impl Model for Executing {
             Property::always("O2 no call leaves without its lock", |_, state: &State| !state.unlocked),
             Property::always("A7 no call leaves while it is stopped", |_, state: &State| !state.unstopped),
             Property::always("O2 one executor at a time", one_at_a_time),
-            Property::always("O2 nothing withdrawn leaves", nothing_withdrawn_leaves),
+            Property::always("O2 nothing withdrawn leaves", |_, state: &State| !state.withdrawn),
             Property::always("L2 nothing late leaves", |_, state: &State| !state.late),
             Property::always("N4 acknowledged last", acknowledged_last),
             Property::always("L1 without faults everything is done", everything_is_done),
@@ -697,19 +628,16 @@ fn effects_are_single(_: &Executing, state: &State) -> bool {
 }
 
 fn one_at_a_time(_: &Executing, state: &State) -> bool {
-    state.work.iter().flatten().filter(|work| work.locked && work.sure).count() <= 1
-}
-
-/// Once a revert has left, no remedy of the same incident does.
-fn nothing_withdrawn_leaves(_: &Executing, state: &State) -> bool {
-    let directions = state.left.iter().map(|issue| state.debouncer.issued[*issue].direction);
-    directions.skip_while(|direction| *direction == Direction::Remediate).all(|d| d == Direction::Revert)
+    state.work.iter().flatten().filter(|work| work.sure).count() <= 1
 }
 
 fn acknowledged_last(_: &Executing, state: &State) -> bool {
-    state.debouncer.issued.iter().enumerate().all(|(issue, command)| {
-        state.queue.iter().any(|message| message.0 == issue) || Executing::outcome_stands(state, command)
-    })
+    (0..state.debouncer.issued.len())
+        .all(|issue| state.queue.contains(&issue) || state.reported.contains(&issue))
+}
+
+fn delivered(issue: usize) -> Work {
+    Work { issue, line: Line::Lock, sure: false, fresh: false, attempts: 0, perhaps_done: false }
 }
 
 /// From wherever the faults have led, the protocol alone leads to the end.
@@ -724,19 +652,11 @@ fn everything_is_done(model: &Executing, state: &State) -> bool {
         let Some(next) = model.next_state(&state, step) else { break };
         state = next;
     }
-    let reported = state.debouncer.issued.iter().all(|command| Executing::outcome_stands(&state, command));
-    let waits = state.debouncer.partition.tracks().values().any(|track| track.outstanding.is_some());
+    let reported = (0..state.debouncer.issued.len()).all(|issue| state.reported.contains(&issue));
     let done = |revert| state.effects.keys().any(|(of, _)| *of == revert);
-    let carried = state.outcomes.iter().all(|(_, outcome)| {
-        // What may have been done is undone, whether it was or not.
-        matches!(
-            outcome.result,
-            Done::Carried { .. } | Done::Expired { perhaps_done: false } | Done::Withdrawn { .. }
-        )
-    });
     model.steps(&state).is_empty()
         && reported
-        && !waits
-        && (!carried || !state.recovered || done(false) == done(true))
-        && (!carried || state.recovered || done(false))
+        && !state.debouncer.waits()
+        && (state.troubled || !state.recovered || done(false) == done(true))
+        && (state.troubled || state.recovered || done(false))
 }

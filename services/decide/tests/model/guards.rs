@@ -22,6 +22,8 @@ pub(crate) enum Guard {
     EventOrder,
     /// FAILED and DEGRADED are judged apart. Without: one passes for the other.
     Lanes,
+    /// An echo of our own actions counts for nothing. Without: it is an event as any other.
+    Echo,
     /// A fired wake-up waits for the watermark. Without: it has always passed.
     Watermark,
     /// A fired wake-up is that of its generation. Without: it passes for the armed one.
@@ -49,15 +51,51 @@ pub(crate) enum Guard {
     /// An intent is written by compare-and-set, so that the holder of an old lock is refused. Without: it is
     /// overwritten.
     IntentFence,
+    /// An intent is written under a lock that is sure since the last one was looked at. Without: whoever looked late
+    /// writes over what it does not understand.
+    /// The executor goes without it (docs/model.md).
+    SureIntent,
     /// A command that is late is decided anew. Without: it is never late.
     Deadline,
     /// A command is acknowledged last. Without: once it was called.
     AcknowledgedLast,
+    /// What people allow is exactly one request. Without: whatever names it.
+    ExactRequest,
+    /// A person has one word. Without: each of them counts.
+    NobodyCountsTwice,
+    /// A word is void after a time. Without: never.
+    ApprovalExpires,
+    /// A word is its person's by signature. Without: by name.
+    Signature,
+    /// What people have said is looked at once more before a call leaves. Without: only when a command is taken.
+    LastWord,
+    /// A budget is taken from by compare-and-set. Without: it is overwritten.
+    BudgetFence,
+    /// An incident has its share once. Without: each delivery takes one.
+    BudgetOnce,
+    /// What a remedy did counts until it is undone. Without: for a time.
+    BudgetWhileOpen,
+    /// Who relies on a change keeps others from undoing it. Without: nobody asks.
+    Reliance,
+    /// What is known of a change is written by compare-and-set. Without: it is overwritten.
+    RelianceFence,
+    /// It is written by compare-and-set even where it says nothing new. Without: then nobody looks.
+    /// The executor goes without it.
+    EveryWriteIsFenced,
+    /// What was there is kept before the call. Without: after it.
+    PreImage,
+    /// What was there stays known while a change is in force. Without: what is there is taken for it.
+    PreImageStays,
+    /// Who has begun to change it may have changed it. Without: only one's own beginning counts.
+    /// The executor goes without it.
+    Begun,
+    /// The platform's version tells our own change from another's. Without: all of it is ours.
+    Stamp,
 }
 
 impl Guard {
     /// Every guard: the mutants walk this list.
-    pub(crate) const ALL: [Guard; 24] = [
+    pub(crate) const ALL: [Guard; 41] = [
         Guard::DedupClaim,
         Guard::ClaimInRecord,
         Guard::RecordFence,
@@ -67,6 +105,7 @@ impl Guard {
         Guard::TimeIsData,
         Guard::EventOrder,
         Guard::Lanes,
+        Guard::Echo,
         Guard::Watermark,
         Guard::TimerGeneration,
         Guard::TimerSubject,
@@ -80,9 +119,26 @@ impl Guard {
         Guard::DecisionNumber,
         Guard::EarlierIntent,
         Guard::IntentFence,
+        Guard::SureIntent,
         Guard::Deadline,
         Guard::AcknowledgedLast,
+        Guard::ExactRequest,
+        Guard::NobodyCountsTwice,
+        Guard::ApprovalExpires,
+        Guard::Signature,
+        Guard::LastWord,
+        Guard::BudgetFence,
+        Guard::BudgetOnce,
+        Guard::BudgetWhileOpen,
+        Guard::Reliance,
+        Guard::RelianceFence,
+        Guard::EveryWriteIsFenced,
+        Guard::PreImage,
+        Guard::PreImageStays,
+        Guard::Begun,
+        Guard::Stamp,
     ];
+
     /// The property that is broken without it, by its name.
     pub(crate) fn property(self) -> &'static str {
         match self {
@@ -95,6 +151,7 @@ impl Guard {
             Guard::TimeIsData => "O4 a replay gives the same",
             Guard::EventOrder => "O3 an older event moves nothing",
             Guard::Lanes => "A2 a warning feeds no failover",
+            Guard::Echo => "C4 an echo counts for nothing",
             Guard::Watermark => "O4 a timer overtakes no event",
             Guard::TimerGeneration => "O4 a wake-up acts once it has fired",
             Guard::Threshold | Guard::StabilityWindow => "A1 no remedy before threshold and window",
@@ -103,9 +160,23 @@ impl Guard {
             Guard::LastLook => "O2 no call leaves without its lock",
             Guard::Pauses => "A7 no call leaves while it is stopped",
             Guard::DecisionNumber => "O2 nothing withdrawn leaves",
-            Guard::EarlierIntent | Guard::IntentFence => "T1 one effect per incident and direction",
+            Guard::EarlierIntent | Guard::IntentFence | Guard::SureIntent => {
+                "T1 one effect per incident and direction"
+            }
             Guard::Deadline => "L2 nothing late leaves",
             Guard::AcknowledgedLast => "N4 acknowledged last",
+            Guard::ExactRequest
+            | Guard::NobodyCountsTwice
+            | Guard::ApprovalExpires
+            | Guard::Signature
+            | Guard::LastWord => "A4 nothing leaves that people have not allowed",
+            Guard::BudgetFence | Guard::BudgetWhileOpen => "A5 no budget is overdrawn",
+            Guard::BudgetOnce => "A5 what was taken is not asked for again",
+            Guard::Reliance | Guard::RelianceFence | Guard::EveryWriteIsFenced => {
+                "E2 a remedy stands while somebody relies on it"
+            }
+            Guard::PreImage | Guard::PreImageStays | Guard::Begun => "E2 what was there is put back",
+            Guard::Stamp => "A6 a person's change stays",
         }
     }
 }

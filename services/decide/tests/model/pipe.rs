@@ -4,6 +4,11 @@
 //! A crash, or a second owner who takes over while the first still believes in its lease, can come between
 //! any two steps. What a refused owner, a lost answer and a new connection have in common is one rule: drop
 //! everything in memory; so each of them is a crash here.
+//!
+//! Steps between which nobody can tell a difference are one, or the search would spend itself on their order:
+//! reading and deciding leave nothing behind until the record stands, so they are one step with it; the effects of
+//! one record are, because whatever follows from an effect may come as late as it likes; and whoever is gone is
+//! replaced at once, because a new owner only reads what nobody else can write.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -44,149 +49,167 @@ pub(crate) struct Bounds {
 #[derive(Debug, Clone)]
 pub(crate) struct Pipe<S: Stage> {
     pub(crate) records: Log<Record<S::Body>>,
+    /// What the last record says of effects. Nobody asks the earlier ones, so it stands beside them: two histories
+    /// that differ by it alone are one.
+    effects_done: u64,
     /// In an order of their own, so that two of them are told apart by what they know and not by name.
     owners: Vec<Owner<S>>,
+    /// What the records say: no part of a state's identity.
+    folded: Arc<S>,
     faults: u8,
     /// An owner's memory was not what its records say.
     pub(crate) diverged: bool,
-    /// The furthest that anybody has read, for an owner who trusts that.
-    reach: u64,
 }
 
 #[derive(Debug, Clone)]
 struct Owner<S> {
-    /// The record that its next one has to follow.
-    record: u64,
-    /// The last input decided on.
-    position: u64,
-    /// Of the input that its last record covers.
-    settled: u64,
-    /// Effects that are not known to be stored: record and index.
-    unpublished: Vec<(u64, usize)>,
+    memory: Memory,
     /// What it knows: what the records up to its own say, and the inputs since; so it is no part of a state's
     /// identity.
     stage: Arc<S>,
 }
 
-impl<S> Owner<S> {
-    fn identity(&self) -> impl Ord + Hash + '_ {
-        (self.record, self.position, self.settled, &self.unpublished)
-    }
+/// How far an owner has got.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Memory {
+    /// The record that its next one has to follow.
+    record: u64,
+    /// The last input decided on.
+    position: u64,
+    /// Records whose effects are not known to be stored, oldest first.
+    unpublished: Vec<u64>,
+}
 
+impl Memory {
     /// Up to which record every effect is known to be stored.
     fn done(&self) -> u64 {
-        self.unpublished.iter().map(|(record, _)| record - 1).min().unwrap_or(self.record)
+        self.unpublished.first().map_or(self.record, |record| record - 1)
     }
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Step {
     TakeOver,
-    Decide { owner: usize },
-    Commit { owner: usize },
+    Record { owner: usize, inputs: u64 },
     Publish { owner: usize },
     Crash { owner: usize },
 }
 
 impl<S: Stage> Pipe<S> {
-    pub(crate) fn new(bounds: Bounds) -> Pipe<S> {
-        Pipe { records: Log::default(), owners: vec![], faults: bounds.faults, diverged: false, reach: 0 }
+    pub(crate) fn new(bounds: Bounds, fresh: &S) -> Pipe<S> {
+        let memory = Memory { record: 0, position: 0, unpublished: vec![] };
+        let folded = Arc::new(fresh.clone());
+        Pipe {
+            records: Log::default(),
+            effects_done: 0,
+            owners: vec![Owner { memory, stage: folded.clone() }],
+            folded,
+            faults: bounds.faults,
+            diverged: false,
+        }
     }
 
     /// What happens without any fault.
     pub(crate) fn steps(&self, inputs: &Log<S::Input>, bounds: Bounds) -> Vec<Step> {
         let mut steps = vec![];
-        if self.owners.is_empty() {
-            steps.push(Step::TakeOver);
-        }
-        for (owner, at) in self.owners.iter().enumerate() {
-            if at.position < inputs.last() && at.position < at.settled + bounds.batch {
-                steps.push(Step::Decide { owner });
-            }
-            if at.position > at.settled {
-                steps.push(Step::Commit { owner });
-            }
-            if !at.unpublished.is_empty() {
+        for (owner, Owner { memory, .. }) in self.owners.iter().enumerate() {
+            let waiting = (inputs.last() - memory.position).min(bounds.batch);
+            steps.extend((1..=waiting).map(|inputs| Step::Record { owner, inputs }));
+            if !memory.unpublished.is_empty() {
                 steps.push(Step::Publish { owner });
             }
         }
         steps
     }
 
-    pub(crate) fn faults(&self) -> Vec<Step> {
+    /// Who knows nothing more than its successor would has nothing to lose.
+    pub(crate) fn faults(&self, inputs: &Log<S::Input>, gone: Option<Guard>) -> Vec<Step> {
         if self.faults == 0 {
             return vec![];
         }
-        let mut faults: Vec<Step> = (0..self.owners.len()).map(|owner| Step::Crash { owner }).collect();
-        if self.owners.len() == 1 {
+        let successor = self.successor(inputs, gone);
+        let alone = self.owners.len() == 1;
+        let loses = |at: &Owner<S>| !alone || at.memory != successor;
+        let owners = self.owners.iter().enumerate().filter(|(_, at)| loses(at));
+        let mut faults: Vec<Step> = owners.map(|(owner, _)| Step::Crash { owner }).collect();
+        if alone {
             faults.push(Step::TakeOver);
         }
         faults
     }
 
-    /// Gives the effect that the step has published.
+    /// Gives the effects that the step has published.
     pub(crate) fn step(
         &mut self,
         step: &Step,
-        fresh: &S,
         inputs: &Log<S::Input>,
         now_ms: i64,
         gone: Option<Guard>,
-    ) -> Option<Effect> {
-        let mut published = None;
+    ) -> Vec<Effect> {
+        let mut published = vec![];
         match *step {
             Step::TakeOver => {
-                self.faults -= u8::from(!self.owners.is_empty());
-                self.owners.push(self.recover(fresh, gone));
+                self.faults -= 1;
+                self.take_over(inputs, gone);
             }
-            Step::Decide { owner } => {
-                let at = &mut self.owners[owner];
-                at.position += 1;
-                if gone == Some(Guard::PositionInRecord) {
-                    self.reach = self.reach.max(at.position);
+            Step::Record { owner, inputs: count } => {
+                let Owner { memory, stage } = &mut self.owners[owner];
+                let stage = Arc::make_mut(stage);
+                for _ in 0..count {
+                    memory.position += 1;
+                    let sequence = memory.position;
+                    let heard_ms =
+                        if gone == Some(Guard::TimeIsData) { now_ms } else { inputs.published_ms(sequence) };
+                    stage.decide(sequence, heard_ms, &inputs[sequence]);
                 }
-                let heard_ms =
-                    if gone == Some(Guard::TimeIsData) { now_ms } else { inputs.published_ms(at.position) };
-                Arc::make_mut(&mut at.stage).decide(at.position, heard_ms, &inputs[at.position]);
+                self.commit(owner, gone);
             }
-            Step::Commit { owner } => self.commit(owner, fresh, gone),
             Step::Publish { owner } => {
-                let (record, index) = self.owners[owner].unpublished.remove(0);
-                published = Some(self.records[record].effects[index].clone());
+                let record = self.owners[owner].memory.unpublished.remove(0);
+                published.clone_from(&self.records[record].effects);
             }
             Step::Crash { owner } => {
                 self.faults -= 1;
                 self.owners.remove(owner);
             }
         }
-        self.owners.sort_by(|a, b| a.identity().cmp(&b.identity()));
+        // Of a deposed owner only its effects can still be heard.
+        let last = self.records.last();
+        let is_done = |memory: &Memory| memory.record < last && memory.unpublished.is_empty();
+        if gone != Some(Guard::RecordFence) {
+            self.owners.retain(|at| !is_done(&at.memory));
+        }
+        if self.owners.is_empty() {
+            self.take_over(inputs, gone);
+        }
+        self.owners.sort_by(|a, b| a.memory.cmp(&b.memory));
         published
     }
 
-    fn commit(&mut self, owner: usize, fresh: &S, gone: Option<Guard>) {
-        let at = &mut self.owners[owner];
-        let Some((body, effects)) = Arc::make_mut(&mut at.stage).conclude() else {
-            at.settled = at.position;
-            return;
-        };
-        let indices = 0..effects.len();
+    fn commit(&mut self, owner: usize, gone: Option<Guard>) {
+        let Owner { memory, stage } = &mut self.owners[owner];
+        let Some((body, effects)) = Arc::make_mut(stage).conclude() else { return };
+        let has_effects = !effects.is_empty();
         let record = Record {
-            position: at.position,
+            position: memory.position,
             base: 0,
-            effects_done: at.done(),
+            effects_done: 0,
             owner: String::new(),
             machine: String::new(),
             effects,
-            body,
+            body: body.clone(),
         };
-        let expected = if gone == Some(Guard::RecordFence) { self.records.last() } else { at.record };
+        let expected = if gone == Some(Guard::RecordFence) { self.records.last() } else { memory.record };
         match self.records.publish_after(expected, RECORDED_MS, record) {
             Ok(sequence) => {
-                Arc::make_mut(&mut at.stage).committed(sequence);
-                at.unpublished.extend(indices.map(|index| (sequence, index)));
-                at.record = sequence;
-                at.settled = at.position;
-                self.diverged |= !at.stage.knows_the_same(&folded(fresh, &self.records));
+                self.effects_done = memory.done();
+                Arc::make_mut(&mut self.folded).fold(sequence, body);
+                Arc::make_mut(stage).committed(sequence);
+                if has_effects {
+                    memory.unpublished.push(sequence);
+                }
+                memory.record = sequence;
+                self.diverged |= !stage.knows_the_same(&self.folded);
             }
             // Deposed.
             Err(_) => {
@@ -195,36 +218,47 @@ impl<S: Stage> Pipe<S> {
         }
     }
 
-    fn recover(&self, fresh: &S, gone: Option<Guard>) -> Owner<S> {
-        let done = self.records.newest().map_or(0, |record| record.effects_done);
-        let done = if gone == Some(Guard::EffectsDone) { self.records.last() } else { done };
-        let after = self.records.iter().filter(|(sequence, _)| *sequence > done);
-        let unpublished = after
-            .flat_map(|(sequence, record)| (0..record.effects.len()).map(move |index| (sequence, index)))
-            .collect();
-        let covered = self.records.newest().map_or(0, |record| record.position);
-        let position = if gone == Some(Guard::PositionInRecord) { self.reach } else { covered };
-        Owner {
-            record: self.records.last(),
-            position,
-            settled: position,
-            unpublished,
-            stage: Arc::new(folded(fresh, &self.records)),
+    fn take_over(&mut self, inputs: &Log<S::Input>, gone: Option<Guard>) {
+        let memory = self.successor(inputs, gone);
+        self.owners.push(Owner { memory, stage: self.folded.clone() });
+    }
+
+    /// What a new owner goes by.
+    fn successor(&self, inputs: &Log<S::Input>, gone: Option<Guard>) -> Memory {
+        let last = self.records.last();
+        let done = if gone == Some(Guard::EffectsDone) { last } else { self.effects_done };
+        let owed =
+            self.records.iter().filter(|(sequence, record)| *sequence > done && !record.effects.is_empty());
+        let covered = self.covered();
+        // Whoever was there had perhaps read one more.
+        let read = (covered + 1).min(inputs.last());
+        Memory {
+            record: last,
+            position: if gone == Some(Guard::PositionInRecord) { read } else { covered },
+            unpublished: owed.map(|(sequence, _)| sequence).collect(),
         }
+    }
+
+    fn covered(&self) -> u64 {
+        self.records.newest().map_or(0, |record| record.position)
+    }
+
+    /// What its one owner does is all that can happen to it.
+    pub(crate) fn is_certain(&self) -> bool {
+        self.faults == 0 && self.owners.len() == 1
     }
 
     /// Everything is read, recorded and published, as far as those who are there know.
     pub(crate) fn is_idle(&self, inputs: &Log<S::Input>) -> bool {
-        let idle = |at: &Owner<S>| {
-            at.position == inputs.last() && at.settled == at.position && at.unpublished.is_empty()
-        };
-        !self.owners.is_empty() && self.owners.iter().all(idle)
+        self.owners
+            .iter()
+            .all(|Owner { memory, .. }| memory.position == inputs.last() && memory.unpublished.is_empty())
     }
 
     /// Inputs that nobody has read yet.
     pub(crate) fn waiting(&self, inputs: &Log<S::Input>) -> u64 {
-        let read = self.owners.iter().map(|at| at.position).max();
-        inputs.last() - read.unwrap_or_else(|| self.records.newest().map_or(0, |record| record.position))
+        let read = self.owners.iter().map(|at| at.memory.position).max();
+        inputs.last() - read.unwrap_or_default()
     }
 
     /// Each record follows the one before it: it covers what comes next, and nothing again (O1, N4).
@@ -242,31 +276,21 @@ impl<S: Stage> Pipe<S> {
     }
 }
 
-/// What a new owner knows.
-fn folded<S: Stage>(fresh: &S, records: &Log<Record<S::Body>>) -> S {
-    let mut stage = fresh.clone();
-    for (sequence, record) in records.iter() {
-        stage.fold(sequence, record.body.clone());
+impl<S: Stage> Pipe<S> {
+    fn identity(&self) -> impl PartialEq + Hash + '_ {
+        let owners: Vec<_> = self.owners.iter().map(|at| &at.memory).collect();
+        (&self.records, self.effects_done, owners, self.faults, self.diverged)
     }
-    stage
 }
 
 impl<S: Stage> PartialEq for Pipe<S> {
     fn eq(&self, other: &Self) -> bool {
-        let same = |(a, b): (&Owner<S>, &Owner<S>)| a.identity().cmp(&b.identity()).is_eq();
-        self.records == other.records
-            && self.owners.len() == other.owners.len()
-            && self.owners.iter().zip(&other.owners).all(same)
-            && (self.faults, self.diverged, self.reach) == (other.faults, other.diverged, other.reach)
+        self.identity() == other.identity()
     }
 }
 
 impl<S: Stage> Hash for Pipe<S> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.records.hash(state);
-        for owner in &self.owners {
-            owner.identity().hash(state);
-        }
-        (self.owners.len(), self.faults, self.diverged, self.reach).hash(state);
+        self.identity().hash(state);
     }
 }

@@ -15,6 +15,9 @@ pub(crate) const PLAYBOOK: &str = "p";
 pub(crate) const SUBSCRIPTION: &str = "s";
 pub(crate) const SET: &str = "set";
 
+/// What every request names, as templates refer to it.
+pub(crate) const PLACE: &str = "data.gw";
+
 /// The one set of playbooks that everything is judged by.
 #[derive(Debug, Clone)]
 pub(crate) struct Book(pub Set);
@@ -41,7 +44,7 @@ pub(crate) fn book(rules: &str, changes_only: bool, idempotent: bool) -> Book {
     ]);
     for name in ["fail", "restore", "scale"] {
         let action = format!(
-            r#"{{"name": "{name}", "actionType": "WEBHOOK", "url": "https://t.example.com/{name}", "method": "POST", "idempotent": {idempotent}}}"#
+            r#"{{"name": "{name}", "actionType": "WEBHOOK", "url": "https://t.example.com/{name}/{{{{{PLACE}}}}}", "method": "POST", "idempotent": {idempotent}}}"#
         );
         files.insert(format!("actions/{name}.json"), action);
     }
@@ -75,6 +78,8 @@ pub(crate) struct Event {
     pub(crate) happened_s: i64,
     /// When the gateway had it.
     pub(crate) accepted_s: i64,
+    /// It follows from what we did.
+    pub(crate) echo: bool,
 }
 
 impl Event {

@@ -1,0 +1,302 @@
+//! Budgets: three incidents of one group, two executors that take from the playbook's budgets line by line as in
+//! `services/executor/src/budget.rs`, around the real `decide::budget`.
+//!
+//! The seam to [`crate::executor`]: whoever acts on an incident has it to himself, and what is late does not leave.
+
+use std::collections::BTreeMap;
+
+use holdline_decide::budget::{self, AtMost, BlastRadius, Budget, Per, earlier, is_over, lasting, take};
+use holdline_proto::budget::{Spent, Taken};
+use holdline_proto::command::{Command, Course, Direction};
+use holdline_proto::incident::{self, Lane, TrackKey, View};
+use stateright::{Model, Property};
+
+use crate::broker::Printed;
+use crate::guards::Guard;
+use crate::scene::{BEGIN_MS, PLAYBOOK};
+
+const INCIDENTS: usize = 3;
+
+/// The playbook's budgets: so many remedies within this time, and such a share of the group at once.
+const ACTIONS: u32 = 2;
+const WITHIN_MS: i64 = 600_000;
+const SHARE_PERCENT: u32 = 25;
+const GROUP_SIZE: u32 = 4;
+const AT_ONCE: usize = 1;
+
+/// How often so much time passes that no remedy is recent any more.
+const LAPSES: i64 = 2;
+
+pub(crate) struct Budgets {
+    faults: u8,
+    gone: Option<Guard>,
+    /// What each incident's remedy takes of.
+    budgets: Vec<Vec<Budget>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Hash)]
+pub(crate) struct State {
+    now_ms: i64,
+    /// What was taken of each budget.
+    entries: [Printed<Spent>; 2],
+    incidents: [Incident; INCIDENTS],
+    work: [Option<Work>; 2],
+    /// Calls that left, by their time.
+    left_ms: Vec<i64>,
+    overdrawn: bool,
+    /// An incident was held for want of what it had.
+    robbed: bool,
+    /// How many more may happen.
+    faults: u8,
+}
+
+#[derive(Debug, Clone, PartialEq, Hash)]
+struct Incident {
+    phase: Phase,
+    deliveries: u8,
+    /// It has a share of each budget. That of the first is for a time.
+    has: [bool; 2],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Phase {
+    Confirmed,
+    Remedied,
+    Held,
+    Over,
+}
+
+/// An executor that takes for an incident.
+#[derive(Debug, Clone, PartialEq, Hash)]
+struct Work {
+    incident: usize,
+    /// The budget that it takes from; beyond the last it calls.
+    budget: usize,
+    /// What it has read of it, and what it makes of that; nobody else has written since.
+    read: Option<Printed<Result<Option<Spent>, String>>>,
+    fresh: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Action {
+    Deliver { executor: usize, incident: usize },
+    Work { executor: usize },
+    End { incident: usize },
+    Lapse,
+    Crash { executor: usize },
+}
+
+fn command(incident: usize) -> Command {
+    Command {
+        incident: format!("i{incident}"),
+        partition: 0,
+        key: TrackKey { playbook: PLAYBOOK.into(), lane: Lane::Failover, entity: format!("e{incident}") },
+        group: Some("g".into()),
+        playbooks: String::new(),
+        direction: Direction::Remediate,
+        step: 0,
+        action: "fail".into(),
+        undo: None,
+        decision: 1,
+        decided_ms: BEGIN_MS,
+        course: Course::default(),
+        deadline_ms: i64::MAX,
+        depth: 0,
+        values: BTreeMap::new(),
+        replays: 0,
+        approval: None,
+    }
+}
+
+impl Budgets {
+    pub(crate) fn new(faults: u8, gone: Option<Guard>) -> Budgets {
+        let guard = budget::Guard {
+            at_most: Some(AtMost { actions: ACTIONS, per: Per::Playbook, within_ms: WITHIN_MS }),
+            blast_radius: Some(BlastRadius { share_percent: SHARE_PERCENT, within_ms: WITHIN_MS / 2 }),
+        };
+        let sizes = BTreeMap::from([("g".to_string(), GROUP_SIZE)]);
+        let of = |incident| {
+            let mut budgets = budget::budgets(&guard, &sizes, &command(incident));
+            if gone == Some(Guard::BudgetWhileOpen) {
+                budgets.iter_mut().for_each(|budget| budget.while_open = false);
+            }
+            budgets
+        };
+        Budgets { faults, gone, budgets: (0..INCIDENTS).map(of).collect() }
+    }
+
+    fn without(&self, guard: Guard) -> bool {
+        self.gone == Some(guard)
+    }
+
+    /// What happens without any fault.
+    fn steps(&self, state: &State) -> Vec<Action> {
+        let mut steps = vec![];
+        let at_work = |incident| state.work.iter().flatten().any(|work| work.incident == incident);
+        for (incident, at) in state.incidents.iter().enumerate() {
+            if at.phase == Phase::Confirmed && !at_work(incident) {
+                let idle = state.work.iter().position(Option::is_none);
+                steps.extend(idle.map(|executor| Action::Deliver { executor, incident }));
+            }
+        }
+        let working = (0..2).filter(|executor| state.work[*executor].is_some());
+        steps.extend(working.map(|executor| Action::Work { executor }));
+        steps
+    }
+
+    /// What `holdline_executor::budget` makes of an entry.
+    fn look(&self, state: &State, work: &Work) -> Result<Option<Spent>, String> {
+        let budget = &self.budgets[work.incident][work.budget];
+        let spent = &*state.entries[work.budget];
+        // Which incident has it is read off the name, and a delivery has none.
+        let incident = if self.without(Guard::BudgetOnce) {
+            format!("i{}, delivery {}", work.incident, state.incidents[work.incident].deliveries)
+        } else {
+            format!("i{}", work.incident)
+        };
+        let budget = &Budget {
+            what: if self.without(Guard::BudgetOnce) { incident.clone() } else { budget.what.clone() },
+            ..budget.clone()
+        };
+        let ended = |taken: &Taken| {
+            let number = taken.incident.trim_start_matches('i').chars().next().and_then(|n| n.to_digit(10));
+            let at = &state.incidents[number.unwrap() as usize];
+            is_over(taken, Some(&view(at.phase)), state.now_ms)
+        };
+        let before = earlier(spent, budget).chain(lasting(spent, budget, state.now_ms));
+        let over = before.filter(|taken| ended(taken)).map(|taken| taken.incident.clone()).collect();
+        take(spent, budget, &incident, state.now_ms, &over)
+    }
+
+    fn work(&self, state: &mut State, executor: usize) {
+        let Some(mut work) = state.work[executor].take() else { return };
+        if work.budget == self.budgets[work.incident].len() {
+            return Self::call(state, work.incident);
+        }
+        match work.read.take() {
+            None => {
+                work.read = Some(Printed::new(self.look(state, &work)));
+                work.fresh = true;
+            }
+            Some(found) => match &*found {
+                Err(_) => {
+                    let at = &mut state.incidents[work.incident];
+                    at.phase = Phase::Held;
+                    state.robbed |= at.has[work.budget];
+                    return;
+                }
+                Ok(None) => work.budget += 1,
+                Ok(Some(_)) if !work.fresh && !self.without(Guard::BudgetFence) => {}
+                Ok(Some(taken)) => {
+                    state.entries[work.budget] = Printed::new(taken.clone());
+                    state.incidents[work.incident].has[work.budget] = true;
+                    for other in state.work.iter_mut().flatten() {
+                        other.fresh &= other.budget != work.budget;
+                    }
+                    work.budget += 1;
+                }
+            },
+        }
+        state.work[executor] = Some(work);
+    }
+
+    fn call(state: &mut State, incident: usize) {
+        state.incidents[incident].phase = Phase::Remedied;
+        state.left_ms.push(state.now_ms);
+        let recent = state.left_ms.iter().filter(|left_ms| **left_ms + WITHIN_MS > state.now_ms).count();
+        let at_once = state.incidents.iter().filter(|at| at.phase == Phase::Remedied).count();
+        state.overdrawn |= recent > ACTIONS as usize || at_once > AT_ONCE;
+    }
+}
+
+/// What people are shown of an incident.
+fn view(phase: Phase) -> View {
+    View {
+        id: String::new(),
+        partition: 0,
+        key: TrackKey { playbook: PLAYBOOK.into(), lane: Lane::Failover, entity: String::new() },
+        subscription: String::new(),
+        group: None,
+        phase: if phase == Phase::Over { incident::Phase::Resolved } else { incident::Phase::Remediating },
+        playbooks: String::new(),
+        opened_ms: BEGIN_MS,
+        last_event_ms: BEGIN_MS,
+        consecutive_failures: 1,
+        threshold: 1,
+        decision: 1,
+        held: None,
+        awaiting: None,
+    }
+}
+
+impl Model for Budgets {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let confirmed = Incident { phase: Phase::Confirmed, deliveries: 0, has: [false; 2] };
+        vec![State {
+            now_ms: BEGIN_MS,
+            entries: [Printed::new(Spent::default()), Printed::new(Spent::default())],
+            incidents: [confirmed.clone(), confirmed.clone(), confirmed],
+            work: [None, None],
+            left_ms: vec![],
+            overdrawn: false,
+            robbed: false,
+            faults: self.faults,
+        }]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        actions.extend(self.steps(state));
+        for (incident, at) in state.incidents.iter().enumerate() {
+            if at.phase == Phase::Remedied {
+                actions.push(Action::End { incident });
+            }
+        }
+        if state.now_ms < BEGIN_MS + LAPSES * WITHIN_MS {
+            actions.push(Action::Lapse);
+        }
+        if state.faults > 0 {
+            let working = (0..2).filter(|executor| state.work[*executor].is_some());
+            actions.extend(working.map(|executor| Action::Crash { executor }));
+        }
+    }
+
+    fn next_state(&self, before: &State, action: Action) -> Option<State> {
+        let mut state = before.clone();
+        match action {
+            Action::Deliver { executor, incident } => {
+                state.incidents[incident].deliveries += u8::from(self.without(Guard::BudgetOnce));
+                state.work[executor] = Some(Work { incident, budget: 0, read: None, fresh: false });
+            }
+            Action::Work { executor } => self.work(&mut state, executor),
+            Action::End { incident } => state.incidents[incident].phase = Phase::Over,
+            Action::Lapse => {
+                state.now_ms += WITHIN_MS;
+                // All of it is late by now, and decided anew.
+                state.work = [None, None];
+                state.incidents.iter_mut().for_each(|at| at.has[0] = false);
+            }
+            Action::Crash { executor } => {
+                state.work[executor] = None;
+                state.faults -= 1;
+            }
+        }
+        Some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("A5 no budget is overdrawn", |_, state: &State| !state.overdrawn),
+            Property::always("A5 what was taken is not asked for again", |_, state: &State| !state.robbed),
+            Property::always(
+                "L1 in the end everything is remedied or held",
+                |model: &Budgets, state: &State| {
+                    let through = |at: &Incident| at.phase != Phase::Confirmed;
+                    !model.steps(state).is_empty() || state.incidents.iter().all(through)
+                },
+            ),
+        ]
+    }
+}
