@@ -8,6 +8,9 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream::Config};
+use holdline_proto::audit::{WITNESS, Witness};
+use holdline_proto::topology::{Bucket, Topology};
+use holdline_proto::wire;
 use holdline_simulator::organisation::*;
 use holdline_simulator::{Client, Fault, Options, Simulator, organisation};
 use holdline_stage::clock;
@@ -157,6 +160,13 @@ impl World {
         Told::of(&command.envs(variables.iter().copied()).output().unwrap())
     }
 
+    /// What stands last under a subject.
+    async fn newest(&self, stream: &str, subject: &str) -> Vec<u8> {
+        let context = jetstream::new(self.installation.client("provisioner").await);
+        let stream = context.get_stream(stream).await.unwrap();
+        stream.get_last_raw_message_by_subject(subject).await.unwrap().payload.to_vec()
+    }
+
     /// Somebody alters a stream, past holdline.
     async fn alter(&self, stream: &str, change: impl Fn(&mut Config, u64)) {
         let context = jetstream::new(self.installation.client("provisioner").await);
@@ -198,6 +208,8 @@ async fn x9_each_trouble_is_found_with_what_to_do() {
         ("copies", "note", "1 copy"),
         ("sync", "well", "before it is acknowledged"),
         ("account", "well", "bytes on disk"),
+        ("end of the audit trail", "well", "entry 1, as it was noted"),
+        ("approvers", "well", "as many as"),
         ("clock", "well", "ms"),
         ("secret env:HOLDLINE_TELEPHONY_SECRET", "well", "subscription telephony"),
         ("secret file:", "well", "subscription telephony"),
@@ -235,6 +247,17 @@ async fn x9_each_trouble_is_found_with_what_to_do() {
     check(|| world.doctor(&[], &[]), ("streams", "JOURNAL keeps its messages longer", "do by hand"));
     world.alter("JOURNAL", |config, _| config.max_age = Duration::from_secs(365 * 86_400)).await;
     assert!(world.installation.holdline(&["provision"]).status.success());
+
+    // An end of the audit trail that was noted, and is not there.
+    let noted = Topology::default().entry(Bucket::Witness, WITNESS);
+    let witness = world.newest("KV_WITNESS", &noted).await;
+    let lost = Witness { number: 99, hash: "0".repeat(64) };
+    world.installation.publish("operator", &noted, &wire::encode(&lost)).await;
+    check(|| world.doctor(&[], &[]), ("end of the audit trail", "99 was noted, and is not", "audit verify"));
+    let other = Witness { number: 1, ..lost };
+    world.installation.publish("operator", &noted, &wire::encode(&other)).await;
+    check(|| world.doctor(&[], &[]), ("end of the audit trail", "is not the one", "audit verify"));
+    world.installation.publish("operator", &noted, &witness).await;
 
     // This machine: an hour off, and too little room.
     let off = [("HOLDLINE_CLOCK_SHIFT_MS", "3600000")];
