@@ -13,9 +13,13 @@ use holdline_proto::topology::{Bucket, token};
 use holdline_proto::wire;
 use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::{Bus, Place, Put, StoreError};
+use holdline_stage::clock;
 
 /// Tries to write before the command goes back, so that others, who write too, are let pass.
 const TRIES_MAX: u32 = 10;
+
+/// What is taken from one budget and refused by another is given back long before this has passed.
+const GIVEN_BACK_AFTER: Duration = Duration::from_millis(250);
 
 /// An entry lives no shorter than the broker can tell.
 const KEPT_MIN: Duration = Duration::from_secs(1);
@@ -33,15 +37,44 @@ pub(crate) async fn take(
     command: &Command,
 ) -> Result<Result<(), String>, StoreError> {
     let Some(playbook) = set.playbooks.get(&command.key.playbook) else { return Ok(Ok(())) };
+    let budgets = budget::budgets(&playbook.guard, &set.group_sizes, command);
+    let told = take_all(bus, time, &budgets, &command.incident).await?;
+    if told.is_ok() || budgets.len() < 2 {
+        return Ok(told);
+    }
+    // What is in the way may be what another remedy has taken and is about to give back.
+    clock::sleep(GIVEN_BACK_AFTER).await;
+    take_all(bus, time, &budgets, &command.incident).await
+}
+
+/// Takes from all of them, or from none.
+async fn take_all(
+    bus: &Bus,
+    time: &BrokerTime,
+    budgets: &[Budget],
+    incident: &str,
+) -> Result<Result<(), String>, StoreError> {
+    // Looked at first, so that little has to be given back.
+    if budgets.len() > 1 {
+        for budget in budgets {
+            let spent = match look(bus, budget).await? {
+                Ok((_, spent)) => take_one(bus, &spent, budget, incident, time.now_ms()).await?,
+                Err(unreadable) => Err(unreadable),
+            };
+            if let Err(spent) = spent {
+                return Ok(Err(spent));
+            }
+        }
+    }
     let mut taken = vec![];
-    for budget in budget::budgets(&playbook.guard, &set.group_sizes, command) {
-        match take_from(bus, time, &budget, &command.incident).await? {
+    for budget in budgets {
+        match take_from(bus, time, budget, incident).await? {
             Ok(true) => taken.push(budget),
             // An earlier delivery, or an earlier remedy of the incident, has it.
             Ok(false) => {}
             Err(spent) => {
-                for budget in &taken {
-                    give_back(bus, budget, &command.incident).await?;
+                for budget in taken {
+                    give_back(bus, budget, incident).await?;
                 }
                 return Ok(Err(spent));
             }
