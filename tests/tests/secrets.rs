@@ -695,8 +695,16 @@ fn g7_the_server_that_we_start_has_none_of_our_environment() {
     watch(&playbooks, "telephony");
     let mut installation = Installation::broker("environment", &playbooks, "default");
     let check = |process: u32, expected: bool| {
-        let environment = std::fs::read(format!("/proc/{process}/environ")).unwrap();
-        let text = lossy(&environment);
+        // It is empty until the process is what it was started as.
+        let began = clock::now();
+        let text = loop {
+            let text = lossy(&std::fs::read(format!("/proc/{process}/environ")).unwrap());
+            if !text.is_empty() {
+                break text;
+            }
+            assert!(began.elapsed() < PATIENCE, "its environment is empty");
+            std::thread::sleep(Duration::from_millis(10));
+        };
         let names: Vec<&str> = text.split('\0').filter_map(|entry| Some(entry.split_once('=')?.0)).collect();
         assert_eq!(text.contains(SECRET), expected, "{names:?}");
         assert!(expected || names.iter().all(|name| ["PATH", "TZ"].contains(name)), "{names:?}");
