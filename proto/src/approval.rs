@@ -38,9 +38,57 @@ pub struct Asked {
     /// A soft block: it is sent then, unless somebody has objected.
     #[serde(default)]
     pub sends_ms: Option<i64>,
-    /// In the order in which they were given.
+    /// The issue of the command ([`Command::issue_key`]) that goes on with it, once the audit trail has that.
+    #[serde(default)]
+    pub used: Option<String>,
+    /// Over [`Asked::sealed`], with the executors' key: nobody else can have asked it.
+    #[serde(default, with = "serde_bytes")]
+    pub seal: Vec<u8>,
+    /// In the order in which they were given. Each has a signature of its own.
     #[serde(default)]
     pub rulings: Vec<Ruling>,
+}
+
+impl Asked {
+    /// What an executor signs: all but what people say.
+    pub fn sealed(&self) -> Vec<u8> {
+        let Asked { key, group, sends_ms, used, .. } = self;
+        let number = |number: i64| number.to_string();
+        // What is not there signs unlike anything that is.
+        let maybe = |part: Option<String>| part.map_or_else(|| "none".into(), |part| format!("some {part}"));
+        parts(
+            "holdline asked 1",
+            &[
+                &self.id,
+                &self.incident,
+                &self.partition.to_string(),
+                &key.playbook,
+                &key.lane.to_string(),
+                &key.entity,
+                &maybe(group.clone()),
+                &self.direction.to_string(),
+                &self.step.to_string(),
+                &self.action,
+                &self.shown,
+                &self.request,
+                &self.people.to_string(),
+                &number(self.asked_ms),
+                &number(self.expires_ms),
+                &maybe(sends_ms.map(number)),
+                &maybe(used.clone()),
+            ],
+        )
+    }
+}
+
+/// Bytes to sign. Each part is preceded by its length, so that no two lists of parts sign alike.
+fn parts(what: &str, parts: &[&str]) -> Vec<u8> {
+    let mut signed = what.as_bytes().to_vec();
+    for part in parts {
+        signed.extend((part.len() as u64).to_be_bytes());
+        signed.extend(part.as_bytes());
+    }
+    signed
 }
 
 /// What one person says.
@@ -74,16 +122,11 @@ impl std::fmt::Display for Verdict {
 }
 
 impl Ruling {
-    /// What a person signs. Each part is preceded by its length, so that no two rulings sign alike.
+    /// What a person signs: the request as its digest and as it was shown, so that nobody is shown another.
     pub fn signed(&self, asked: &Asked) -> Vec<u8> {
-        let at = self.at_ms.to_string();
-        let verdict = self.verdict.to_string();
-        let mut signed = b"holdline ruling 1".to_vec();
-        for part in [&asked.id, &asked.request, &self.by, &verdict, &self.reason, &at] {
-            signed.extend((part.len() as u64).to_be_bytes());
-            signed.extend(part.as_bytes());
-        }
-        signed
+        let (verdict, at) = (self.verdict.to_string(), self.at_ms.to_string());
+        let said = [&asked.id, &asked.request, &asked.shown, &self.by, &verdict, &self.reason, &at];
+        parts("holdline ruling 2", &said.map(String::as_str))
     }
 }
 

@@ -37,6 +37,8 @@ pub enum Act {
     /// An approval was there and did not fit what was to be sent.
     ApprovalRefused,
     ApprovalUsed,
+    /// Somebody was about to operate, and may not.
+    OperationRefused,
     #[serde(untagged)]
     Other(String),
 }
@@ -56,6 +58,7 @@ impl fmt::Display for Act {
             Act::Revoked => "revoked",
             Act::ApprovalRefused => "approval_refused",
             Act::ApprovalUsed => "approval_used",
+            Act::OperationRefused => "operation_refused",
             Act::Other(name) => name,
         })
     }
@@ -214,6 +217,7 @@ mod tests {
             Act::Revoked,
             Act::ApprovalRefused,
             Act::ApprovalUsed,
+            Act::OperationRefused,
             Act::Other("teleport".into()),
         ] {
             let entry = entry(act.clone());

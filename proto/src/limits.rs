@@ -51,7 +51,7 @@ pub const BUDGET_MAX: u32 = 1_000;
 /// Pauses that stand at once. Beyond: `holdline pause` is refused.
 pub const PAUSES_MAX: usize = 256;
 
-/// Rulings that are kept of one request. Beyond: `holdline approve` is refused.
+/// Rulings that are kept of one request, the last of which is a denial. Beyond: `holdline deny` is refused, too.
 pub const RULINGS_MAX: usize = 16;
 
 /// Bytes of a request that people are shown. Beyond: it is cut, and says so; what they allow is all of it.

@@ -10,6 +10,7 @@ use async_nats::jetstream::message::StreamMessage;
 use holdline_proto::approval::{Asked, Ruled, Ruling, Verdict};
 use holdline_proto::command::{Command, Course, Direction};
 use holdline_proto::incident::{Lane, TrackKey, View};
+use holdline_proto::playbooks::CURRENT;
 use holdline_proto::topology::{Bucket, Topology};
 use holdline_proto::wire;
 use holdline_stage::clock;
@@ -197,16 +198,17 @@ impl World {
         Duration::from_millis(u64::try_from(called_ms - word_ms).unwrap())
     }
 
-    /// Each is sent once it is allowed, and the quickest in time. The quickest, because this machine may be busy with
-    /// something else at any one of them; whatever of ours waits for its turn (a look every few seconds, a delivery that
-    /// has to come again, a lease that has to run out) makes every one of them late.
+    /// Each is sent once it is allowed, and two of the three in time: this machine may be busy with something else at any
+    /// one of them; whatever of ours waits for its turn (a look every few seconds, a delivery that has to come again, a
+    /// lease that has to run out) makes more than one of them late.
     async fn sent_in_time(&self, asked: &[Value; 3], by: &str) {
         let mut took = vec![];
         for asked in asked {
             took.push(self.allowed(asked, by).await);
         }
         eprintln!("from the word to the call: {took:?}");
-        assert!(took.iter().min().unwrap() <= &SENT_WITHIN, "{took:?}");
+        took.sort();
+        assert!(took[1] <= SENT_WITHIN, "{took:?}");
     }
 
     /// What comes of a person's word: nothing, or why it is refused.
@@ -233,6 +235,54 @@ impl World {
         let public = Token::read(&self.tokens.join(by)).unwrap().public();
         let by = if by == "mallory" { public.as_str() } else { by };
         assert!(self.has_recorded(by, id, because), "{verdict} by {by}: {:#?}", self.trail());
+    }
+
+    /// Has something done that needs nobody's word.
+    fn does(&self, arguments: &[&str]) {
+        let output = self.installation.holdline(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn public(&self, name: &str) -> (String, String) {
+        (name.to_string(), Token::read(&self.tokens.join(name)).unwrap().public())
+    }
+
+    /// Tells the incident that people have decided, whatever they said.
+    async fn tell(&self, asked: &Asked) {
+        let ruled = Ruled {
+            key: asked.key.clone(),
+            incident: asked.incident.clone(),
+            approval: asked.id.clone(),
+            verdict: Verdict::Approve,
+            by: "ada".into(),
+            reason: "forged".into(),
+        };
+        let operator = Topology::default().operator(asked.partition);
+        self.installation.publish("operator", &operator, &wire::encode(&ruled)).await;
+    }
+
+    /// Writes an entry of APPROVALS past holdline's commands.
+    async fn write(&self, asked: &Asked) {
+        let entry = Topology::default().entry(Bucket::Approvals, &asked.id);
+        self.installation.publish("operator", &entry, &wire::encode(asked)).await;
+    }
+
+    /// What people are asked under an id, as it is stored.
+    async fn entry(&self, id: &str) -> Asked {
+        wire::decode(&self.stored(Bucket::Approvals, id).await.payload).unwrap()
+    }
+
+    /// A word with the token of this name, on a request as it is shown there.
+    fn word(&self, by: &str, token: &str, asked: &Asked, at_ms: i64) -> Ruling {
+        let ruling = Ruling {
+            by: by.into(),
+            verdict: Verdict::Approve,
+            reason: "seen on the line".into(),
+            at_ms,
+            signature: vec![],
+        };
+        let signature = Token::read(&self.tokens.join(token)).unwrap().sign(&ruling.signed(asked)).unwrap();
+        Ruling { signature, ..ruling }
     }
 
     fn trail(&self) -> Vec<Value> {
@@ -419,31 +469,11 @@ async fn a4_a_forged_word_and_a_changed_request_allow_nothing() {
     let topology = Topology::default();
     world.report("gw-1", "FAILED").await;
     let id = world.asked().await["id"].as_str().unwrap().to_string();
-    let entry = topology.entry(Bucket::Approvals, &id);
-    let stored = world.stored(Bucket::Approvals, &id).await;
-    let asked: Asked = wire::decode(&stored.payload).unwrap();
-    let ruled = Ruled {
-        key: asked.key.clone(),
-        incident: asked.incident.clone(),
-        approval: id.clone(),
-        verdict: Verdict::Approve,
-        by: "ada".into(),
-        reason: "forged".into(),
-    };
-    let operator = topology.operator(asked.partition);
+    let asked = world.entry(&id).await;
     // A word with a signature that is not ada's.
-    let mut ruling = Ruling {
-        by: "ada".into(),
-        verdict: Verdict::Approve,
-        reason: "forged".into(),
-        at_ms: clock::wall_ms(),
-        signature: vec![],
-    };
-    ruling.signature =
-        Token::read(&world.tokens.join("mallory")).unwrap().sign(&ruling.signed(&asked)).unwrap();
-    let forged = Asked { rulings: vec![ruling.clone()], ..asked.clone() };
-    world.installation.publish("operator", &entry, &wire::encode(&forged)).await;
-    world.installation.publish("operator", &operator, &wire::encode(&ruled)).await;
+    let ruling = world.word("ada", "mallory", &asked, clock::wall_ms());
+    world.write(&Asked { rulings: vec![ruling.clone()], ..asked.clone() }).await;
+    world.tell(&asked).await;
     let recorded = |because: &'static str| {
         let id = id.clone();
         move |world: &World| world.has_recorded("executor", &id, because)
@@ -455,13 +485,9 @@ async fn a4_a_forged_word_and_a_changed_request_allow_nothing() {
         .until("it waits again", |world| world.waiting().iter().any(|asked| asked["id"] == id.as_str()))
         .await;
     let mut changed = Asked { request: "0".repeat(64), rulings: vec![], ..asked.clone() };
-    let at_ms = clock::wall_ms();
-    let mut ruling = Ruling { at_ms, reason: "another".into(), signature: vec![], ..ruling };
-    ruling.signature =
-        Token::read(&world.tokens.join("ada")).unwrap().sign(&ruling.signed(&changed)).unwrap();
-    changed.rulings.push(ruling);
-    world.installation.publish("operator", &entry, &wire::encode(&changed)).await;
-    world.installation.publish("operator", &operator, &wire::encode(&ruled)).await;
+    changed.rulings.push(world.word("ada", "ada", &changed, clock::wall_ms()));
+    world.write(&changed).await;
+    world.tell(&asked).await;
     world.until("it is in the trail", recorded("is for another request")).await;
     world.until("asked anew", |world| world.waiting().iter().any(|asked| asked["id"] != id.as_str())).await;
     world.refused("approve", &id, "bob", "changed since");
@@ -505,31 +531,277 @@ async fn a4_a_forged_word_and_a_changed_request_allow_nothing() {
     world.installation.conserved();
 }
 
+/// When a soft block is sent, when a word is void, and what people are shown: only an executor can have written it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a4_what_people_are_asked_is_the_executors_to_say() {
+    type Forge = fn(&World, Asked) -> Asked;
+    const SEALED: &str = "it is not as the executor has asked it";
+    let world = World::start("approval-sealed", "{for: [failover], expires: 10m, unless_denied: 5m}").await;
+    let cases: [(&str, Forge, &str); 7] = [
+        ("gw-at-once", |_, asked| Asked { sends_ms: Some(1), ..asked }, SEALED),
+        ("gw-for-ever", |_, asked| Asked { expires_ms: i64::MAX, ..asked }, SEALED),
+        ("gw-early", |_, asked| Asked { asked_ms: 1, ..asked }, SEALED),
+        (
+            "gw-unsealed",
+            |world, asked| {
+                let rulings = vec![world.word("ada", "ada", &asked, clock::wall_ms())];
+                Asked { seal: vec![], rulings, ..asked }
+            },
+            SEALED,
+        ),
+        (
+            "gw-own-seal",
+            |world, asked| {
+                let asked = Asked { sends_ms: Some(1), ..asked };
+                let seal = Token::read(&world.tokens.join("mallory")).unwrap().sign(&asked.sealed()).unwrap();
+                Asked { seal, ..asked }
+            },
+            SEALED,
+        ),
+        // Ada has signed something else than what she was shown.
+        (
+            "gw-shown",
+            |world, asked| {
+                let shown = Asked { shown: "POST https://harmless.example.com/".into(), ..asked.clone() };
+                Asked { rulings: vec![world.word("ada", "ada", &shown, clock::wall_ms())], ..asked }
+            },
+            "the signature is not this person's",
+        ),
+        ("gw-told", |_, asked| asked, "1 more must approve"),
+    ];
+    for (entity, ..) in &cases {
+        world.report(entity, "FAILED").await;
+    }
+    let mut earlier = vec![];
+    for (entity, forge, because) in cases {
+        let [shown] = world.asked_for([entity]).await;
+        let id = shown["id"].as_str().unwrap();
+        let asked = world.entry(id).await;
+        world.write(&forge(&world, asked.clone())).await;
+        world.tell(&asked).await;
+        world.until(entity, |world| world.has_recorded("executor", id, because)).await;
+        // It waits again; under an id of its own where it was asked anew.
+        let waits = |world: &World| {
+            let waiting = world.waiting();
+            let found = waiting.iter().find(|asked| asked["entityId"] == entity);
+            found.is_some_and(|again| (again["id"] != shown["id"]) == (because == SEALED))
+        };
+        world.until(entity, waits).await;
+        if because == SEALED {
+            earlier.push(asked);
+        }
+    }
+    // What was asked and allowed earlier, under the id of what is asked now.
+    let first = earlier.swap_remove(0);
+    let [now] = world.asked_for(["gw-at-once"]).await;
+    let id = now["id"].as_str().unwrap();
+    let asked = world.entry(id).await;
+    let copy = Asked { rulings: vec![world.word("ada", "ada", &first, clock::wall_ms())], ..first };
+    let entry = Topology::default().entry(Bucket::Approvals, id);
+    world.installation.publish("operator", &entry, &wire::encode(&copy)).await;
+    world.tell(&asked).await;
+    let anew = |world: &World| {
+        let waiting = world.waiting();
+        waiting.iter().any(|asked| asked["entityId"] == "gw-at-once" && asked["id"] != id)
+    };
+    world.until("asked anew", anew).await;
+    clock::sleep(SETTLED).await;
+    assert_eq!(world.calls("remediate"), 0);
+    world.installation.conserved();
+}
+
+/// A denial is recorded and counts as long as the call has not left: when people had allowed it before, and when it takes
+/// nobody any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e7_what_was_allowed_is_taken_back_until_its_call_has_left() {
+    let mut world = World::start("approval-late", "{for: [failover], when: outside business_hours}").await;
+    let publics = BTreeMap::from([world.public("ada"), world.public("bob")]);
+    let open = playbooks(&world.target, &publics, "{for: [failover], when: inside business_hours}", false);
+    for (entity, opens) in [("gw-1", false), ("gw-2", true)] {
+        world.report(entity, "FAILED").await;
+        let [asked] = world.asked_for([entity]).await;
+        let id = asked["id"].as_str().unwrap();
+        world.does(&["pause", "--reason", "works", "--for", "10m"]);
+        assert_eq!(world.say("approve", id, "ada"), None);
+        let waits = format!("for {entity} waits: everything is paused");
+        world.until("it waits", |world| world.installation.log_of("executor", 0).contains(&waits)).await;
+        world.refused("approve", id, "bob", "no longer waits");
+        assert_eq!(world.say("deny", id, "bob"), None);
+        if opens {
+            world.push(&open).await;
+        }
+        world.does(&["resume"]);
+        let denied = |world: &World| {
+            let told = world.explained(&asked["incidentId"]);
+            told.contains("denied by bob: seen on the line")
+        };
+        world.until("it is denied", denied).await;
+    }
+    clock::sleep(SETTLED).await;
+    assert_eq!(world.calls("remediate"), 0);
+    assert_eq!(world.acts(["approved", "denied", "revoked", "approval_used"]), [2, 0, 2, 0]);
+    world.installation.conserved();
+}
+
+/// However often a call is tried, people's word is used once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a4_one_use_is_one_entry_of_the_trail() {
+    let world = World::start("approval-once", "{for: [failover]}").await;
+    world.target.fail(2, 429);
+    world.report("gw-1", "FAILED").await;
+    let asked = world.asked().await;
+    assert_eq!(world.say("approve", asked["id"].as_str().unwrap(), "ada"), None);
+    world.until("it is carried out", |world| world.calls("remediate") == 3).await;
+    clock::sleep(SETTLED).await;
+    assert_eq!(world.calls("remediate"), 3);
+    assert_eq!(
+        world.acts(["approval_asked", "approved", "approval_used", "approval_refused"]),
+        [1, 1, 1, 0],
+        "{:#?}",
+        world.trail()
+    );
+    world.installation.conserved();
+}
+
+/// A set that asks people is in force at once, for what waits for its turn as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e7_people_are_asked_for_what_still_waits_for_its_turn() {
+    const COMMANDS: usize = 20;
+    let mut world = World::start("approval-turn", "{for: [revert]}").await;
+    let publics = BTreeMap::from([world.public("ada"), world.public("bob")]);
+    let slow = |world: &World, approval: &str| {
+        let set = playbooks(&world.target, &publics, approval, false);
+        let settings = set.join("holdline.yaml");
+        let text = std::fs::read_to_string(&settings).unwrap();
+        std::fs::write(&settings, text.replace("calls_per_second: 5000", "calls_per_second: 1")).unwrap();
+        set
+    };
+    let (before, after) = (slow(&world, "{for: [revert]}"), slow(&world, "{for: [revert, failover]}"));
+    world.push(&before).await;
+    for n in 0..COMMANDS {
+        world.report(&format!("gw-{n}"), "FAILED").await;
+    }
+    world.until("the first call", |world| world.calls("remediate") > 0).await;
+    world.push(&after).await;
+    let left = world.calls("remediate");
+    world
+        .until("the rest is asked for", |world| world.waiting().len() + world.calls("remediate") == COMMANDS)
+        .await;
+    // Longer than anything waits for a turn at once.
+    clock::sleep(Duration::from_secs(5)).await;
+    let calls = world.calls("remediate");
+    eprintln!("{left} of {COMMANDS} had left, {} after it", calls - left);
+    // The one that was about to leave.
+    assert!(calls <= left + 1 && left + 1 < COMMANDS, "{left} had left, and then {calls}");
+    world.installation.conserved();
+}
+
+/// Whoever was cut off between his word and the incident need not say it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e7_a_word_that_was_not_told_is_told_by_whoever_looks() {
+    let world = World::start("approval-untold", "{for: [failover]}").await;
+    world.report("gw-1", "FAILED").await;
+    let shown = world.asked().await;
+    let asked = world.entry(shown["id"].as_str().unwrap()).await;
+    let ruling = world.word("ada", "ada", &asked, clock::wall_ms());
+    world.write(&Asked { rulings: vec![ruling], ..asked }).await;
+    clock::sleep(SETTLED).await;
+    assert_eq!(world.calls("remediate"), 0, "nobody has told the incident");
+    world.waiting();
+    world.until("the call", |world| world.calls("remediate") == 1).await;
+    world.waiting();
+    clock::sleep(SETTLED).await;
+    assert_eq!(world.calls("remediate"), 1);
+    world.installation.conserved();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e7_where_people_may_operate_only_their_tokens_do() {
     let mut world = World::start("approval-operate", "{for: [failover]}").await;
-    let public = |name: &str| (name.to_string(), Token::read(&world.tokens.join(name)).unwrap().public());
-    let publics = BTreeMap::from([public("ada"), public("operator")]);
-    world.installation.push(&playbooks(&world.target, &publics, "{for: [failover]}", false));
-    let pause = |token: Option<&str>, expected: i32, part: &str| {
+    let publics = BTreeMap::from([world.public("ada"), world.public("operator")]);
+    let set = playbooks(&world.target, &publics, "{for: [failover]}", false);
+    world.installation.push(&set);
+    world.installation.publish("gateway", "hl.event.0", b"no frame").await;
+    let parked = |world: &World| {
+        let listed = world.installation.holdline(&["dlq", "list", "--output", "json"]);
+        serde_json::from_slice::<Vec<Value>>(&listed.stdout).is_ok_and(|letters| !letters.is_empty())
+    };
+    world.until("a letter", parked).await;
+    let set = set.to_str().unwrap();
+    let commands: [(&str, &[&str]); 5] = [
+        ("pause", &["pause", "--reason", "works", "--for", "1h"]),
+        ("resume", &["resume"]),
+        ("push", &["push", set]),
+        ("dead_letter_replay", &["dlq", "replay", "--all"]),
+        ("dead_letter_discard", &["dlq", "discard", "--all", "--reason", "works"]),
+    ];
+    let says = |arguments: &[&str], token: Option<&str>| {
         let token = token.map(|name| world.tokens.join(name).to_str().unwrap().to_string());
-        let mut said = vec!["pause", "--reason", "works", "--for", "1h", "--by", "ada", "--output", "json"];
+        let mut said = [arguments, &["--by", "eve", "--output", "json"]].concat();
         said.extend(token.iter().flat_map(|token| ["--token", token.as_str()]));
         let output = world.installation.holdline(&said);
         let told = [output.stdout, output.stderr].concat();
-        let told = String::from_utf8_lossy(&told).into_owned();
-        assert!(output.status.code() == Some(expected) && told.contains(part), "{said:?}: {told}");
+        (output.status.code(), String::from_utf8_lossy(&told).into_owned())
     };
-    pause(None, 1, "--token");
-    pause(Some("ada"), 1, "may not operate");
-    pause(Some("operator"), 0, "\"by\": \"operator\"");
+    let refusals = |act: &str| -> Vec<(String, String)> {
+        let trail = world.trail();
+        let of = trail.iter().filter(|entry| entry["act"] == "operation_refused" && entry["about"] == act);
+        of.map(|entry| (entry["by"].as_str().unwrap().into(), entry["why"].as_str().unwrap().into()))
+            .collect()
+    };
+    let stranger = world.public("mallory").1;
+    for (act, arguments) in &commands {
+        let mut expected = 0;
+        for (token, by, part) in [
+            (None, "eve", "--token"),
+            (Some("nothing"), "eve", "cannot be read"),
+            (Some("mallory"), stranger.as_str(), "may not operate"),
+            (Some("ada"), "ada", "may not operate"),
+        ] {
+            let (code, told) = says(arguments, token);
+            assert!(code == Some(1) && told.contains(part), "{arguments:?} with {token:?}: {told}");
+            let refused = refusals(act);
+            expected += 1;
+            assert_eq!(refused.len(), expected, "{act} with {token:?}: {refused:?}");
+            let is_told = |refused: &(String, String)| refused.0 == by && refused.1.contains(part);
+            assert!(refused.iter().any(is_told), "{act} with {token:?}: {refused:?}");
+        }
+    }
+    let acts = ["pause", "resume", "dead_letter_replay", "dead_letter_discard"];
+    assert_eq!(world.acts(acts), [0; 4], "nothing was done");
+    for (act, arguments) in &commands {
+        let (_, told) = says(arguments, Some("operator"));
+        let by: Vec<Value> = world.trail().into_iter().filter(|entry| entry["act"] == *act).collect();
+        assert!(by.iter().any(|entry| entry["by"] == "operator"), "{act}: {told} {by:#?}");
+    }
+    // Where the broker does not say who may, nobody does.
+    let broker = async_nats::jetstream::new(world.installation.client("provisioner").await);
+    let readable = async |readable: bool| {
+        let stream = Topology::default().bucket_stream(Bucket::Playbooks);
+        let mut config = broker.get_stream(stream).await.unwrap().cached_info().config.clone();
+        config.allow_direct = readable;
+        broker.update_stream(&config).await.unwrap();
+    };
+    readable(false).await;
+    for (act, arguments) in commands.iter().filter(|(act, _)| !act.starts_with("dead_letter")) {
+        let before = world.acts([*act]);
+        let (code, told) = says(arguments, None);
+        assert!(code != Some(0) && world.acts([*act]) == before, "{act}: {told}");
+    }
+    readable(true).await;
+    // A set that cannot be used names nobody, or no better one could be pushed.
+    let current = Topology::default().entry(Bucket::Playbooks, CURRENT);
+    world.installation.publish("operator", &current, b"spoilt").await;
+    let (code, told) = says(&["push", set], None);
+    assert_eq!(code, Some(0), "{told}");
+    let (code, told) = says(&["resume"], None);
+    assert!(code == Some(1) && told.contains("--token"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e7_people_are_asked_when_the_window_says_so_and_always_where_the_action_does() {
     let mut world = World::start("approval-hours", "{for: [failover], when: outside business_hours}").await;
-    let publics =
-        BTreeMap::from([("ada".to_string(), Token::read(&world.tokens.join("ada")).unwrap().public())]);
+    let publics = BTreeMap::from([world.public("ada")]);
     world.report("gw-1", "FAILED").await;
     world.asked().await;
     // When people are asked, whether it is within the window now, and whether they are.

@@ -182,3 +182,20 @@ async fn a5_a_share_of_a_group_is_in_failover_at_most_and_undoing_is_free() {
     assert_eq!(world.calls("remediate")[5..], ["gw-21"]);
     world.installation.conserved();
 }
+
+/// What the group's budget refuses takes nothing from the playbook's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a5_of_two_budgets_the_one_does_not_eat_what_the_other_refuses() {
+    let both = "at_most: {actions: 2, per: playbook, within: 10m}\n  blast_radius: {of: group, share: 10%, within: 10m}";
+    let world = World::start("budget-both", both, 1).await;
+    world.report(&entities(0..5), "lisbon", "FAILED").await;
+    world.until("the rest is held", |world| world.held("10% of 10") == 4).await;
+    world.report(&entities(5..6), "porto", "FAILED").await;
+    world.until("one of each group", |world| world.calls("remediate").len() == 2).await;
+    // And the playbook's own budget holds.
+    world.report(&entities(6..7), "evora", "FAILED").await;
+    world.until("it is held", |world| world.held("at most 2 remedied incidents") == 1).await;
+    clock::sleep(SETTLED).await;
+    assert_eq!(world.calls("remediate")[1..], ["gw-5"]);
+    world.installation.conserved();
+}

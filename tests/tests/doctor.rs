@@ -8,6 +8,9 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream::Config};
+use holdline_proto::audit::{WITNESS, Witness};
+use holdline_proto::topology::{Bucket, Topology};
+use holdline_proto::wire;
 use holdline_simulator::organisation::*;
 use holdline_simulator::{Client, Fault, Options, Simulator, organisation};
 use holdline_stage::clock;
@@ -159,6 +162,13 @@ impl World {
         Told::of(&command.envs(variables.iter().copied()).output().unwrap())
     }
 
+    /// What stands last under a subject.
+    async fn newest(&self, stream: &str, subject: &str) -> Vec<u8> {
+        let context = jetstream::new(self.installation.client("provisioner").await);
+        let stream = context.get_stream(stream).await.unwrap();
+        stream.get_last_raw_message_by_subject(subject).await.unwrap().payload.to_vec()
+    }
+
     /// Somebody alters a stream, past holdline.
     async fn alter(&self, stream: &str, change: impl Fn(&mut Config, u64)) {
         let context = jetstream::new(self.installation.client("provisioner").await);
@@ -200,6 +210,8 @@ async fn x9_each_trouble_is_found_with_what_to_do() {
         ("copies", "note", "1 copy"),
         ("sync", "well", "before it is acknowledged"),
         ("account", "well", "bytes on disk"),
+        ("end of the audit trail", "well", "nothing was noted of it yet"),
+        ("approvers", "well", "as many as"),
         ("clock", "well", "ms"),
         ("secret env:HOLDLINE_TELEPHONY_SECRET", "well", "subscription telephony"),
         ("secret file:", "well", "subscription telephony"),
@@ -282,6 +294,19 @@ async fn x9_each_trouble_is_found_with_what_to_do() {
     assert!(paused.status.success(), "{paused:?}");
     let told = is_well(|| world.doctor(&[], &[]));
     assert_eq!(told.find("paused"), [("note".into(), "everything by ada: works".into())]);
+
+    // An end of the audit trail that was noted, and is not there.
+    let noted = Topology::default().entry(Bucket::Witness, WITNESS);
+    let told = is_well(|| world.doctor(&[], &[]));
+    assert!(told.find("end of the audit trail")[0].1.contains("as it was noted"), "{}", told.text);
+    let witness = world.newest("KV_WITNESS", &noted).await;
+    let lost = Witness { number: 99, hash: "0".repeat(64) };
+    world.installation.publish("operator", &noted, &wire::encode(&lost)).await;
+    check(|| world.doctor(&[], &[]), ("end of the audit trail", "99 was noted, and is not", "audit verify"));
+    let other = Witness { number: 1, ..lost };
+    world.installation.publish("operator", &noted, &wire::encode(&other)).await;
+    check(|| world.doctor(&[], &[]), ("end of the audit trail", "is not the one", "audit verify"));
+    world.installation.publish("operator", &noted, &witness).await;
 
     // Services and hosts that are away.
     world.installation.kill("executor", 0);

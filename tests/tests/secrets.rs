@@ -696,3 +696,47 @@ fn g7_no_other_process_reads_a_programs_memory() {
     }
     std::fs::remove_dir_all(&folder).ok();
 }
+
+/// nats-server is somebody else's program, and open to others of its user: it gets nothing of our environment, which has
+/// secrets.
+#[test]
+fn g7_the_server_that_we_start_has_none_of_our_environment() {
+    let playbooks = scratch("environment-playbooks");
+    subscribe(&playbooks, "telephony", "HMAC", &json!("env:HOLDLINE_TELEPHONY_SECRET"));
+    watch(&playbooks, "telephony");
+    let mut installation = Installation::broker("environment", &playbooks, "default");
+    let check = |process: u32, expected: bool| {
+        // It is empty until the process is what it was started as.
+        let began = clock::now();
+        let text = loop {
+            let text = lossy(&std::fs::read(format!("/proc/{process}/environ")).unwrap());
+            if !text.is_empty() {
+                break text;
+            }
+            assert!(began.elapsed() < PATIENCE, "its environment is empty");
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        let names: Vec<&str> = text.split('\0').filter_map(|entry| Some(entry.split_once('=')?.0)).collect();
+        assert_eq!(text.contains(SECRET), expected, "{names:?}");
+        assert!(expected || names.iter().all(|name| ["PATH", "TZ"].contains(name)), "{names:?}");
+    };
+    // The control: whoever starts it has the secret.
+    let mut open = Command::new("sleep");
+    let open = Running::of(open.arg("60").env("HOLDLINE_TELEPHONY_SECRET", SECRET).spawn().unwrap());
+    check(open.id(), true);
+    let file = installation.data.join("nats/pid");
+    let server = || std::fs::read_to_string(&file).ok()?.trim().parse::<u32>().ok();
+    let first = server().unwrap();
+    check(first, false);
+    // Nor when it is started again.
+    installation.kill_nats();
+    let began = clock::now();
+    let again = loop {
+        if let Some(again) = server().filter(|again| *again != first) {
+            break again;
+        }
+        assert!(began.elapsed() < PATIENCE, "it is not started again");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    check(again, false);
+}

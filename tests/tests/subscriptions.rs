@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use holdline_simulator::organisation::*;
 use holdline_simulator::{Fault, Kind, Options, Simulator};
-use holdline_tests::programs::{Installation, command, sample, scratch};
+use holdline_stage::token::Token;
+use holdline_tests::programs::{Installation, changed_sample, command, sample, scratch};
 use serde_json::{Value, json};
 
 const SECRET: &str = "hush-of-the-platforms-side";
@@ -314,4 +315,37 @@ async fn g1_a_channel_of_the_gateways_own_is_tried_and_nothing_stays() {
         assert_eq!(code, 1, "{told}");
     }
     unreachable!("it opened more channels than there may be");
+}
+
+/// Where people may operate, whoever is none of them changes nothing at the platform.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g1_only_who_may_operate_changes_the_platform() {
+    let mut world = World::start("subscriptions-operate").await;
+    let token = |name: &str| {
+        let file = world.folder.join(format!("{name}.token"));
+        (Token::create(&file).unwrap().public(), file.to_str().unwrap().to_string())
+    };
+    let ((ada, ada_file), (_, stranger_file)) = (token("ada"), token("stranger"));
+    let set = scratch("subscriptions-operate-set");
+    changed_sample("loop", &set, |path, text| match path {
+        "holdline.yaml" => format!("{text}people: {{ada: {{token: {ada}, roles: [operate]}}}}\n"),
+        _ => text,
+    });
+    world.installation.push(&set);
+    world.write("a", json!({}));
+    world.writes();
+    let refused = |world: &World| {
+        let trail = world.installation.holdline(&["audit", "--act", "operation_refused", "--output", "json"]);
+        let trail: Vec<Value> = serde_json::from_slice(&trail.stdout).unwrap();
+        trail.iter().filter(|entry| entry["about"] == "subscriptions_apply").count()
+    };
+    for (number, more, part) in
+        [(1, vec![], "--token"), (2, vec!["--token", stranger_file.as_str()], "may not operate")]
+    {
+        let (code, told, logged) = world.run("apply", &more);
+        assert!(code == 1 && logged.contains(part), "{more:?}: {told}\n{logged}");
+        assert_eq!((world.writes(), world.audited(), refused(&world)), (vec![], vec![], number));
+    }
+    world.check("apply", &["--token", &ada_file], 0, &["1 change(s) made"]);
+    assert_eq!((world.audited().len(), refused(&world)), (1, 2));
 }

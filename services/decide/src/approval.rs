@@ -7,10 +7,13 @@ use holdline_proto::command::{Command, Direction};
 use holdline_proto::incident::Lane;
 use holdline_proto::limits::RULINGS_MAX;
 
-use crate::playbook::{Action, Set};
+use crate::playbook::{Action, Playbook, Set};
 
 /// `guard.approval.expires` unless set. Milliseconds.
 pub const EXPIRES_MS: i64 = 10 * 60_000;
+
+/// People that a request may need: as many rulings as are kept, but for a denial. Beyond: the set is refused.
+pub const APPROVERS_MAX: usize = RULINGS_MAX - 1;
 
 /// `guard.approval` of a playbook.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +111,48 @@ pub fn terms(set: &Set, action: &Action, command: &Command, now_ms: i64) -> Opti
     needed.then_some(approval.terms)
 }
 
+/// A playbook that needs more people than may approve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lack {
+    pub playbook: String,
+    pub needed: usize,
+    pub there: usize,
+}
+
+/// Playbooks for which fewer people may approve at that time than it takes: their tokens have expired by then. That as
+/// many are named was checked before.
+pub fn lacks(set: &Set, at_ms: i64) -> Vec<Lack> {
+    let may = |(name, person): &(&String, &Person)| {
+        person.rights.contains(&Right::Approve) && expired(name, Some(person), at_ms).is_none()
+    };
+    let there = set.people.iter().filter(may).count();
+    let overrides = |name: &String| set.actions.get(name).is_some_and(|action| action.allow_override);
+    let needed = |playbook: &Playbook| match &playbook.approval {
+        Some(approval) => usize::try_from(approval.terms.people).unwrap_or(usize::MAX),
+        None => {
+            let rules = [&playbook.failover, &playbook.scaling].into_iter().flatten();
+            let overriding = rules.flat_map(|rules| rules.act.iter().chain(&rules.revert.act)).any(overrides);
+            usize::from(overriding)
+        }
+    };
+    let lacking = set.playbooks.values().map(|playbook| (playbook, needed(playbook)));
+    let lacking = lacking.filter(|(_, needed)| there < *needed);
+    lacking.map(|(playbook, needed)| Lack { playbook: playbook.name.clone(), needed, there }).collect()
+}
+
+/// A request on the terms that are in force now, whatever they were when people were asked: it takes no fewer people, is
+/// void no later, and is sent without their word no sooner, and only if the terms still have that.
+pub fn on_terms(asked: Asked, terms: &Terms) -> Asked {
+    let after = |ms: i64| asked.asked_ms.saturating_add(ms);
+    let sends_ms = asked.sends_ms.zip(terms.unless_denied_ms).map(|(sends_ms, ms)| sends_ms.max(after(ms)));
+    Asked {
+        people: asked.people.max(terms.people),
+        expires_ms: asked.expires_ms.min(after(terms.expires_ms)),
+        sends_ms,
+        ..asked
+    }
+}
+
 /// What people have said of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
@@ -141,7 +186,11 @@ pub fn judge(
         let person = people.get(&ruling.by);
         let refused = match person {
             Some(person) if !authentic(person, ruling) => Some("the signature is not this person's".into()),
-            _ => refused(asked, &ruling.by, person, ruling.at_ms),
+            _ => refused(asked, &ruling.by, person, ruling.at_ms).or_else(|| {
+                // When it was said is known from its owner alone. An objection stays, whatever became of its token.
+                let is_yes = ruling.verdict == Verdict::Approve;
+                is_yes.then(|| expired(&ruling.by, person, now_ms)).flatten()
+            }),
         };
         if let Some(reason) = refused {
             void.push(format!("{} by {}: {reason}", ruling.verdict, ruling.by));
@@ -173,16 +222,23 @@ pub fn refused(asked: &Asked, name: &str, person: Option<&Person>, at_ms: i64) -
     if !person.rights.contains(&Right::Approve) {
         return Some(format!("{name} may not approve: `people` of holdline.yaml gives no such role"));
     }
-    if person.until_ms.is_some_and(|until_ms| at_ms >= until_ms) {
-        return Some(format!("the token of {name} has expired"));
-    }
     if at_ms >= asked.expires_ms {
         return Some("the request has expired".into());
     }
-    (at_ms < asked.asked_ms).then(|| "it was said before anybody was asked".into())
+    if at_ms < asked.asked_ms {
+        return Some("it was said before anybody was asked".into());
+    }
+    expired(name, Some(person), at_ms)
 }
 
-/// Why a ruling cannot be added: it would change nothing, or too much was said already.
+/// Whether a person's token is void at that time; why that is so.
+pub fn expired(name: &str, person: Option<&Person>, at_ms: i64) -> Option<String> {
+    let until_ms = person?.until_ms?;
+    (at_ms >= until_ms).then(|| format!("the token of {name} has expired"))
+}
+
+/// Why a ruling cannot be added: it would change nothing, or too much was said already. There is always room for one
+/// denial.
 pub fn unneeded(asked: &Asked, name: &str, verdict: Verdict) -> Option<String> {
     if asked.rulings.iter().any(|ruling| ruling.verdict == Verdict::Deny) {
         return Some("it is denied already".into());
@@ -190,7 +246,8 @@ pub fn unneeded(asked: &Asked, name: &str, verdict: Verdict) -> Option<String> {
     if verdict == Verdict::Approve && asked.rulings.iter().any(|ruling| ruling.by == name) {
         return Some(format!("{name} has approved it already; nobody counts twice"));
     }
-    (asked.rulings.len() >= RULINGS_MAX).then(|| format!("{RULINGS_MAX} people have spoken already"))
+    let most = if verdict == Verdict::Approve { APPROVERS_MAX } else { RULINGS_MAX };
+    (asked.rulings.len() >= most).then(|| format!("{most} people have spoken already"))
 }
 
 #[cfg(test)]
@@ -215,6 +272,8 @@ mod tests {
             asked_ms: 1_000,
             expires_ms: 10_000,
             sends_ms: None,
+            used: None,
+            seal: vec![],
             rulings: vec![],
         }
     }
@@ -259,8 +318,12 @@ mod tests {
         check(&said(vec![yes("ada", 999)]), 2_000, "waits for 1 [\"approve by ada: it was said before");
         check(&said(vec![yes("eve", 2_000)]), 2_000, "waits for 1 [\"approve by eve: eve may not");
         check(&said(vec![yes("mallory", 2_000)]), 2_000, "waits for 1 [\"approve by mallory: `people`");
-        check(&said(vec![yes("bob", 4_999)]), 6_000, "allowed");
+        check(&said(vec![yes("bob", 4_998)]), 4_999, "allowed");
         check(&said(vec![yes("bob", 5_000)]), 6_000, "waits for 1 [\"approve by bob: the token");
+        // Whoever has an expired token can say when he says it; an objection stands.
+        check(&said(vec![yes("bob", 4_999)]), 5_000, "waits for 1 [\"approve by bob: the token");
+        check(&said(vec![no("bob", 4_999)]), 5_000, "denied by bob");
+        check(&said(vec![no("bob", 5_000)]), 6_000, "waits for 1 [\"deny by bob: the token");
         let forged = Ruling { signature: b"bob".to_vec(), ..yes("ada", 2_000) };
         check(&said(vec![forged]), 2_000, "waits for 1 [\"approve by ada: the signature");
         // Taken back, by oneself or by another.
@@ -292,6 +355,21 @@ mod tests {
     }
 
     #[test]
+    fn a4_terms_that_have_changed_allow_no_more_than_they_say() {
+        let check = |sends_ms, terms: Terms, expected: (u32, i64, Option<i64>)| {
+            let found = on_terms(Asked { people: 2, sends_ms, ..asked() }, &terms);
+            assert_eq!((found.people, found.expires_ms, found.sends_ms), expected, "{terms:?}");
+        };
+        let terms = |people, expires_ms, unless_denied_ms| Terms { people, expires_ms, unless_denied_ms };
+        check(None, terms(1, 9_000, None), (2, 10_000, None));
+        check(None, terms(3, 90_000, Some(5)), (3, 10_000, None));
+        check(Some(4_000), terms(2, 2_000, Some(3_000)), (2, 3_000, Some(4_000)));
+        // Written by somebody else, or asked before the set changed.
+        check(Some(1), terms(2, 9_000, None), (2, 10_000, None));
+        check(Some(1), terms(2, 9_000, Some(3_000)), (2, 10_000, Some(4_000)));
+    }
+
+    #[test]
     fn nobody_counts_twice() {
         let check = |rulings: Vec<Ruling>, name, verdict, expected: Option<&str>| {
             let asked = Asked { rulings, ..asked() };
@@ -309,6 +387,8 @@ mod tests {
         check(vec![yes.clone()], "ada", Verdict::Deny, None);
         let no = ruling("bob", Verdict::Deny, 2_000);
         check(vec![yes.clone(), no], "eve", Verdict::Approve, Some("denied already"));
+        check(vec![yes.clone(); RULINGS_MAX - 1], "bob", Verdict::Approve, Some("people have spoken"));
+        check(vec![yes.clone(); RULINGS_MAX - 1], "bob", Verdict::Deny, None);
         check(vec![yes; RULINGS_MAX], "bob", Verdict::Deny, Some("people have spoken"));
     }
 }

@@ -182,6 +182,13 @@ pub fn take(
     Ok(Some(Spent { taken: left }))
 }
 
+/// Gives back what an incident has taken for a remedy that does not leave. `None`: it has nothing of it.
+pub fn without(spent: &Spent, budget: &Budget, incident: &str) -> Option<Spent> {
+    let is_its = |taken: &Taken| taken.what == budget.what && taken.incident == incident;
+    let left: Vec<Taken> = spent.taken.iter().filter(|taken| !is_its(taken)).cloned().collect();
+    (left.len() < spent.taken.len()).then_some(Spent { taken: left })
+}
+
 #[cfg(test)]
 mod tests {
     use holdline_proto::incident::{Lane, TrackKey};
@@ -268,6 +275,12 @@ mod tests {
         check("c", "3", 1_010, "taken");
         check("d", "5", 1_998, "spent");
         check("d", "5", 1_999, "taken");
+        // Given back, it is there for another; what others have is theirs.
+        let budget = Budget { what: "d".into(), ..budget.clone() };
+        assert_eq!(without(&spent, &budget, "3"), None);
+        let left = without(&spent, &budget, "5").unwrap();
+        assert_eq!(left.taken.iter().map(|taken| taken.what.as_str()).collect::<Vec<_>>(), ["c"]);
+        assert!(take(&left, &budget, "6", 2_000, &BTreeSet::new()).is_ok());
     }
 
     #[test]

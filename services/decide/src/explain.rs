@@ -122,7 +122,8 @@ pub fn sentence(decision: &Decision) -> String {
             format!("Nobody has decided on {action} for {entity} in time. It is decided anew.")
         }
         What::RuledInVain { approval, by } => format!(
-            "{by} has decided on {approval}, and the incident of {entity} no longer waits for that. Nothing came of it."
+            "{by} has decided on {approval}, and the incident of {entity} no longer waits for that. A denial keeps back \
+             what has not left yet; nothing else comes of it."
         ),
         What::Recovering { healthy, needed, span_ms, stable_for_ms } => format!(
             "{entity} reports health ({healthy} of {needed} in a row, {} of {}). Not reverting yet.",

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use holdline_decide::approval;
 use holdline_decide::playbook::{self, Auth, Finding, SecretRef, Set, Severity};
 use holdline_proto::playbooks::Bundle;
 
@@ -403,6 +404,7 @@ fn e7_who_approves_what_is_checked_before_it_runs() {
     check("{for: [failover]}", None);
     check("{for: [failover, revert], when: outside office, expires: 5m, unless_denied: 1m}", None);
     check("{for: [failover], people: 2}", Some("2 must approve, and 1 may"));
+    check("{for: [failover], people: 16}", Some("16 must approve, and 15 at most are counted"));
     check("{for: [failover], when: outside ofice}", Some("`windows` in holdline.yaml has office"));
     check("{for: [failover], when: at night}", Some("the name of a window"));
     check("{when: always}", Some("lacks `for`"));
@@ -410,6 +412,57 @@ fn e7_who_approves_what_is_checked_before_it_runs() {
     check("{for: []}", Some("names none of failover"));
     check("{for: [failover], expires: 1m, unless_denied: 1m}", Some("never be sent"));
     check("{for: [failover], expires: 0s}", Some("no time"));
+}
+
+/// The checks have no clock; who has one asks whether the people who are named still may.
+#[test]
+fn e7_a_playbook_lacks_people_once_their_tokens_have_expired() {
+    const DAY_MS: i64 = 86_400_000;
+    // The day after `until`, in UTC.
+    let expires_ms = 20_000 * DAY_MS;
+    let public = |letter: &str| format!("U{}", letter.repeat(55));
+    let check = |approval: &str, overrides: bool, at_ms: i64, expected: &[(usize, usize)]| {
+        let mut bundle = sample("loop");
+        bundle.files.get_mut("holdline.yaml").unwrap().push_str(&format!(
+            "people: {{ada: {{token: {}, roles: [approve]}}, bob: {{token: {}, roles: [approve], until: 2024-10-03}}}}\n",
+            public("A"),
+            public("B")
+        ));
+        bundle.files.get_mut("loop.playbook.yaml").unwrap().push_str(approval);
+        if overrides {
+            let action = bundle.files.get_mut("actions/remediate.json").unwrap();
+            *action = action.replace("\"actionType\"", "\"allowOverride\": true, \"actionType\"");
+        }
+        let set = playbook::load(&bundle).0.unwrap();
+        let found: Vec<_> = approval::lacks(&set, at_ms).iter().map(|l| (l.needed, l.there)).collect();
+        assert_eq!(found, expected, "{approval} at {at_ms}");
+    };
+    let two = "guard: {approval: {for: [failover], people: 2}}\n";
+    check(two, false, expires_ms - 1, &[]);
+    check(two, false, expires_ms, &[(2, 1)]);
+    check("guard: {approval: {for: [failover]}}\n", false, expires_ms, &[]);
+    check("", true, expires_ms, &[]);
+    check("", false, expires_ms, &[]);
+}
+
+#[test]
+fn a5_a_share_of_nothing_is_told_before_it_holds_everything() {
+    let check = |share: &str, groups: &str, expected: Option<&str>| {
+        let mut bundle = sample("loop");
+        let playbook = bundle.files.get_mut("loop.playbook.yaml").unwrap();
+        *playbook =
+            playbook.replace("  entity: data.gatewayId\n", "  entity: data.gatewayId\n  group: data.site\n");
+        playbook.push_str(&format!("guard: {{blast_radius: {{of: group, share: {share}, within: 1h}}}}\n"));
+        bundle.files.get_mut("holdline.yaml").unwrap().push_str(&format!("groups: {groups}\n"));
+        let (set, findings) = playbook::load(&bundle);
+        let told: Vec<&str> = findings.iter().map(|finding| finding.message.as_str()).collect();
+        assert!(set.is_some() && told.len() == usize::from(expected.is_some()), "{share} {groups}: {told:?}");
+        assert!(expected.is_none_or(|part| told[0].contains(part)), "{share} {groups}: {told:?}");
+    };
+    check("50%", "{lisbon: 2, porto: 12}", None);
+    check("50%", "{lisbon: 1, porto: 12}", Some("held: lisbon (1)"));
+    check("30%", "{lisbon: 3, porto: 4, faro: 2}", Some("held: faro (2), lisbon (3)"));
+    check("100%", "{lisbon: 1}", None);
 }
 
 /// A set in which each playbook listens to a topic and does one action, which emits others.

@@ -1,6 +1,9 @@
 //! What people have to allow first (E7, A4): they are asked in APPROVALS for exactly the request that would leave, and
 //! their word is looked at again, at the leader, before it does. Whose word counts stands in `decide::approval`; that
-//! it is theirs is proven by their signature, so that no right at the broker takes the place of a person's token.
+//! it is theirs is proven by their signature, so that no right at the broker takes the place of a person's token; and
+//! that an executor has asked, and when, by its own.
+
+use std::sync::Arc;
 
 use holdline_decide::approval::{self, Person, Standing, Terms};
 use holdline_decide::execute::{self, Shown};
@@ -13,6 +16,7 @@ use holdline_proto::topology::{Bucket, Role};
 use holdline_proto::wire;
 use holdline_stage::audit;
 use holdline_stage::bus::{Place, Put, StoreError};
+use holdline_stage::playbooks::SetError;
 use holdline_stage::token;
 
 use crate::protocol::Executor;
@@ -28,7 +32,22 @@ pub(crate) enum Word {
     Unaskable(String),
 }
 
+/// An entry of APPROVALS.
+struct Stored {
+    place: Place,
+    /// As it stands there. What cannot be read allows nothing.
+    asked: Option<Asked>,
+}
+
 impl Executor {
+    /// By which set people allow a command: what they allow holds at once, also for incidents that were opened under an
+    /// earlier set. A playbook that is in the current set no more goes by its own.
+    pub(crate) fn allowing(&self, command: &Command, own: &Arc<Set>) -> Arc<Set> {
+        let current = self.playbooks.current().map(|(_, current)| current);
+        let current = current.filter(|current| current.playbooks.contains_key(&command.key.playbook));
+        current.unwrap_or_else(|| own.clone())
+    }
+
     /// Whether people have allowed a command; if it takes them and they have not been asked, asks them.
     ///
     /// # Errors
@@ -41,61 +60,79 @@ impl Executor {
         perhaps_done: bool,
     ) -> Result<Word, StoreError> {
         let now_ms = self.time.now_ms();
-        let Some(terms) = approval::terms(set, action, command, now_ms) else {
+        let terms = approval::terms(set, action, command, now_ms);
+        if terms.is_none() && command.approval.is_none() {
             return Ok(Word::Allowed(None));
-        };
+        }
         let shown = match execute::shown(action, command) {
             Ok(shown) => shown,
             Err(reason) => return Ok(Word::Unaskable(reason)),
         };
         if let Some(id) = &command.approval
-            && let Some(asked) = self.asked(id).await?.1
+            && let Stored { place, asked: Some(asked) } = self.asked(id).await?
         {
-            let asked = Asked { people: asked.people.max(terms.people), ..asked };
-            if !is_about(&asked, command, &shown) {
-                let why =
-                    "it is for another request than the one that would leave now: people are asked anew";
-                tracing::warn!(incident = command.incident, "approval {id}: {why}");
-                self.record(Act::ApprovalRefused, command, id, why).await?;
+            let standing = standing(&asked, terms.as_ref(), set, now_ms);
+            let refused = if !is_about(&asked, command, &shown) {
+                Some("it is for another request than the one that would leave now: people are asked anew")
+            } else if let Standing::Denied { by, reason } = standing {
+                // Whether it takes people or not, and whoever has asked them.
+                return Ok(Word::Denied(format!("denied by {by}: {reason}")));
+            } else if !self.has_sealed(&asked) {
+                Some("it is not as the executor has asked it: people are asked anew")
             } else {
-                match approval::judge(&asked, &set.people, authentic(&asked), now_ms) {
-                    Standing::Allowed { by } => {
-                        let by = if by.is_empty() { "nobody objected".into() } else { by.join(", ") };
-                        self.record(Act::ApprovalUsed, command, id, &by).await?;
-                        return Ok(Word::Allowed(Some(id.clone())));
-                    }
-                    Standing::Denied { by, reason } => {
-                        return Ok(Word::Denied(format!("denied by {by}: {reason}")));
-                    }
-                    Standing::Waits { missing, void } => {
-                        let why =
-                            format!("{missing} more must approve; for nothing counts [{}]", void.join("; "));
-                        tracing::warn!(incident = command.incident, "approval {id}: {why}");
-                        self.record(Act::ApprovalRefused, command, id, &why).await?;
-                        return Ok(Word::Awaited(awaits(&asked, perhaps_done)));
-                    }
-                    Standing::Expired => {}
+                None
+            };
+            match (&terms, refused, standing) {
+                // Nobody needs to be asked.
+                (None, ..) => {}
+                (Some(_), Some(why), _) => {
+                    tracing::warn!(incident = command.incident, "approval {id}: {why}");
+                    self.record(Act::ApprovalRefused, command, id, why).await?;
                 }
+                (Some(_), None, Standing::Allowed { by }) => {
+                    self.note_use(command, place, asked, &by).await?;
+                    return Ok(Word::Allowed(Some(id.clone())));
+                }
+                (Some(terms), None, Standing::Waits { missing, void }) => {
+                    let why =
+                        format!("{missing} more must approve; for nothing counts [{}]", void.join("; "));
+                    tracing::warn!(incident = command.incident, "approval {id}: {why}");
+                    self.record(Act::ApprovalRefused, command, id, &why).await?;
+                    return Ok(Word::Awaited(awaits(&approval::on_terms(asked, terms), perhaps_done)));
+                }
+                (Some(_), None, Standing::Denied { .. } | Standing::Expired) => {}
             }
         }
+        let Some(terms) = terms else { return Ok(Word::Allowed(command.approval.clone())) };
         let asked = self.ask_people(command, &terms, shown, now_ms).await?;
-        Ok(Word::Awaited(awaits(&asked, perhaps_done)))
+        Ok(Word::Awaited(awaits(&approval::on_terms(asked, &terms), perhaps_done)))
     }
 
-    /// Whether what people have allowed still stands, now that the call is about to leave.
+    /// Whether people still allow it, now that the call is about to leave: by the set that is current by now.
     pub(crate) async fn is_still_allowed(&self, command: &Command) -> bool {
-        let Some(id) = &command.approval else { return true };
-        let asked = match self.asked(id).await {
-            Ok((_, asked)) => asked,
+        match self.look_again(command).await {
+            Ok(allowed) => allowed,
             Err(error) => {
                 tracing::warn!(incident = command.incident, "whether this is allowed is not known: {error}");
-                return false;
+                false
             }
-        };
-        let current = self.playbooks.current();
-        let (Some(asked), Some((_, set))) = (asked, current) else { return false };
-        let standing = approval::judge(&asked, &set.people, authentic(&asked), self.time.now_ms());
-        matches!(standing, Standing::Allowed { .. })
+        }
+    }
+
+    async fn look_again(&self, command: &Command) -> Result<bool, SetError> {
+        let own = self.playbooks.by_hash(&command.playbooks).await?;
+        let Some(action) = own.actions.get(&command.action) else { return Ok(false) };
+        let (set, now_ms) = (self.allowing(command, &own), self.time.now_ms());
+        let terms = approval::terms(&set, action, command, now_ms);
+        let Some(id) = &command.approval else { return Ok(terms.is_none()) };
+        let Ok(shown) = execute::shown(action, command) else { return Ok(false) };
+        let asked = self.asked(id).await?.asked.filter(|asked| is_about(asked, command, &shown));
+        let Some(asked) = asked else { return Ok(terms.is_none()) };
+        Ok(match standing(&asked, terms.as_ref(), &set, now_ms) {
+            Standing::Denied { .. } => false,
+            Standing::Allowed { .. } => terms.is_none() || self.has_sealed(&asked),
+            Standing::Waits { .. } | Standing::Expired => terms.is_none(),
+        })
     }
 
     /// Asks people, unless they are asked for this very request already.
@@ -107,8 +144,9 @@ impl Executor {
         now_ms: i64,
     ) -> Result<Asked, StoreError> {
         let id = holdline_proto::approval::id(command, &shown.request);
-        let (place, known) = self.asked(&id).await?;
-        if let Some(known) = known.filter(|known| is_about(known, command, &shown)) {
+        let Stored { place, asked: known } = self.asked(&id).await?;
+        let is_same = |known: &Asked| is_about(known, command, &shown) && self.has_sealed(known);
+        if let Some(known) = known.filter(is_same) {
             return Ok(known);
         }
         let asked = Asked {
@@ -126,12 +164,45 @@ impl Executor {
             asked_ms: now_ms,
             expires_ms: now_ms.saturating_add(terms.expires_ms),
             sends_ms: terms.unless_denied_ms.map(|ms| now_ms.saturating_add(ms)),
+            used: None,
+            seal: vec![],
             rulings: vec![],
         };
-        let put = Put { expect: Some(place.revision), ttl: Some(KEPT), ..Put::default() };
         self.record(Act::ApprovalAsked, command, &id, "").await?;
-        self.bus.put(Bucket::Approvals, &id, wire::encode(&asked).into(), put).await?;
+        self.store(place, asked).await
+    }
+
+    /// Has the audit trail say that a command goes on with people's word: once, however often the command comes again.
+    async fn note_use(
+        &self,
+        command: &Command,
+        place: Place,
+        asked: Asked,
+        by: &[String],
+    ) -> Result<(), StoreError> {
+        let issue = command.issue_key();
+        if asked.used.as_ref() == Some(&issue) {
+            return Ok(());
+        }
+        let by = if by.is_empty() { "nobody objected".into() } else { by.join(", ") };
+        self.record(Act::ApprovalUsed, command, &asked.id, &by).await?;
+        self.store(place, Asked { used: Some(issue), ..asked }).await?;
+        Ok(())
+    }
+
+    /// Writes an entry that only an executor can have written, unless somebody has written there since it was read.
+    async fn store(&self, place: Place, asked: Asked) -> Result<Asked, StoreError> {
+        let seal = self.key.as_ref().map(|key| key.sign(&asked.sealed())).transpose();
+        let seal = seal.map_err(|error| StoreError::Unknown(error.to_string()))?.unwrap_or_default();
+        let asked = Asked { seal, ..asked };
+        let put = Put { expect: Some(place.revision), ttl: Some(KEPT), ..Put::default() };
+        self.bus.put(Bucket::Approvals, &asked.id, wire::encode(&asked).into(), put).await?;
         Ok(asked)
+    }
+
+    /// Whether an executor has asked exactly this. At a broker without users there is no key, and anybody may have.
+    fn has_sealed(&self, asked: &Asked) -> bool {
+        self.key.as_ref().is_none_or(|key| key.has_signed(&asked.sealed(), &asked.seal))
     }
 
     /// Writes down what comes of what people say. What cannot be written down is not done.
@@ -145,19 +216,32 @@ impl Executor {
         Ok(())
     }
 
-    /// What people are asked under an id. What cannot be read allows nothing.
-    async fn asked(&self, id: &str) -> Result<(Place, Option<Asked>), StoreError> {
+    /// What people are asked under an id, from the leader.
+    async fn asked(&self, id: &str) -> Result<Stored, StoreError> {
         let place = self.bus.newest(Bucket::Approvals, id).await?;
-        let asked = match place.value.as_ref().map(|value| wire::decode(value)) {
+        let asked = match place.value.as_ref().map(|value| wire::decode::<Asked>(value)) {
             None => None,
-            Some(Ok(asked)) => Some(asked),
+            Some(Ok(asked)) if asked.id == id => Some(asked),
+            Some(Ok(asked)) => {
+                let other = asked.id;
+                tracing::error!("the entry {id} of APPROVALS is a copy of {other}, so it allows nothing");
+                None
+            }
             Some(Err(error)) => {
                 tracing::error!("the entry {id} of APPROVALS cannot be read, so it allows nothing: {error}");
                 None
             }
         };
-        Ok((place, asked))
+        Ok(Stored { place, asked })
     }
+}
+
+/// What people's word comes to, on the terms that are in force.
+fn standing(asked: &Asked, terms: Option<&Terms>, set: &Set, now_ms: i64) -> Standing {
+    // The signatures are over what was asked, not over what it comes to.
+    let authentic = |person: &Person, ruling: &Ruling| token::has_said(&person.token, ruling, asked);
+    let on_terms = terms.map(|terms| approval::on_terms(asked.clone(), terms));
+    approval::judge(on_terms.as_ref().unwrap_or(asked), &set.people, authentic, now_ms)
 }
 
 /// Whether exactly this is what people were asked for.
@@ -167,10 +251,6 @@ fn is_about(asked: &Asked, command: &Command, shown: &Shown) -> bool {
         && asked.step == command.step
         && asked.action == command.action;
     same && asked.request == shown.request
-}
-
-fn authentic(asked: &Asked) -> impl Fn(&Person, &Ruling) -> bool {
-    |person, ruling| token::has_said(&person.token, ruling, asked)
 }
 
 fn awaits(asked: &Asked, perhaps_done: bool) -> Done {

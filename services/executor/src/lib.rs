@@ -23,6 +23,7 @@ mod verify;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use holdline_decide::playbook::{self, Set};
 use holdline_platform::Api;
 use holdline_platform::rate::Rates;
@@ -35,6 +36,7 @@ use holdline_stage::queue;
 use holdline_stage::run::Shell;
 use holdline_stage::secret::{Lookup, environment};
 use holdline_stage::settings::Reader;
+use holdline_stage::token::Token;
 use holdline_stage::vault::Vault;
 
 /// Settings of the executor.
@@ -78,6 +80,8 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
     let playbooks = Playbooks::follow(&bus, &shell, playbook::compile);
     keep_credentials(&playbooks, settings.secrets.clone(), &shell);
     let time = BrokerTime::follow(&bus, &shell).await?;
+    let key =
+        shell.common.nats.seed_file.as_deref().map(Token::read).transpose().context("nats.seed_file")?;
     let executor = Arc::new(protocol::Executor {
         bus: bus.clone(),
         playbooks,
@@ -88,6 +92,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
         locks: lock::Locks::default(),
         rates: Rates::new(Role::Executor, bus.clone(), time),
         targets: target::Targets::default(),
+        key,
         tasks: shell.tasks.clone(),
     });
     queue::run(&bus, &shell, Stream::Commands, EXECUTOR_CONSUMER, settings.at_once, move |work| {

@@ -32,6 +32,7 @@ use holdline_stage::playbooks::{Playbooks, SetError};
 use holdline_stage::queue::{Answer, Work};
 use holdline_stage::run::Tasks;
 use holdline_stage::telemetry::Metric;
+use holdline_stage::token::Token;
 
 use crate::approvals::Word;
 use crate::budget;
@@ -62,6 +63,8 @@ pub(crate) struct Executor {
     pub locks: Locks,
     pub rates: Rates,
     pub targets: Targets,
+    /// Of our user at the broker, which all executors have in common; none where it has no users.
+    pub key: Option<Token>,
     /// Says when this process stops.
     pub tasks: Tasks,
 }
@@ -171,12 +174,8 @@ impl Executor {
             let reason = format!("{} is no {} of {}", command.action, command.direction, command.key.lane);
             return self.cannot(work, command, reason, Some(lock)).await;
         }
-        // What people allow holds at once, also for incidents that were opened under an earlier set.
-        // A playbook that is in the current set no more goes by its own.
-        let current = self.playbooks.current().map(|(_, current)| current);
-        let current = current.filter(|current| current.playbooks.contains_key(&command.key.playbook));
-        let allowing = current.as_ref().unwrap_or(set);
-        let word = match self.word_of_people(command, action, allowing, earlier.perhaps_done).await {
+        let allowing = self.allowing(command, set);
+        let word = match self.word_of_people(command, action, &allowing, earlier.perhaps_done).await {
             Ok(word) => word,
             Err(error) => {
                 lock.release(&self.bus).await;
@@ -196,7 +195,7 @@ impl Executor {
             }
             Word::Unaskable(reason) => return self.cannot(work, command, reason, Some(lock)).await,
         };
-        let taken = match budget::take(&self.bus, &self.time, allowing, command).await {
+        let taken = match budget::take(&self.bus, &self.time, &allowing, command).await {
             Ok(taken) => taken,
             Err(error) => {
                 lock.release(&self.bus).await;

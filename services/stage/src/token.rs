@@ -1,5 +1,6 @@
 //! A person's token: an Ed25519 key whose seed only its owner has. holdline knows its public half, so what is kept of a
-//! token lets nobody speak in its owner's name, and no token ever travels.
+//! token lets nobody speak in its owner's name, and no token ever travels. A service's seed at the broker is of the same
+//! kind: with theirs, executors seal what they ask people.
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -59,6 +60,11 @@ impl Token {
     pub fn sign(&self, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
         self.0.sign(bytes).map_err(|error| anyhow!("{error}"))
     }
+
+    /// Whether a signature over these bytes was made with this token.
+    pub fn has_signed(&self, bytes: &[u8], signature: &[u8]) -> bool {
+        self.0.verify(bytes, signature).is_ok()
+    }
 }
 
 /// Whether a signature over these bytes was made with the token of this public half.
@@ -89,6 +95,7 @@ mod tests {
         let check = |public: &str, bytes: &[u8], signature: &[u8], expected| {
             assert_eq!(is_signed(public, bytes, signature), expected, "{public}");
         };
+        assert!(token.has_signed(b"yes", &signature) && !token.has_signed(b"no", &signature));
         check(&token.public(), b"yes", &signature, true);
         check(&token.public(), b"no", &signature, false);
         check(&other, b"yes", &signature, false);

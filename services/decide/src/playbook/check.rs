@@ -12,7 +12,7 @@ use super::finding::{Finding, Findings, Source};
 use super::loops::{self, Link, Links};
 use super::parse::{self, At, Draft, FileKind};
 use super::{Action, Doing, Facts, Lane, On, Path, Playbook, Predicate, Set, Subscription};
-use crate::approval::{Approval, Right, Terms, When};
+use crate::approval::{APPROVERS_MAX, Approval, Right, Terms, When};
 use crate::budget::AtMost;
 use crate::debounce::{CAUSAL_DEPTH_MAX, Rules};
 use crate::explain::duration;
@@ -244,8 +244,12 @@ fn check_approval(source: Source<'_>, draft: &Draft, drafts: &Drafts<'_>, findin
     };
     match &draft.approval {
         Some(At { value: approval, at }) => {
-            let needed = approval.terms.people;
-            if may < usize::try_from(needed).unwrap_or(usize::MAX) {
+            let needed = usize::try_from(approval.terms.people).unwrap_or(usize::MAX);
+            if needed > APPROVERS_MAX {
+                let message =
+                    format!("`people`: {needed} must approve, and {APPROVERS_MAX} at most are counted");
+                findings.error_with(source, at, message, format!("name {APPROVERS_MAX} or fewer"));
+            } else if may < needed {
                 let message = format!("{needed} must approve, and {may} may: it would never be done");
                 findings.error_with(source, at, message, help);
             }
@@ -273,6 +277,26 @@ fn check_approval(source: Source<'_>, draft: &Draft, drafts: &Drafts<'_>, findin
                 findings.error_with(source, &action.at, message, help);
             }
         }
+    }
+}
+
+/// A share of a small group can come to no entity at all.
+fn check_shares(source: Source<'_>, draft: &Draft, drafts: &Drafts<'_>, findings: &mut Findings) {
+    let Some(radius) = draft.guard.blast_radius else { return };
+    let of_none = drafts.settings.group_sizes.iter().filter(|(_, size)| radius.entities(Some(**size)) == 0);
+    let told: Vec<String> = of_none.map(|(group, size)| format!("{group} ({size})")).collect();
+    if !told.is_empty() {
+        findings.warning(
+            "nothing-allowed",
+            source,
+            &draft.name.at,
+            format!(
+                "`blast_radius`: {}% of these groups is not one entity, so that whatever fails there is held: {}",
+                radius.share_percent,
+                told.join(", ")
+            ),
+            "give a larger `share`, or correct `groups` in holdline.yaml",
+        );
     }
 }
 
@@ -364,6 +388,7 @@ fn join(drafts: &mut Drafts<'_>, findings: &mut Findings) -> BTreeMap<String, Pl
         check_undo(source, &draft, drafts, findings);
         check_looks(source, &draft, drafts, findings);
         check_approval(source, &draft, drafts, findings);
+        check_shares(source, &draft, drafts, findings);
         agree(source, &draft, &subscriptions, drafts, findings);
         agree_on_reports(source, &draft, &subscriptions, drafts, findings);
         try_predicates(source, &draft, &subscriptions, drafts, findings);

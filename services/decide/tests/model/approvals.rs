@@ -201,6 +201,9 @@ impl Approvals {
                 asked_ms: state.now_ms,
                 expires_ms: state.now_ms + terms.expires_ms,
                 sends_ms: terms.unless_denied_ms.map(|ms| state.now_ms + ms),
+                used: None,
+                // Whoever writes here is the executor.
+                seal: vec![],
                 rulings: vec![],
             })
         });

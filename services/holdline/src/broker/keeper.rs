@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 
-use super::DataDir;
+use super::{DataDir, foreign, nats_server_needs};
 
 /// First argument by which our own binary becomes the child.
 const CHILD: &str = "__nats-server";
@@ -100,7 +100,7 @@ impl Server {
     fn spawn(&self) -> anyhow::Result<Child> {
         let out = File::options().create(true).append(true).open(&self.log)?;
         // Not `current_exe`: the file of that name may be another one, or gone, after a build.
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = foreign("/proc/self/exe", nats_server_needs);
         command.arg(CHILD).arg(std::process::id().to_string());
         command.arg(&self.binary).arg("-c").arg(&self.config);
         // A Ctrl-C on the terminal is ours to handle: the server goes last.

@@ -5,7 +5,9 @@ pub mod binary;
 pub mod config;
 mod keeper;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::Context;
 use holdline_proto::topology::{Role, Topology};
@@ -139,6 +141,19 @@ impl Tls {
             problems => Err(BadSettings(problems)),
         }
     }
+}
+
+/// A program of somebody else's, with only what it needs of our environment: another program of our user can read its, and
+/// in ours there are secrets.
+fn foreign(program: impl AsRef<OsStr>, needs: fn(&str) -> bool) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(needs)));
+    command
+}
+
+/// What nats-server needs of our environment: the times in its log are those of this place.
+fn nats_server_needs(name: &str) -> bool {
+    ["PATH", "TZ"].contains(&name)
 }
 
 /// How a role reaches a broker, with the seed from a folder of keys if there is one.

@@ -102,6 +102,10 @@ impl Approvals {
             };
             let told = standing(&asked, &set, now_ms);
             let waits = awaited(&bus, &asked).await?.as_deref() == Some(asked.id.as_str());
+            if waits {
+                // Whoever decided may have been cut off before the incident heard of it.
+                tell(&bus, &asked, &told).await?;
+            }
             if self.all || waits && matches!(told, Standing::Waits { .. }) {
                 found.push((asked, told, waits));
             }
@@ -193,6 +197,9 @@ impl Rule {
                     Output::Json => output::json(&shape(&asked, &told, true)),
                     Output::Text => {
                         line(format!("{} for {}: {}", asked.action, asked.key.entity, words(&told, true)));
+                        if verdict == Verdict::Deny && asked.used.is_some() {
+                            line("it was allowed before: if its call has left already, that stays as it is");
+                        }
                     }
                 }
                 Ok(())
@@ -233,10 +240,13 @@ impl Rule {
             }
             if let Some(reason) = approval::unneeded(&asked, name, verdict) {
                 // Whoever said it may have been cut off before the incident heard of it.
-                self.tell(bus, &asked, &standing(&asked, set, now_ms)).await?;
+                tell(bus, &asked, &standing(&asked, set, now_ms)).await?;
                 return Ok(Err(reason));
             }
-            if let Some(reason) = still_awaited(bus, &asked).await? {
+            // A denial counts for as long as the call has not left, whatever its incident waits for by now.
+            if verdict == Verdict::Approve
+                && let Some(reason) = still_awaited(bus, &asked).await?
+            {
                 return Ok(Err(reason));
             }
             let ruling = Ruling {
@@ -272,7 +282,9 @@ impl Rule {
             match stored.await {
                 Ok(()) => {
                     let told = standing(&asked, set, now_ms);
-                    self.tell(bus, &asked, &told).await?;
+                    tell(bus, &asked, &told).await.context(
+                        "it is stored, and its incident may not have heard of it: `holdline approvals` tells it again",
+                    )?;
                     return Ok(Ok((asked, told)));
                 }
                 Err(error) if error.is::<Overtaken>() => {}
@@ -281,28 +293,28 @@ impl Rule {
         }
         bail!("others write at the same time, again and again; nothing is changed")
     }
+}
 
-    /// Tells the incident, once people have decided.
-    async fn tell(&self, bus: &Bus, asked: &Asked, told: &Standing) -> anyhow::Result<()> {
-        let (verdict, by, reason) = match (told, asked.rulings.last()) {
-            (Standing::Allowed { by }, Some(last)) => (Verdict::Approve, by.join(", "), last.reason.clone()),
-            (Standing::Denied { by, reason }, _) => (Verdict::Deny, by.clone(), reason.clone()),
-            _ => return Ok(()),
-        };
-        let ruled = Ruled {
-            key: asked.key.clone(),
-            incident: asked.incident.clone(),
-            approval: asked.id.clone(),
-            verdict,
-            by,
-            reason,
-        };
-        let message = PublishMessage::build()
-            .message_id(format!("ruled-{}-{}", asked.id, asked.rulings.len()))
-            .payload(wire::encode(&ruled).into());
-        bus.publish(message.outbound_message(bus.topology().operator(asked.partition))).await?;
-        Ok(())
-    }
+/// Tells the incident, once people have decided.
+async fn tell(bus: &Bus, asked: &Asked, told: &Standing) -> anyhow::Result<()> {
+    let (verdict, by, reason) = match (told, asked.rulings.last()) {
+        (Standing::Allowed { by }, Some(last)) => (Verdict::Approve, by.join(", "), last.reason.clone()),
+        (Standing::Denied { by, reason }, _) => (Verdict::Deny, by.clone(), reason.clone()),
+        _ => return Ok(()),
+    };
+    let ruled = Ruled {
+        key: asked.key.clone(),
+        incident: asked.incident.clone(),
+        approval: asked.id.clone(),
+        verdict,
+        by,
+        reason,
+    };
+    let message = PublishMessage::build()
+        .message_id(format!("ruled-{}-{}", asked.id, asked.rulings.len()))
+        .payload(wire::encode(&ruled).into());
+    bus.publish(message.outbound_message(bus.topology().operator(asked.partition))).await?;
+    Ok(())
 }
 
 /// Somebody else has written since it was read.
@@ -353,12 +365,24 @@ pub(super) async fn now_ms(bus: &Bus) -> anyhow::Result<i64> {
 
 /// The set of playbooks that is in force.
 pub(super) async fn current(bus: &Bus) -> anyhow::Result<Set> {
-    let entry = bus.get(Bucket::Playbooks, CURRENT).await?.context("no set of playbooks was pushed yet")?;
+    stored(bus).await?.map_err(|reason| anyhow!(reason))
+}
+
+/// The same, or why what is stored is none; the broker has answered then.
+///
+/// # Errors
+/// When it has not.
+pub(super) async fn stored(bus: &Bus) -> anyhow::Result<Result<Set, String>> {
+    let Some(entry) = bus.get(Bucket::Playbooks, CURRENT).await? else {
+        return Ok(Err("no set of playbooks was pushed yet".into()));
+    };
     let hash = String::from_utf8_lossy(&entry.value).into_owned();
     let stored = match Bundle::is_hash(&hash) {
         true => bus.get(Bucket::Playbooks, &Bundle::key(&hash)).await?,
         false => None,
     };
-    let stored = stored.with_context(|| format!("the current set {hash} of playbooks is gone"))?;
-    playbook::compile(&wire::decode(&stored.value)?).map_err(|reason| anyhow!("the current set: {reason}"))
+    let Some(stored) = stored else { return Ok(Err(format!("the current set {hash} of playbooks is gone"))) };
+    let bundle = wire::decode(&stored.value).map_err(|error| error.to_string());
+    let set = bundle.and_then(|bundle| playbook::compile(&bundle));
+    Ok(set.map_err(|reason| format!("the current set {hash}: {reason}")))
 }

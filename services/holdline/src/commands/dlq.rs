@@ -261,7 +261,7 @@ impl Ask {
             show_all(&letters, self.filter.output);
             return Ok(());
         }
-        self.who.by = self.who.clone().operating(&bus).await?;
+        self.who.by = self.who.clone().operating(&bus, act(what)).await?;
         let mut waiting: BTreeSet<u64> = letters.iter().map(|lying| lying.number).collect();
         let numbers: Vec<u64> = waiting.iter().copied().collect();
         for some in numbers.chunks(LETTERS_PER_ENTRY_MAX) {
@@ -291,17 +291,13 @@ impl Ask {
     }
 
     fn deed(&self, letters: &[u64], what: Wish) -> Deed {
-        let act = match what {
-            Wish::Replay => Act::DeadLetterReplay,
-            Wish::Discard => Act::DeadLetterDiscard,
-        };
         let numbers: Vec<String> = letters.iter().map(u64::to_string).collect();
         let about = match numbers.as_slice() {
             [one] => format!("dead letter {one}"),
             more => format!("{} dead letters", more.len()),
         };
         let reason = self.reason.clone().unwrap_or_default();
-        Deed::new(&self.who.by, act, about, reason).with("letters", numbers.join(","))
+        Deed::new(&self.who.by, act(what), about, reason).with("letters", numbers.join(","))
     }
 
     async fn ask_for(&self, bus: &Bus, letters: &[u64], what: Wish) -> anyhow::Result<()> {
@@ -318,5 +314,13 @@ impl Ask {
         let message = PublishMessage::build().payload(wire::encode(&recall).into());
         bus.publish(message.outbound_message(bus.topology().retry_asked())).await?;
         Ok(())
+    }
+}
+
+/// As the audit trail has it.
+fn act(what: Wish) -> Act {
+    match what {
+        Wish::Replay => Act::DeadLetterReplay,
+        Wish::Discard => Act::DeadLetterDiscard,
     }
 }

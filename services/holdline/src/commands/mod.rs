@@ -19,12 +19,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand};
-use holdline_decide::approval::Right;
+use holdline_decide::approval::{Person, Right, expired};
 use holdline_proto::approval::Verdict;
+use holdline_proto::audit::{Act, Deed};
 use holdline_proto::topology::Role;
 use holdline_stage::admin::Health;
+use holdline_stage::audit::append;
 use holdline_stage::bus::Bus;
 use holdline_stage::run::{Tasks, finish};
 use holdline_stage::secret::{Lookup, environment_with};
@@ -140,34 +142,60 @@ pub(crate) struct Who {
 
 impl Who {
     /// The name of whoever operates. Once the set in force names people who may, only their tokens say who somebody is.
+    /// Who is refused is in the audit trail, with the act that he was about.
     ///
     /// # Errors
-    /// When it takes a token, and this is none of theirs.
-    pub(crate) async fn operating(self, bus: &Bus) -> anyhow::Result<String> {
-        // A set that cannot be read names nobody, and must not keep anybody from pushing a better one.
-        let set = match approval::current(bus).await {
+    /// When it takes a token, and this is none of theirs; when the broker does not say who may.
+    pub(crate) async fn operating(self, bus: &Bus, act: Act) -> anyhow::Result<String> {
+        let set = match approval::stored(bus).await.context("it is not known who may operate")? {
             Ok(set) => set,
-            Err(error) => {
-                tracing::debug!("nobody is known by a token: {error:#}");
+            // A set that cannot be used names nobody, and must not keep anybody from pushing a better one.
+            Err(reason) => {
+                tracing::debug!("nobody is known by a token: {reason}");
                 return Ok(self.by);
             }
         };
-        let mut may =
-            set.people.iter().filter(|(_, person)| person.rights.contains(&Right::Operate)).peekable();
-        if may.peek().is_none() {
+        if !set.people.values().any(|person| person.rights.contains(&Right::Operate)) {
             return Ok(self.by);
         }
-        let file = self.token.context(
-            "`people` of holdline.yaml says who may operate: name the file with your token with --token",
-        )?;
-        let public = Token::read(&file)?.public();
         let now_ms = approval::now_ms(bus).await?;
-        let found = may.find(|(_, person)| person.token == public);
-        let (name, person) = found.with_context(|| format!("the token {public} may not operate"))?;
-        if person.until_ms.is_some_and(|until_ms| now_ms >= until_ms) {
-            bail!("the token of {name} has expired");
-        }
-        Ok(name.clone())
+        let public = self.token.as_deref().map(|file| Ok(Token::read(file)?.public()));
+        let (by, reason) =
+            match public.transpose().map(|public| operator(&set.people, public.as_deref(), now_ms)) {
+                Ok(Ok(name)) => return Ok(name),
+                Ok(Err((known, reason))) => (known.unwrap_or(self.by), anyhow!(reason)),
+                Err(unreadable) => (self.by, unreadable),
+            };
+        let deed = Deed::new(by, Act::OperationRefused, act.to_string(), format!("{reason:#}"));
+        append(bus, &deed).await.context("it is refused, and that cannot be written to the audit trail")?;
+        Err(reason)
+    }
+}
+
+/// Who has the token of this public half, if he may operate; else by what he is known, and why he may not.
+fn operator(
+    people: &BTreeMap<String, Person>,
+    public: Option<&str>,
+    now_ms: i64,
+) -> Result<String, (Option<String>, String)> {
+    let Some(public) = public else {
+        let told =
+            "`people` of holdline.yaml says who may operate: name the file with your token with --token";
+        return Err((None, told.into()));
+    };
+    let Some((name, person)) = people.iter().find(|(_, person)| person.token == public) else {
+        return Err((
+            Some(public.into()),
+            format!("the token {public} may not operate: `people` of holdline.yaml has nobody with it"),
+        ));
+    };
+    if !person.rights.contains(&Right::Operate) {
+        let told = format!("{name} may not operate: `people` of holdline.yaml gives no such role");
+        return Err((Some(name.clone()), told));
+    }
+    match expired(name, Some(person), now_ms) {
+        Some(reason) => Err((Some(name.clone()), reason)),
+        None => Ok(name.clone()),
     }
 }
 
@@ -242,5 +270,39 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Dlq(dlq) => dlq.run().await,
         Command::Subscriptions(subscriptions) => Box::pin(subscriptions.run()).await,
         Command::Doctor(doctor) => doctor.run().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn only_a_living_token_of_the_role_operates() {
+        let person = |name: &str, right, until_ms| {
+            (
+                name.to_string(),
+                Person { token: format!("U{name}"), rights: BTreeSet::from([right]), until_ms },
+            )
+        };
+        let people =
+            BTreeMap::from([person("ada", Right::Approve, None), person("bob", Right::Operate, Some(5_000))]);
+        let check = |public: Option<&str>, now_ms, expected: Result<&str, (Option<&str>, &str)>| {
+            let found = operator(&people, public, now_ms);
+            match (&found, expected) {
+                (Ok(name), Ok(expected)) => assert_eq!(name, expected),
+                (Err((by, why)), Err((known, part))) => {
+                    assert!(by.as_deref() == known && why.contains(part), "{by:?}: {why}");
+                }
+                _ => panic!("{found:?}, not {expected:?}"),
+            }
+        };
+        check(Some("Ubob"), 4_999, Ok("bob"));
+        check(Some("Ubob"), 5_000, Err((Some("bob"), "has expired")));
+        check(Some("Uada"), 0, Err((Some("ada"), "may not operate")));
+        check(Some("Umallory"), 0, Err((Some("Umallory"), "may not operate")));
+        check(None, 0, Err((None, "--token")));
     }
 }

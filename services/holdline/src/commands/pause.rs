@@ -108,7 +108,7 @@ impl Pause {
             bail!("expected a name of 1 to {NAME_BYTES_MAX} bytes");
         }
         let bus = self.installation.bus(Role::Operator).await?;
-        let (reason, by, for_ms) = (self.reason, self.who.operating(&bus).await?, self.for_ms);
+        let (reason, by, for_ms) = (self.reason, self.who.operating(&bus, Act::Pause).await?, self.for_ms);
         let deed = Deed::new(&by, Act::Pause, scope.to_string(), &reason).with("for_ms", for_ms.to_string());
         let stop = change(&bus, |stops, now_ms| {
             let pause = Stop {
@@ -139,7 +139,7 @@ impl Resume {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let scope = self.selection.scope();
         let bus = self.installation.bus(Role::Operator).await?;
-        let by = self.who.operating(&bus).await?;
+        let by = self.who.operating(&bus, Act::Resume).await?;
         let deed = Deed::new(by, Act::Resume, scope.to_string(), self.reason.unwrap_or_default());
         let go_on = change(&bus, |stops, now_ms| {
             let was = pause::standing(stops, now_ms).any(|pause| pause.scope == scope);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
+use holdline_decide::approval::{self, Lack};
 use holdline_decide::playbook::{self, Severity};
 use holdline_proto::audit::{Act, Deed};
 use holdline_proto::playbooks::{Bundle, CURRENT};
@@ -39,17 +40,27 @@ impl Push {
                 line(format!("{finding}\n"));
             }
         }
-        if set.is_none() || findings.iter().any(|f| f.severity == Severity::Error) {
+        let set = set.filter(|_| findings.iter().all(|finding| finding.severity != Severity::Error));
+        let Some(set) = set else {
             if self.output == Output::Json {
                 output::json(&json!({"pushed": false, "findings": findings}));
             }
             return Err(No.into());
-        }
+        };
         // A set is stored; a secret never is.
         let literals = playbook::replace_literals(&mut bundle);
         let bus = self.installation.bus(Role::Operator).await?;
         check_partition_keys(&bus, &bundle).await?;
-        let by = self.who.operating(&bus).await?;
+        // Of the people who are named, those whose tokens have expired are none.
+        let lacking = approval::lacks(&set, super::approval::now_ms(&bus).await?);
+        if let Some(Lack { playbook, needed, there }) = lacking.first() {
+            bail!(
+                "playbook {playbook} needs {needed} to approve, and the tokens of all but {there} have expired: it would \
+                 never be done. `holdline token FILE` makes a new token: its public half belongs under `people` of \
+                 holdline.yaml"
+            );
+        }
+        let by = self.who.operating(&bus, Act::Push).await?;
         let hash = make_current(&bus, &bundle, by, self.reason.unwrap_or_default()).await?;
         match self.output {
             Output::Json => {

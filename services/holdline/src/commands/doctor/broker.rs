@@ -1,10 +1,14 @@
 //! The broker: what it can do, whether its streams are as provisioned, how many copies there are of them, when they
-//! are synced, and how much room is left.
+//! are synced, how much room is left, and whether the audit trail still has its end.
 
 use std::collections::BTreeMap;
 
 use async_nats::jetstream::stream::Info;
+use holdline_proto::audit;
 use holdline_proto::limits::MESSAGE_BYTES_MAX;
+use holdline_proto::topology::Stream;
+use holdline_stage::audit::witness;
+use holdline_stage::bus::StoreError;
 
 use super::Scene;
 use super::finding::Finding;
@@ -13,6 +17,9 @@ use crate::provision::{self, Standing};
 
 /// A limit of a stream or of the account that is taken up so far needs a person, in percent.
 const FILLED_PERCENT_MAX: u64 = 80;
+
+/// What is found of the audit trail.
+const TRAIL: &str = "end of the audit trail";
 
 /// Copies of a stream with which one server may be lost and the rest still agree.
 const REPLICAS_GOOD: usize = 3;
@@ -32,7 +39,35 @@ pub(super) async fn look(scene: &Scene) -> anyhow::Result<Vec<Finding>> {
     found.push(synced(sync.ok().flatten(), replicas));
     found.push(limits(&infos));
     found.push(account(scene).await);
+    found.push(trail(scene).await.unwrap_or_else(|error| {
+        let todo = "`holdline provision` makes its stream, where an older version has set the broker up";
+        Finding::unknown(TRAIL, format!("it cannot be read: {error}"), todo)
+    }));
     Ok(found)
+}
+
+/// Whether the audit trail still has the end that was noted apart from it. All of it is `holdline audit verify`'s.
+async fn trail(scene: &Scene) -> Result<Finding, StoreError> {
+    // First: what is added meanwhile is noted later.
+    let Some(noted) = witness(&scene.bus).await? else {
+        return Ok(Finding::well(TRAIL, "nothing was noted of it yet"));
+    };
+    let number = noted.number;
+    let found = match scene.bus.at(Stream::Audit, number).await? {
+        Some(entry) if audit::hash(&entry.payload) == noted.hash => {
+            return Ok(Finding::well(TRAIL, format!("entry {number}, as it was noted")));
+        }
+        Some(_) => format!("entry {number} is not the one that was noted"),
+        None if scene.bus.bounds(Stream::Audit).await?.first > number => {
+            return Ok(Finding::well(
+                TRAIL,
+                format!("entry {number} was the last one, and has left at its time"),
+            ));
+        }
+        None => format!("entry {number} was noted, and is not there"),
+    };
+    let todo = "`holdline audit verify` says what is missing; docs/audit.md what may have led to it";
+    Ok(Finding::person(TRAIL, found, todo))
 }
 
 fn server(version: &str, payload_max: usize) -> Finding {

@@ -224,7 +224,7 @@ impl Area {
             // It stands apart: the count itself is told, too.
             Area::Conservation => async { Ok(vec![]) }.boxed(),
             Area::Services => services::look(scene).boxed(),
-            Area::People => people::look(&scene.bus).boxed(),
+            Area::People => people::look(scene).boxed(),
             Area::Broker => broker::look(scene).boxed(),
             Area::Clock => machine::clock(&scene.bus).boxed(),
             Area::Disk => machine::disk(scene).boxed(),

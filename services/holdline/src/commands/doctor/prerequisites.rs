@@ -28,9 +28,5 @@ pub(super) fn look(scene: &Scene) -> Vec<Finding> {
              in the gateway's /metrics",
         ));
     }
-    found.push(Finding::well(
-        "TLS",
-        "1.2 or 1.3, and nothing older, wherever it is spoken: by the gateway's own listener and to hosts that are called",
-    ));
     found
 }

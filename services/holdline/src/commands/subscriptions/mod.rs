@@ -291,7 +291,8 @@ impl Signed {
         let bus = self.installation.bus(Role::Operator).await?;
         let about = format!("the platform's subscriptions, as client {}", caller.client);
         let why = self.reason.unwrap_or_default();
-        let deed = Deed::new(self.who.operating(&bus).await?, Act::SubscriptionsApply, about, why);
+        let by = self.who.operating(&bus, Act::SubscriptionsApply).await?;
+        let deed = Deed::new(by, Act::SubscriptionsApply, about, why);
         let deed = deed.with("changes", titles(&plan.changes));
         let deed = if rotate { deed.with("secrets", "sent anew") } else { deed };
         let mut applied = Applied { done: 0, stopped: None };
