@@ -48,7 +48,7 @@ fn spooled_in(installation: &Installation, what: &str) -> u64 {
     let metrics = installation.admin("gateway", 0, "/metrics");
     let name = format!("holdline_spool_{what}{{");
     let lines = metrics.lines().filter(|line| line.starts_with(&name));
-    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
 fn spooled(installation: &Installation) -> u64 {

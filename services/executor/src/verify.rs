@@ -34,7 +34,7 @@ pub(crate) enum Probe<'a> {
     /// What its playbook says, of the last of its remedies.
     Asked(&'a Verify, &'a Look),
     /// What it is to have changed.
-    Change(&'a Native, Change),
+    Change(&'a Native, Box<Change>),
 }
 
 /// What is looked at after this command. Where events tell, the debouncer hears them.
@@ -49,7 +49,9 @@ fn of<'a>(set: &'a Set, command: &Command) -> Option<Probe<'a>> {
         return Some(Probe::Asked(verify, verify.look.as_ref()?));
     }
     match &set.actions.get(&command.action)?.what {
-        Doing::Native(native) => Some(Probe::Change(native, execute::change(native, command).ok()?)),
+        Doing::Native(native) => {
+            Some(Probe::Change(native, Box::new(execute::change(native, command).ok()?)))
+        }
         Doing::Webhook(_) => None,
     }
 }

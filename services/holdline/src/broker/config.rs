@@ -1,7 +1,8 @@
 //! The server's configuration: one nkey user per role, with exactly the rights that the topology gives it.
 
 use std::fmt::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,10 +97,31 @@ pub(super) fn address(data: &DataDir, listen: Option<SocketAddr>) -> anyhow::Res
     let earlier = earlier.map(|port| SocketAddr::new(asked.ip(), port));
     let address = match earlier.filter(|address| TcpListener::bind(address).is_ok()) {
         Some(address) => address,
-        None => TcpListener::bind(asked)?.local_addr()?,
+        None => free(asked.ip())?,
     };
     std::fs::write(&file, address.port().to_string())?;
     Ok(address)
+}
+
+/// Ports that a broker of its own choice listens on: below those that kernels give outgoing connections (from 32768 on),
+/// one of which might take a free port before the server does.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
+/// Ports that are tried before the kernel is asked for one.
+const TRIES_MAX: u64 = 32;
+
+/// An address on which nobody listens.
+fn free(ip: IpAddr) -> anyhow::Result<SocketAddr> {
+    let random = RandomState::new();
+    let many = u64::from(PORTS.end - PORTS.start);
+    for number in 0..TRIES_MAX {
+        let port = PORTS.start + u16::try_from(random.hash_one(number) % many)?;
+        let address = SocketAddr::new(ip, port);
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    Ok(TcpListener::bind(SocketAddr::new(ip, 0))?.local_addr()?)
 }
 
 /// A server that was killed a moment ago gives its port back a little later. Another program's server on it
