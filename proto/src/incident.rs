@@ -2,6 +2,8 @@
 //!
 //! Only data: what moves it stands in `decide::debounce`.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, Direction};
@@ -103,6 +105,10 @@ pub struct Incident {
     /// At least one of its actions is known to have been carried out.
     #[serde(default)]
     pub acted: bool,
+    /// Steps of those that are known to have been carried out, or may have been: these have to be undone. None, where an
+    /// earlier version has acted: then all.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub acted_steps: BTreeSet<u32>,
     /// Waits for a person, and why.
     #[serde(default)]
     pub held: Option<Hold>,

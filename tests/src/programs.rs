@@ -422,6 +422,11 @@ impl Installation {
         conserved(&self.data)
     }
 
+    /// For a test that takes away what it would be counted from.
+    pub fn cannot_be_counted(&self) {
+        self.counted.store(true, Ordering::SeqCst);
+    }
+
     /// What a replica has logged.
     pub fn log_of(&self, stage: &str, replica: usize) -> String {
         std::fs::read_to_string(self.folder.join(format!("{stage}-{replica}.log"))).unwrap_or_default()

@@ -181,19 +181,10 @@ pub fn judge(
     now_ms: i64,
 ) -> Standing {
     let mut allowed: Vec<String> = vec![];
-    let mut void = vec![];
+    let mut void_words = vec![];
     for ruling in asked.rulings.iter().take(RULINGS_MAX) {
-        let person = people.get(&ruling.by);
-        let refused = match person {
-            Some(person) if !authentic(person, ruling) => Some("the signature is not this person's".into()),
-            _ => refused(asked, &ruling.by, person, ruling.at_ms).or_else(|| {
-                // When it was said is known from its owner alone. An objection stays, whatever became of its token.
-                let is_yes = ruling.verdict == Verdict::Approve;
-                is_yes.then(|| expired(&ruling.by, person, now_ms)).flatten()
-            }),
-        };
-        if let Some(reason) = refused {
-            void.push(format!("{} by {}: {reason}", ruling.verdict, ruling.by));
+        if let Some(reason) = void(asked, people, &authentic, ruling, now_ms) {
+            void_words.push(format!("{} by {}: {reason}", ruling.verdict, ruling.by));
             continue;
         }
         match ruling.verdict {
@@ -211,7 +202,43 @@ pub fn judge(
     if missing == 0 || asked.sends_ms.is_some_and(|sends_ms| now_ms >= sends_ms) {
         return Standing::Allowed { by: allowed };
     }
-    Standing::Waits { missing, void }
+    Standing::Waits { missing, void: void_words }
+}
+
+/// Why a ruling counts for nothing.
+fn void(
+    asked: &Asked,
+    people: &BTreeMap<String, Person>,
+    authentic: impl Fn(&Person, &Ruling) -> bool,
+    ruling: &Ruling,
+    now_ms: i64,
+) -> Option<String> {
+    let person = people.get(&ruling.by);
+    if person.is_some_and(|person| !authentic(person, ruling)) {
+        return Some("the signature is not this person's".into());
+    }
+    refused(asked, &ruling.by, person, ruling.at_ms).or_else(|| {
+        // When it was said is known from its owner alone. An objection stays, whatever became of its token.
+        let is_yes = ruling.verdict == Verdict::Approve;
+        is_yes.then(|| expired(&ruling.by, person, now_ms)).flatten()
+    })
+}
+
+/// A request with what counts of what people have said: what does not must keep nobody from saying it.
+pub fn without_void(
+    asked: Asked,
+    people: &BTreeMap<String, Person>,
+    authentic: impl Fn(&Person, &Ruling) -> bool,
+    now_ms: i64,
+) -> Asked {
+    let counts = |ruling: &&Ruling| void(&asked, people, &authentic, ruling, now_ms).is_none();
+    let rulings = asked.rulings.iter().filter(counts).cloned().collect();
+    Asked { rulings, ..asked }
+}
+
+/// The terms by which people are told how a request stands: its playbook's, inside and outside of their window.
+pub fn terms_told<'a>(set: &'a Set, asked: &Asked) -> Option<&'a Terms> {
+    Some(&set.playbooks.get(&asked.key.playbook)?.approval.as_ref()?.terms)
 }
 
 /// Why a person's word on a request counts for nothing at that time.

@@ -42,10 +42,15 @@ struct Stored {
 impl Executor {
     /// By which set people allow a command: what they allow holds at once, also for incidents that were opened under an
     /// earlier set. A playbook that is in the current set no more goes by its own.
-    pub(crate) fn allowing(&self, command: &Command, own: &Arc<Set>) -> Arc<Set> {
-        let current = self.playbooks.current().map(|(_, current)| current);
-        let current = current.filter(|current| current.playbooks.contains_key(&command.key.playbook));
-        current.unwrap_or_else(|| own.clone())
+    ///
+    /// # Errors
+    /// When this replica does not know yet what is current.
+    pub(crate) fn allowing(&self, command: &Command, own: &Arc<Set>) -> Result<Arc<Set>, StoreError> {
+        let (_, current) = self.playbooks.current().ok_or_else(|| {
+            StoreError::Unknown("it is not known yet which set of playbooks is current".into())
+        })?;
+        let has_playbook = current.playbooks.contains_key(&command.key.playbook);
+        Ok(if has_playbook { current } else { own.clone() })
     }
 
     /// Whether people have allowed a command; if it takes them and they have not been asked, asks them.
@@ -122,7 +127,7 @@ impl Executor {
     async fn look_again(&self, command: &Command) -> Result<bool, SetError> {
         let own = self.playbooks.by_hash(&command.playbooks).await?;
         let Some(action) = own.actions.get(&command.action) else { return Ok(false) };
-        let (set, now_ms) = (self.allowing(command, &own), self.time.now_ms());
+        let (set, now_ms) = (self.allowing(command, &own)?, self.time.now_ms());
         let terms = approval::terms(&set, action, command, now_ms);
         let Some(id) = &command.approval else { return Ok(terms.is_none()) };
         let Ok(shown) = execute::shown(action, command) else { return Ok(false) };

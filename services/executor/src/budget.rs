@@ -15,6 +15,8 @@ use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::{Bus, Place, Put, StoreError};
 use holdline_stage::clock;
 
+use crate::lock::Lock;
+
 /// Tries to write before the command goes back, so that others, who write too, are let pass.
 const TRIES_MAX: u32 = 10;
 
@@ -35,16 +37,17 @@ pub(crate) async fn take(
     time: &BrokerTime,
     set: &Set,
     command: &Command,
+    lock: &Lock,
 ) -> Result<Result<(), String>, StoreError> {
     let Some(playbook) = set.playbooks.get(&command.key.playbook) else { return Ok(Ok(())) };
     let budgets = budget::budgets(&playbook.guard, &set.group_sizes, command);
-    let told = take_all(bus, time, &budgets, &command.incident).await?;
+    let told = take_all(bus, time, &budgets, &command.incident, lock).await?;
     if told.is_ok() || budgets.len() < 2 {
         return Ok(told);
     }
     // What is in the way may be what another remedy has taken and is about to give back.
     clock::sleep(GIVEN_BACK_AFTER).await;
-    take_all(bus, time, &budgets, &command.incident).await
+    take_all(bus, time, &budgets, &command.incident, lock).await
 }
 
 /// Takes from all of them, or from none.
@@ -53,6 +56,7 @@ async fn take_all(
     time: &BrokerTime,
     budgets: &[Budget],
     incident: &str,
+    lock: &Lock,
 ) -> Result<Result<(), String>, StoreError> {
     // Looked at first, so that little has to be given back.
     if budgets.len() > 1 {
@@ -72,6 +76,8 @@ async fn take_all(
             Ok(true) => taken.push(budget),
             // An earlier delivery, or an earlier remedy of the incident, has it.
             Ok(false) => {}
+            // Who has the lock by now may have gone on with what was taken.
+            Err(_) if !lock.is_sure() => return Err(StoreError::Fenced),
             Err(spent) => {
                 for budget in taken {
                     give_back(bus, budget, incident).await?;
@@ -97,13 +103,14 @@ async fn take_from(
             // What was taken is not known, so nothing more is.
             Err(unreadable) => return Ok(Err(unreadable)),
         };
-        let taken = match take_one(bus, &spent, budget, incident, time.now_ms()).await? {
-            Ok(Some(taken)) => taken,
-            Ok(None) => return Ok(Ok(false)),
+        let (taken, is_new) = match take_one(bus, &spent, budget, incident, time.now_ms()).await? {
+            Ok(Some(taken)) => (taken, true),
+            // Written all the same: a server that lags may still show what was given back.
+            Ok(None) => (spent, false),
             Err(spent) => return Ok(Err(spent)),
         };
         match write(bus, budget, &place, &taken).await {
-            Ok(()) => return Ok(Ok(true)),
+            Ok(()) => return Ok(Ok(is_new)),
             Err(StoreError::Fenced) if tries < TRIES_MAX => tries += 1,
             Err(error) => return Err(error),
         }

@@ -82,13 +82,13 @@ impl Executor {
         }
         let remedy = kept::remedy(command);
         if command.undo.is_some() {
+            // Of the other steps as well: should this one fail, theirs is not asked for any more.
+            self.withdraw(set, command).await?;
             let Some(known) = entry.known.take() else {
                 let reason = "what was there before is not kept any more".into();
                 let next = Next::GiveUp { done: Done::Held { reason }, transient: false };
                 return self.give_up(work, command, next, earlier, lock, &caller.pace.host).await;
             };
-            // Of the other steps as well: should this one fail, theirs is not asked for any more.
-            self.withdraw(set, command).await?;
             entry = kept::write(&self.bus, &entry, known.without(&remedy, earlier.perhaps_done)).await?;
             if entry.known.as_ref().is_none_or(|known| !known.owed) {
                 let (incident, action) = (&command.incident, &command.action);
@@ -126,7 +126,8 @@ impl Executor {
         let (plan, kept) = match command.undo {
             Some(_) => {
                 let written = self.written(&change).await?.unwrap_or_default();
-                (native::undo(&change, &known.kept, &written, &shown), known.kept.clone())
+                let now_ms = self.time.now_ms();
+                (native::undo(&change, &known.kept, &written, &shown, now_ms), known.kept.clone())
             }
             None => {
                 let before = known.known(&remedy, earlier.perhaps_done, self.time.now_ms());
@@ -152,7 +153,10 @@ impl Executor {
             Plan::Send(call) => call,
             Plan::Already => {
                 let ours = earlier.perhaps_done;
+                let before = if command.undo.is_some() { &kept.stamp_after } else { &kept.stamp_before };
+                let written = native::reconciled(&change, before.as_ref(), &shown).filter(|_| ours);
                 kept::write(&self.bus, &entry, carried(known, kept)).await?;
+                self.note_written(&change, written).await?;
                 let status = if ours { 200 } else { UNCHANGED };
                 return self.report(command, Done::Carried { status }, earlier.attempts, lock).await;
             }
@@ -172,6 +176,10 @@ impl Executor {
         let turn = match self.turn(command, &caller.pace, &mut lock).await? {
             Ok(turn) => turn,
             Err(wait) => return Ok(self.throttled(command, wait, lock).await),
+        };
+        let kept = match command.undo {
+            Some(_) => kept,
+            None => Kept { called_ms: Some(self.time.now_ms()), ..kept },
         };
         // Not before there is a turn: others take what is begun for what may stand.
         let begun = match (command.undo, relies) {
@@ -206,7 +214,8 @@ impl Executor {
             let noted = native::noted(&change, &kept, &said);
             kept::write(&self.bus, &entry, carried(known, noted)).await?;
             crash::point(Point::VersionNoted);
-            self.note_written(&change, &shown, &said).await?;
+            let written = native::stamp(&change, &shown).zip(native::stamp(&change, &said));
+            self.note_written(&change, written).await?;
         }
         self.conclude(work, command, next, intent, revision, lock, &caller.pace.host).await
     }
@@ -226,12 +235,28 @@ impl Executor {
 
     /// Remembers a write of ours, so that no other change of ours in the same object takes it for somebody else's. Lost,
     /// it costs a person a look.
-    async fn note_written(&self, change: &Change, shown: &Value, said: &Value) -> Result<(), StoreError> {
-        let stamps = native::stamp(change, shown).zip(native::stamp(change, said));
+    async fn note_written(&self, change: &Change, stamps: Option<(Value, Value)>) -> Result<(), StoreError> {
         let (Some((before, after)), Some(object)) = (stamps, change.object()) else { return Ok(()) };
         let mut entry = kept::written(&self.bus, &object).await?;
         let written = entry.known.take().unwrap_or_default().with(before, after);
         kept::write(&self.bus, &entry, written).await.map(drop)
+    }
+
+    /// A remedy has come to an end without having been called: nobody is to take its change for ours.
+    pub(crate) async fn forget_begun(&self, command: &Command) -> Result<(), StoreError> {
+        if command.undo.is_some() {
+            return Ok(());
+        }
+        let Some(set) = self.set_to_look_by(command).await? else { return Ok(()) };
+        let Some(Doing::Native(native)) = set.actions.get(&command.action).map(|action| &action.what) else {
+            return Ok(());
+        };
+        let Ok(change) = execute::change(native, command) else { return Ok(()) };
+        let (remedy, mut entry) = (kept::remedy(command), kept::of(&self.bus, &change, command).await?);
+        match entry.known.take().filter(|known| known.begun.contains(&remedy)) {
+            Some(known) => kept::write(&self.bus, &entry, known.not_begun(&remedy)).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// An incident is over: it needs none of what it has changed any more, whatever comes of undoing it.
@@ -243,9 +268,11 @@ impl Executor {
             };
             let other = Command { step, undo: None, action: name.clone(), ..command.clone() };
             let Ok(change) = execute::change(native, &other) else { continue };
-            let mut entry = kept::of(&self.bus, &change, &other).await?;
-            if let Some(known) = entry.known.take() {
-                kept::write(&self.bus, &entry, known.without(&kept::remedy(&other), false)).await?;
+            let (remedy, mut entry) = (kept::remedy(&other), kept::of(&self.bus, &change, &other).await?);
+            let concerned =
+                |known: &InForce| known.relying.contains(&remedy) || known.begun.contains(&remedy);
+            if let Some(known) = entry.known.take().filter(concerned) {
+                kept::write(&self.bus, &entry, known.without(&remedy, false)).await?;
             }
         }
         Ok(())

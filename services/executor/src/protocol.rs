@@ -174,7 +174,13 @@ impl Executor {
             let reason = format!("{} is no {} of {}", command.action, command.direction, command.key.lane);
             return self.cannot(work, command, reason, Some(lock)).await;
         }
-        let allowing = self.allowing(command, set);
+        let allowing = match self.allowing(command, set) {
+            Ok(allowing) => allowing,
+            Err(error) => {
+                lock.release(&self.bus).await;
+                return Err(error);
+            }
+        };
         let word = match self.word_of_people(command, action, &allowing, earlier.perhaps_done).await {
             Ok(word) => word,
             Err(error) => {
@@ -195,7 +201,7 @@ impl Executor {
             }
             Word::Unaskable(reason) => return self.cannot(work, command, reason, Some(lock)).await,
         };
-        let taken = match budget::take(&self.bus, &self.time, &allowing, command).await {
+        let taken = match budget::take(&self.bus, &self.time, &allowing, command, &lock).await {
             Ok(taken) => taken,
             Err(error) => {
                 lock.release(&self.bus).await;
@@ -404,22 +410,26 @@ impl Executor {
         crash::point(Point::BeforeIntent);
         let revision = intent::write(&self.bus, command, &intent, earlier.revision).await?;
         crash::point(Point::AfterIntent);
+        let mut looked = None;
         let leaves = loop {
-            let looked = clock::now();
-            match pauses::stopping(&self.bus, &self.time, command).await {
-                Ok(None) if self.is_still_allowed(command).await => {}
-                Ok(_) => break false,
-                Err(error) => {
-                    let entity = &command.key.entity;
-                    tracing::warn!(entity, "whether this is paused is not known: {error}");
-                    break false;
+            // A look that is young enough serves the next turn as well: it may take longer than a turn is told ahead.
+            if looked.is_none_or(|looked| !pauses::is_fresh(looked)) {
+                looked = Some(clock::now());
+                match pauses::stopping(&self.bus, &self.time, command).await {
+                    Ok(None) if self.is_still_allowed(command).await => {}
+                    Ok(_) => break false,
+                    Err(error) => {
+                        let entity = &command.key.entity;
+                        tracing::warn!(entity, "whether this is paused is not known: {error}");
+                        break false;
+                    }
                 }
             }
             turn.come().await;
-            if pauses::is_fresh(looked) && turn.leaves() {
+            if looked.is_some_and(pauses::is_fresh) && turn.leaves() {
                 break true;
             }
-            // The look or the intent took long. It stands now, so the next turn is used as soon as it has come.
+            // The look or the intent took long. The intent stands now, so the next turn is used as soon as it has come.
             Metric::Throttled.add(1, Role::Executor.name(), Some(("what", "old".into())));
             match self.turn(command, asking.pace, &mut lock).await {
                 Ok(Ok(next)) => turn = next,
@@ -477,6 +487,10 @@ impl Executor {
         for (share, ms) in shares.iter().flat_map(Shares::named) {
             let ms = u64::try_from(ms).unwrap_or(0);
             Metric::ActionLatency.observe(ms, Role::Executor.name(), Some(("share", share.into())));
+        }
+        if matches!(result, Done::Failed { perhaps_done: false, .. } | Done::Expired { perhaps_done: false })
+        {
+            self.forget_begun(command).await?;
         }
         // In this order: whoever waits for the lock finds the outcome.
         let told = self.tell(command, result, attempts, shares).await;

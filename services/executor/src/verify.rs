@@ -10,6 +10,7 @@ use holdline_decide::native::{self, Call, Change, Kept, Proof};
 use holdline_decide::playbook::{Doing, Native, Set};
 use holdline_decide::rate::Purpose;
 use holdline_decide::verify::{self, Look, Looking, Next, Verify};
+use holdline_platform::Failed;
 use holdline_platform::rate::Pace;
 use holdline_proto::command::{Command, Direction};
 use holdline_proto::incident::{Phase, View};
@@ -25,6 +26,9 @@ use crate::call::Destination;
 use crate::kept;
 use crate::native::PAGES_MAX;
 use crate::protocol::Executor;
+
+/// What cannot be looked at now is looked at again after this, at the earliest.
+const NOT_NOW_WAIT: Duration = Duration::from_secs(1);
 
 /// Bytes of an answer that are read.
 const BODY_BYTES_MAX: usize = 256 * 1024;
@@ -58,8 +62,8 @@ fn of<'a>(set: &'a Set, command: &Command) -> Option<Probe<'a>> {
 
 /// Why there is no answer.
 enum Unseen {
-    /// It was not asked: there is no turn in the rate window for this long.
-    NoTurn(Duration),
+    /// It cannot be asked for this long: there is no turn in the rate window, or no token.
+    NotNow(Duration),
     Because(String),
 }
 
@@ -133,12 +137,10 @@ impl Executor {
             (Probe::Change(..), None) => Err(Unseen::Because("what was started has no known id".into())),
         };
         let answer = match answer {
-            Err(Unseen::NoTurn(wait)) if looking.waits_for_a_turn(self.time.now_ms()) => {
-                return Ok(Answer::Later(wait));
+            Err(Unseen::NotNow(wait)) if looking.waits_for_a_turn(self.time.now_ms()) => {
+                return Ok(Answer::Later(wait.max(NOT_NOW_WAIT)));
             }
-            Err(Unseen::NoTurn(wait)) => {
-                Err(format!("there is no turn in the rate window for another look for {wait:?}"))
-            }
+            Err(Unseen::NotNow(wait)) => Err(format!("it cannot be looked at for another {wait:?}")),
             Err(Unseen::Because(reason)) => Err(reason),
             Ok(body) => Ok(body),
         };
@@ -164,7 +166,7 @@ impl Executor {
 
     /// Waits for a look's turn, which leaves alone what is kept for remedies.
     async fn may_look(&self, pace: &Pace) -> Result<(), Unseen> {
-        self.rates.leave(pace, Purpose::Other).await.map_err(|no_turn| Unseen::NoTurn(no_turn.wait()))
+        self.rates.leave(pace, Purpose::Other).await.map_err(|no_turn| Unseen::NotNow(no_turn.wait()))
     }
 
     /// What is there now, or why that cannot be told.
@@ -213,10 +215,21 @@ impl Executor {
         let pace = Pace::of(platform, client);
         self.api.prepare(platform, client).await;
         self.may_look(&pace).await?;
-        let answer = self.api.send_now(platform, client, call).await.map_err(|error| error.to_string())?;
+        let answer = match self.api.send_now(platform, client, call).await {
+            Ok(answer) => answer,
+            Err(Failed::Throttled { retry_after_ms, .. }) => {
+                return Err(Unseen::NotNow(Duration::from_millis(retry_after_ms)));
+            }
+            Err(error) => return Err(error.to_string().into()),
+        };
         self.rates.learn(&pace, &answer.limits).await;
         match answer.status {
             200..300 => Ok(answer.body),
+            // Asked too often, or with a token that is being replaced: that says nothing of the remedy.
+            401 | 429 => {
+                let retry_after_ms = answer.retry_after_ms.unwrap_or(0);
+                Err(Unseen::NotNow(Duration::from_millis(retry_after_ms)))
+            }
             status => Err(format!("the platform answered {status}: {}", answer.message()).into()),
         }
     }

@@ -192,10 +192,11 @@ impl Tokens {
             return Ok(token.clone());
         }
         Err(known.failed.as_ref().map_or_else(
+            // It was taken away a moment ago, and whoever prepares the next call gets another.
             || TokenError {
                 reason: format!("there is no token of the client {client} at hand"),
-                retry_after: None,
-                throttled: false,
+                retry_after: Some(Duration::ZERO),
+                throttled: true,
             },
             |failure| failure.told(now),
         ))

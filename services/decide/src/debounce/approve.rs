@@ -66,7 +66,7 @@ impl Machine<'_> {
             Verdict::Approve => self.issue_allowed(intended, Some(awaiting.approval)),
             Verdict::Deny => {
                 let reason = format!("denied by {}: {}", ruled.by, ruled.reason);
-                self.gave_up(&intended.incident, intended.direction, &intended.action, &reason, false);
+                self.not_carried_out(&intended.incident, intended.direction, &intended.action, &reason);
             }
         }
         self.settle(&id);

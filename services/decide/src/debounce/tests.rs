@@ -41,9 +41,15 @@ fn book(rules: &str, circumstances: &Circumstances) -> Book {
     for name in ["fail", "also", "restore", "scale", "page"] {
         files.insert(format!("actions/{name}.json"), ACTION.replace("NAME", name));
     }
-    if circumstances.pager {
-        files.insert("holdline.yaml".into(), "pager: page\n".into());
+    for name in ["first", "second", "third"] {
+        let native = format!(
+            r#"{{"name": "{name}", "actionType": "GENESYS", "kind": "emergency_group.set", "parameters": {{"group": "{name}"}}}}"#
+        );
+        files.insert(format!("actions/{name}.json"), native);
     }
+    let platform = "platform: {region: mypurecloud.ie, clients: {all: {id: env:A, secret: env:B}}}\n";
+    let pager = if circumstances.pager { "pager: page\n" } else { "" };
+    files.insert("holdline.yaml".into(), format!("{platform}{pager}"));
     let (set, findings) = playbook::load(&Bundle { files });
     Book(set.unwrap_or_else(|| panic!("{findings:?}")))
 }
@@ -525,6 +531,24 @@ fn what_did_not_go_through_is_not_undone_and_is_held() {
     check_in(LOOP, fails(true), "0 +1 x3 F, 5 H, 6 H", 60, &[(2.0, "fail gw"), (6.0, "restore gw")]);
     let both = LOOP.replace("do: [fail]", "do: [fail, also]");
     check_in(&both, fails(false), "0 +1 x3 F", 60, &[(2.0, "fail gw")]);
+}
+
+#[test]
+fn e2_of_several_remedies_those_are_undone_that_were_done() {
+    let three = LOOP.replace("do: [fail]", "do: [first, second, third]").replace("do: [restore]", "do: undo");
+    let check = |second: Option<Done>, expected: &[&str]| {
+        let outcomes = second.map(|done| ("second", Some(done)));
+        let circumstances =
+            Circumstances { outcomes: outcomes.into_iter().collect(), ..Circumstances::default() };
+        let world = run(&three, circumstances, "0 +1 x3 F, 5 H, 6 H", 60);
+        let found: Vec<&str> = world.actions.iter().map(|(_, action)| action.as_str()).collect();
+        assert_eq!(found, expected, "{:#?}", world.decisions);
+        assert!(world.live.tracks().values().all(|track| track.closing.is_empty()), "it is over");
+    };
+    let fails = |perhaps_done| Some(Done::Failed { reason: "403".into(), perhaps_done });
+    check(None, &["first gw", "second gw", "third gw", "third gw", "second gw", "first gw"]);
+    check(fails(false), &["first gw", "second gw", "first gw"]);
+    check(fails(true), &["first gw", "second gw", "second gw", "first gw"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The machine of one entity under one playbook and lane: what an event, an outcome or a wake-up does to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdline_proto::command::{Command, Course, Direction};
 use holdline_proto::incident::{Armed, Hold, Incident, Intended, Lane, Phase, Run, Track, TrackKey, View};
@@ -160,6 +160,7 @@ impl Machine<'_> {
             decision: 0,
             depth: 0,
             acted: false,
+            acted_steps: BTreeSet::new(),
             held: None,
             probe: None,
             silence_judged: false,
@@ -367,7 +368,12 @@ impl Machine<'_> {
             let reason = format!("{LINEUP_MAX} decisions already wait for the outcome of the one under way");
             return self.hold(&incident.id, Hold { reason, until_heard: false });
         }
+        // While a remedy is under way it is not known what there will be to undo.
+        let is_known = !self.under_way(&incident.id, Direction::Remediate);
         for (step, action) in (0u32..).zip(&actions) {
+            if direction == Direction::Revert && is_known && !self.has_to_be_undone(incident, step) {
+                continue;
+            }
             let intended = Intended {
                 replays: 0,
                 approval: None,
@@ -387,6 +393,19 @@ impl Machine<'_> {
         }
     }
 
+    /// Whether a step of the revert undoes what was done: all of a revert of its own, and of `undo` the remedies that were
+    /// carried out or may have been. They are undone in the opposite order.
+    fn has_to_be_undone(&self, incident: &Incident, step: u32) -> bool {
+        let steps = &incident.acted_steps;
+        !self.rules.revert.undo || steps.is_empty() || steps.contains(&self.undone_by(step))
+    }
+
+    /// The remedy that a step of the revert undoes.
+    fn undone_by(&self, step: u32) -> u32 {
+        let last = u32::try_from(self.rules.act.len()).unwrap_or(u32::MAX).saturating_sub(1);
+        last.saturating_sub(step)
+    }
+
     /// Hands the next action to the executor, if none is under way. What had to wait for its turn is decided
     /// on at its turn, so its deadline counts from there.
     pub(super) fn advance(&mut self, waited: bool) {
@@ -398,10 +417,8 @@ impl Machine<'_> {
         let fresh_deadline_ms = self.now_ms.saturating_add(self.rules.deadline_ms);
         let key = self.track.key.clone();
         let partition = self.track.partition;
-        // Undone in the opposite order.
         let undoes = next.direction == Direction::Revert && self.rules.revert.undo;
-        let last = u32::try_from(self.rules.act.len()).unwrap_or(u32::MAX).saturating_sub(1);
-        let undo = undoes.then(|| last.saturating_sub(next.step));
+        let undo = undoes.then(|| self.undone_by(next.step));
         let group = self.track.group.clone();
         let issued_ms = self.now_ms;
         let Some(incident) = self.incident_mut(&next.incident) else { return self.advance(waited) };
@@ -449,20 +466,20 @@ impl Machine<'_> {
         self.decide_for(&id, What::Reported(Box::new(outcome.clone())));
         match &outcome.result {
             Done::Carried { .. } => {
-                self.carried(&id, command.direction);
+                self.carried(&id, command.direction, command.step);
                 self.listen(&command);
             }
             Done::Failed { reason, perhaps_done } => {
-                self.gave_up(&id, command.direction, &command.action, reason, *perhaps_done);
+                self.gave_up(&command, reason, *perhaps_done);
             }
             Done::Held { reason } => {
-                self.gave_up(&id, command.direction, &command.action, reason, true);
+                self.gave_up(&command, reason, true);
             }
             Done::Expired { perhaps_done } => self.decide_anew(command, *perhaps_done),
             Done::Withdrawn { .. } => self.decide_anew(command, false),
             Done::AwaitsApproval { approval, until_ms, unless_denied, perhaps_done } => {
                 if *perhaps_done {
-                    self.carried(&id, command.direction);
+                    self.carried(&id, command.direction, command.step);
                 }
                 self.await_people(command, approval, *until_ms, *unless_denied);
             }
@@ -490,27 +507,30 @@ impl Machine<'_> {
         self.hold(id, Hold { reason, until_heard: false });
     }
 
-    fn carried(&mut self, id: &str, direction: Direction) {
+    /// It was carried out, or may have been.
+    fn carried(&mut self, id: &str, direction: Direction, step: u32) {
         if direction == Direction::Remediate
             && let Some(incident) = self.incident_mut(id)
         {
+            // What an earlier version has done before is not known step by step.
+            if !incident.acted || !incident.acted_steps.is_empty() {
+                incident.acted_steps.insert(step);
+            }
             incident.acted = true;
         }
     }
 
     /// An action cannot be carried out: what should follow it in its direction must not, and a person is told.
-    pub(super) fn gave_up(
-        &mut self,
-        id: &str,
-        direction: Direction,
-        action: &str,
-        reason: &str,
-        perhaps_done: bool,
-    ) {
-        self.track.lineup.retain(|next| next.incident != id || next.direction != direction);
-        if let Some(incident) = self.incident_mut(id) {
-            incident.acted |= perhaps_done && direction == Direction::Remediate;
+    fn gave_up(&mut self, command: &Command, reason: &str, perhaps_done: bool) {
+        if perhaps_done {
+            self.carried(&command.incident, command.direction, command.step);
         }
+        self.not_carried_out(&command.incident, command.direction, &command.action, reason);
+    }
+
+    /// The same of what was not with the executor.
+    pub(super) fn not_carried_out(&mut self, id: &str, direction: Direction, action: &str, reason: &str) {
+        self.track.lineup.retain(|next| next.incident != id || next.direction != direction);
         let reason = format!("{action} did not go through: {reason}");
         self.hold(id, Hold { reason, until_heard: false });
     }
@@ -519,7 +539,7 @@ impl Machine<'_> {
     /// its incident is open, a revert always.
     pub(super) fn decide_anew(&mut self, command: Command, perhaps_done: bool) {
         if perhaps_done {
-            self.carried(&command.incident, command.direction);
+            self.carried(&command.incident, command.direction, command.step);
         }
         let open = self.track.open.as_ref().is_some_and(|incident| incident.id == command.incident);
         let still_needed = open || command.direction == Direction::Revert;
@@ -561,8 +581,13 @@ impl Machine<'_> {
         }
         self.decide_for(&command.incident, What::Retried { action, replays });
         let actions = self.actions(command.direction).to_vec();
+        let closing = self.track.closing.iter().find(|incident| incident.id == command.incident).cloned();
         for (step, action) in (0u32..).zip(actions).skip(usize::try_from(command.step).unwrap_or(usize::MAX))
         {
+            let undoes = closing.as_ref().filter(|_| command.direction == Direction::Revert);
+            if undoes.is_some_and(|incident| !self.has_to_be_undone(incident, step)) {
+                continue;
+            }
             let intended = Intended {
                 incident: command.incident.clone(),
                 direction: command.direction,
@@ -610,6 +635,13 @@ impl Machine<'_> {
         if !acted && !undoing {
             self.track.lineup.retain(|next| next.incident != id);
         }
+        let incident = incident.clone();
+        let mut lineup = std::mem::take(&mut self.track.lineup);
+        lineup.retain(|next| {
+            let undoes = next.incident == id && next.direction == Direction::Revert;
+            !undoes || self.has_to_be_undone(&incident, next.step)
+        });
+        self.track.lineup = lineup;
         if self.under_way(id, Direction::Revert) {
             return;
         }

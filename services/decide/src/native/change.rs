@@ -7,7 +7,7 @@ use holdline_proto::wire::Wire;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::proof::Course;
+use super::proof::{Course, SETTLES_WITHIN_MS};
 use super::written::Written;
 use crate::playbook::Method;
 
@@ -180,15 +180,14 @@ pub struct InForce {
     pub undone_ms: Option<i64>,
 }
 
-/// What takes effect by and by may look as it was for this long after an undo. Milliseconds.
-const UNDO_SHOWS_WITHIN_MS: i64 = 60_000;
-
 /// What is known of a change before it is made.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Known<'a> {
     Nothing,
     /// It may stand already, by a call of ours before which this was there.
     MayStand(&'a Kept),
+    /// Nobody relies on it any more, and it was not undone: it may stand still, unless a person has seen to that.
+    Owed(&'a Kept),
     /// It was undone a moment ago, which may not show yet: this is what was put back.
     Undone(&'a Kept),
 }
@@ -205,9 +204,12 @@ impl InForce {
     /// What a remedy goes by. `perhaps_done`: a call of its own may have led to the change.
     pub fn known(&self, remedy: &str, perhaps_done: bool, now_ms: i64) -> Known<'_> {
         let by_others = self.begun.iter().any(|other| other != remedy);
-        let is_young = |undone_ms: i64| now_ms < undone_ms.saturating_add(UNDO_SHOWS_WITHIN_MS);
+        let is_young = |undone_ms: i64| now_ms < undone_ms.saturating_add(SETTLES_WITHIN_MS);
         match self.undone_ms {
-            _ if perhaps_done || by_others || self.is_live() => Known::MayStand(&self.kept),
+            // What was kept was kept before the call.
+            _ if self.kept.wrote.is_empty() => Known::Nothing,
+            _ if perhaps_done || by_others || !self.relying.is_empty() => Known::MayStand(&self.kept),
+            _ if self.owed => Known::Owed(&self.kept),
             Some(undone_ms) if is_young(undone_ms) => Known::Undone(&self.kept),
             Some(_) | None => Known::Nothing,
         }
@@ -226,7 +228,7 @@ impl InForce {
     #[must_use]
     pub fn beginning(mut self, remedy: &str, kept: Kept) -> InForce {
         self.begun.insert(remedy.into());
-        InForce { kept, undone_ms: None, ..self }
+        InForce { kept, ..self }
     }
 
     /// It is certain that no call of this remedy has led to it.
@@ -265,6 +267,9 @@ pub struct Kept {
     /// The stamp that our write led to; `None` until it is known.
     #[serde(default)]
     pub stamp_after: Option<Value>,
+    /// When the call was about to leave. Unix milliseconds.
+    #[serde(default)]
+    pub called_ms: Option<i64>,
 }
 
 /// What is to be done now.
@@ -290,9 +295,10 @@ pub fn plan(change: &Change, known: Known<'_>, shown: &Value) -> (Plan, Kept) {
     };
     let stamp = stamp_of(change).of(shown);
     // Members follow one by one: some that are as we want them were brought there by us.
-    let stays = is_made(change, &now, &wrote) || matches!(change, Change::Members(_));
+    let is_made = is_made(change, &now, &wrote);
     let before = match known {
-        Known::MayStand(kept) if stays => Some(kept),
+        Known::MayStand(kept) if is_made || matches!(change, Change::Members(_)) => Some(kept),
+        Known::Owed(kept) if is_made => Some(kept),
         Known::Undone(kept) if matches!(change, Change::Members(_)) => Some(kept),
         _ => None,
     };
@@ -301,6 +307,7 @@ pub fn plan(change: &Change, known: Known<'_>, shown: &Value) -> (Plan, Kept) {
         wrote: wrote.clone(),
         stamp_before: stamp.clone(),
         stamp_after: None,
+        called_ms: None,
     });
     let call = match change {
         Change::Object(object) if now != wrote => Some(object.call(shown, &wrote)),
@@ -350,7 +357,10 @@ fn is_in(switch: &Switch, fields: &Fields, states: &[&str]) -> bool {
 
 /// What it takes to restore what was there before, unless somebody has changed it since. Whether others rely on the
 /// change is for the caller to know; `written` is what we have written to the object.
-pub fn undo(change: &Change, kept: &Kept, written: &Written, shown: &Value) -> Plan {
+pub fn undo(change: &Change, kept: &Kept, written: &Written, shown: &Value, now_ms: i64) -> Plan {
+    if kept.wrote.is_empty() {
+        return Plan::Refused("what was there before is not known: a person has to put it right".into());
+    }
     if let Change::Members(members) = change {
         return members.undo(kept, shown);
     }
@@ -364,6 +374,10 @@ pub fn undo(change: &Change, kept: &Kept, written: &Written, shown: &Value) -> P
         Change::Switch(switch) if is_in(switch, &now, switch.passing) => return Plan::Wait,
         Change::Switch(switch) if is_in(switch, &now, switch.back_from) => {
             return Plan::Send(post(&switch.back));
+        }
+        // What we have called may not show yet, and would be left as it will be.
+        Change::Switch(switch) if is_in(switch, &now, switch.from) && switch.settles(kept, now_ms) => {
+            return Plan::Wait;
         }
         Change::Switch(_) | Change::Members(_) | Change::Launch(_) => return Plan::Already,
     };
@@ -388,6 +402,12 @@ pub fn stamp(change: &Change, shown: &Value) -> Option<Value> {
         Change::Object(object) => object.stamp.of(shown),
         Change::Switch(_) | Change::Members(_) | Change::Launch(_) => None,
     }
+}
+
+/// The stamps around a write of ours whose answer was lost, if what is shown follows from it alone.
+pub fn reconciled(change: &Change, before: Option<&Value>, shown: &Value) -> Option<(Value, Value)> {
+    let (before, after) = (before?, stamp(change, shown)?);
+    (before.as_i64()?.checked_add(1)? == after.as_i64()?).then(|| (before.clone(), after))
 }
 
 /// What the answer to our write says, added to what is kept.
@@ -419,7 +439,8 @@ pub(super) fn fields(change: &Change, shown: &Value) -> Result<(Fields, Fields),
                 return Err("what the platform shows is no object".into());
             };
             let now = object.set.iter().filter_map(|(field, wanted)| {
-                let value = shown.get(field)?;
+                // What is to have no value may be left out as well.
+                let value = shown.get(field).or(wanted.is_null().then_some(&Value::Null))?;
                 Some((field.clone(), if same(wanted, value) { wanted.clone() } else { value.clone() }))
             });
             Ok((now.collect(), object.set.clone()))
@@ -462,6 +483,13 @@ fn same(wrote: &Value, shown: &Value) -> bool {
         }
         (Value::Number(wrote), Value::Number(shown)) => wrote.as_f64() == shown.as_f64(),
         _ => wrote == shown,
+    }
+}
+
+impl Switch {
+    /// Whether a call of ours may take effect still.
+    fn settles(&self, kept: &Kept, now_ms: i64) -> bool {
+        kept.called_ms.is_some_and(|called_ms| now_ms < called_ms.saturating_add(self.settles_within_ms))
     }
 }
 
@@ -561,36 +589,40 @@ mod tests {
 
     #[test]
     fn e2_every_kind_changes_what_it_names_and_puts_it_back() {
-        let check =
-            |name, parameters, before: Value, after: Value, there: (&str, &str, Value), back: Value| {
-                let change = change(name, parameters);
-                let (planned, kept) = plan(&change, Known::Nothing, &before);
-                let (method, path, body) = sent(planned);
-                assert_eq!((method, path.as_str(), body), there, "{name}");
-                let kept = noted(&change, &kept, &after);
-                // Again, after a crash or for another incident that wants the same: it is so already, and what was
-                // there before stays known.
+        let check = |name,
+                     parameters,
+                     before: Value,
+                     after: Value,
+                     there: (&str, &str, Value),
+                     back: Value| {
+            let change = change(name, parameters);
+            let (planned, kept) = plan(&change, Known::Nothing, &before);
+            let (method, path, body) = sent(planned);
+            assert_eq!((method, path.as_str(), body), there, "{name}");
+            let kept = noted(&change, &kept, &after);
+            // Again, after a crash or for another incident that wants the same: it is so already, and what was
+            // there before stays known.
+            assert_eq!(
+                plan(&change, Known::MayStand(&kept), &after),
+                (Plan::Already, kept.clone()),
+                "{name}"
+            );
+            if name == "campaign.stop" {
+                assert_eq!(undo(&change, &kept, &Written::default(), &after, 0), Plan::Wait);
                 assert_eq!(
-                    plan(&change, Known::MayStand(&kept), &after),
-                    (Plan::Already, kept.clone()),
-                    "{name}"
+                    undo(&change, &kept, &Written::default(), &json!({"campaignStatus": "complete"}), 0),
+                    Plan::Already
                 );
-                if name == "campaign.stop" {
-                    assert_eq!(undo(&change, &kept, &Written::default(), &after), Plan::Wait);
-                    assert_eq!(
-                        undo(&change, &kept, &Written::default(), &json!({"campaignStatus": "complete"})),
-                        Plan::Already
-                    );
-                    sent(undo(&change, &kept, &Written::default(), &json!({"campaignStatus": "off"})));
-                    return;
-                }
-                let (_, _, body) = sent(undo(&change, &kept, &Written::default(), &after));
-                assert_eq!(body, back, "{name}");
-                // Of members it may show what was before our own write took effect.
-                if name != "queue.members" {
-                    assert_eq!(undo(&change, &kept, &Written::default(), &before), Plan::Already, "{name}");
-                }
-            };
+                sent(undo(&change, &kept, &Written::default(), &json!({"campaignStatus": "off"}), 0));
+                return;
+            }
+            let (_, _, body) = sent(undo(&change, &kept, &Written::default(), &after, 0));
+            assert_eq!(body, back, "{name}");
+            // Of members it may show what was before our own write took effect.
+            if name != "queue.members" {
+                assert_eq!(undo(&change, &kept, &Written::default(), &before, 0), Plan::Already, "{name}");
+            }
+        };
         let group = |enabled, version| {
             json!({"id": "g", "name": "Voice", "enabled": enabled, "version": version,
                    "emergencyCallFlows": [{"emergencyFlow": {"id": "f"}, "ivrs": [{"id": "i"}]}]})
@@ -713,7 +745,7 @@ mod tests {
             let change = change(name, parameters);
             let (_, kept) = plan(&change, Known::Nothing, &before);
             let kept = noted(&change, &kept, &after);
-            let found = match undo(&change, &kept, &Written::default(), &later) {
+            let found = match undo(&change, &kept, &Written::default(), &later, 0) {
                 Plan::Intervened(reason) => reason,
                 other => format!("{other:?}"),
             };
@@ -780,15 +812,20 @@ mod tests {
         // Touched, and still as we want it: nobody knows what was meant, so its end is a person's.
         let (planned, second) = plan(&set, Known::MayStand(&first), &group(true, 3));
         assert_eq!(planned, Plan::Already);
-        assert!(matches!(undo(&set, &second, &Written::default(), &group(true, 3)), Plan::Intervened(_)));
+        assert!(matches!(undo(&set, &second, &Written::default(), &group(true, 3), 0), Plan::Intervened(_)));
     }
 
     #[test]
     fn what_had_no_value_before_is_a_persons_to_put_right_where_the_platform_forgets_nothing() {
         let throttle = change("campaign.throttle", json!({"campaign": "c", "outbound_lines": 5}));
         let (_, kept) = plan(&throttle, Known::Nothing, &json!({"abandonRate": 3.0}));
-        let undone =
-            undo(&throttle, &kept, &Written::default(), &json!({"abandonRate": 3.0, "outboundLineCount": 5}));
+        let undone = undo(
+            &throttle,
+            &kept,
+            &Written::default(),
+            &json!({"abandonRate": 3.0, "outboundLineCount": 5}),
+            0,
+        );
         assert!(
             matches!(&undone, Plan::Refused(reason) if reason.contains("outboundLineCount had no value")),
             "{undone:?}"
@@ -828,8 +865,13 @@ mod tests {
         check("its own may have", begun.clone(), "a", true, 0, Known::MayStand(&kept));
         check("another's certainly has not", begun.clone().not_begun("a"), "b", false, 0, Known::Nothing);
         let undone = begun.carried("a", kept.clone()).without("a", false).undone(1_000);
-        check("just undone", undone.clone(), "b", false, 60_999, Known::Undone(&kept));
-        check("undone long ago", undone.clone(), "b", false, 61_000, Known::Nothing);
+        check("just undone", undone.clone(), "b", false, 120_999, Known::Undone(&kept));
+        check("undone long ago", undone.clone(), "b", false, 121_000, Known::Nothing);
+        let tried = undone.clone().beginning("b", kept.clone()).not_begun("b");
+        check("a call that did not leave changes nothing", tried, "b", false, 2_000, Known::Undone(&kept));
+        let owed = InForce::default().carried("a", kept.clone()).without("a", true);
+        check("its undo was given up", owed, "b", false, 0, Known::Owed(&kept));
+        check("nothing was kept", InForce::default(), "b", true, 0, Known::Nothing);
         check("wanted again", undone.carried("b", kept.clone()), "c", false, 2_000, Known::MayStand(&kept));
     }
 
@@ -842,7 +884,7 @@ mod tests {
         // Its call was carried out, and the other looks first.
         let (planned, kept) = plan(&set, begun.known("b", false, 0), &group(true, 2));
         assert_eq!((planned, &kept.before["enabled"]), (Plan::Already, &json!(false)));
-        let undone = undo(&set, &kept, &Written::default(), &group(true, 2));
+        let undone = undo(&set, &kept, &Written::default(), &group(true, 2), 0);
         assert_eq!(sent(undone).2, group(false, 2));
     }
 
@@ -859,13 +901,24 @@ mod tests {
         let (planned, again) = plan(&out, Known::Undone(&kept), &shown(false, false));
         assert_eq!(sent(planned).2.as_array().unwrap().len(), 2);
         assert_eq!(again.before, kept.before);
+        // What a person has put right since is no work of ours.
+        let (_, fresh) = plan(&out, Known::Owed(&kept), &shown(false, true));
+        assert_eq!(fresh.before["a"], json!(false));
         // Who has left the queue meanwhile keeps nobody else from coming back.
         let left =
-            undo(&out, &kept, &Written::default(), &json!({"entities": [{"id": "b", "joined": false}]}));
+            undo(&out, &kept, &Written::default(), &json!({"entities": [{"id": "b", "joined": false}]}), 0);
         assert_eq!(sent(left).2, json!([{"id": "b", "joined": true}]));
         let stop = change("campaign.stop", json!({"campaign": "c"}));
         let off = json!({"campaignStatus": "off"});
         let (_, kept) = plan(&stop, Known::Nothing, &json!({"campaignStatus": "on"}));
+        let on = json!({"campaignStatus": "on"});
+        let called = Kept { called_ms: Some(1_000), ..kept.clone() };
+        let undone = |now_ms| undo(&stop, &called, &Written::default(), &on, now_ms);
+        assert_eq!(
+            (undone(120_999), undone(121_000)),
+            (Plan::Wait, Plan::Already),
+            "it may be about to stop"
+        );
         assert_eq!(plan(&stop, Known::Undone(&kept), &off).0, Plan::Wait, "it is about to start");
         assert_eq!(plan(&stop, Known::Nothing, &off).0, Plan::Already);
     }
@@ -881,10 +934,10 @@ mod tests {
         let kept_dnis = noted(&dnis, &kept_dnis, &ivr(3, "backup", "+2"));
         let written = Written::default().with(json!(1), json!(2)).with(json!(2), json!(3));
         // Last first: what the first undo writes is ours as well.
-        let undone = undo(&dnis, &kept_dnis, &written, &ivr(3, "backup", "+2"));
+        let undone = undo(&dnis, &kept_dnis, &written, &ivr(3, "backup", "+2"), 0);
         assert_eq!(sent(undone).2, ivr(3, "backup", "+1"));
         let check = |written: Written, shown: Value, expected: Result<Value, &str>| match (
-            undo(&flow, &kept_flow, &written, &shown),
+            undo(&flow, &kept_flow, &written, &shown, 0),
             expected,
         ) {
             (Plan::Send(call), Ok(body)) => assert_eq!(call.body, Some(body)),
@@ -941,6 +994,7 @@ mod tests {
         refuse("campaign.throttle", json!({"campaign": "c"}), "changes nothing");
         refuse("campaign.throttle", json!({"campaign": "c", "outbound_lines": 2.5}), "a whole number");
         refuse("edge.reboot", json!({"edge": "e", "drain_s": -1}), "a whole number");
+        refuse("edge.reboot", json!({"edge": "e", "drain_s": 86_401}), "at most 86400");
         refuse("ivr.route", json!({"ivr": "i"}), "changes nothing");
         let stop = change("campaign.stop", json!({"campaign": "c"}));
         let found = plan(&stop, Known::Nothing, &json!({"campaignStatus": "invalid"})).0;

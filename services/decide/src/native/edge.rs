@@ -6,7 +6,7 @@ use super::proof::{Course, SETTLES_WITHIN_MS};
 use super::{Change, Given, Holds, Kind, Launch, Parameter, Switch, TELEPHONY, needed, optional};
 
 /// What `drain_s` is unless given: long enough for most calls to end. Seconds.
-const DRAIN_S: u64 = 300;
+const DRAIN_S: i64 = 300;
 
 const PARAMETERS: &[Parameter] = &[needed("edge", Holds::Id), optional("drain_s", Holds::Count)];
 
@@ -15,12 +15,13 @@ const PARAMETERS: &[Parameter] = &[needed("edge", Holds::Id), optional("drain_s"
 const GONE_AFTER_MS: i64 = 10_000;
 const BACK_WITHIN_MS: i64 = 900_000;
 
-fn drain(given: &Given<'_>) -> Value {
-    given.0.get("drain_s").cloned().unwrap_or(json!(DRAIN_S))
-}
+/// The longest `drain_s`. Seconds.
+const DRAIN_S_MAX: i64 = 86_400;
 
-fn drain_ms(given: &Given<'_>) -> i64 {
-    drain(given).as_i64().unwrap_or(i64::MAX).saturating_mul(1_000)
+fn drain_s(given: &Given<'_>) -> Result<i64, String> {
+    let drain_s = given.0.get("drain_s").map_or(Some(DRAIN_S), Value::as_i64);
+    let drain_s = drain_s.filter(|drain_s| *drain_s <= DRAIN_S_MAX);
+    drain_s.ok_or_else(|| format!("`parameters.drain_s`: expected at most {DRAIN_S_MAX}"))
 }
 
 pub(super) static OUT_OF_SERVICE: Kind = Kind {
@@ -32,6 +33,7 @@ pub(super) static OUT_OF_SERVICE: Kind = Kind {
 };
 
 fn out_of_service(given: &Given<'_>) -> Result<Change, String> {
+    let drain_s = drain_s(given)?;
     let path = given.path("/api/v2/telephony/providers/edges/{}", &["edge"])?;
     let call = format!("{path}/statuscode");
     Ok(Change::Switch(Switch {
@@ -40,9 +42,9 @@ fn out_of_service(given: &Given<'_>) -> Result<Change, String> {
         to: &["INACTIVE"],
         passing: &[],
         back_from: &["INACTIVE"],
-        there: (call.clone(), Some(json!({"inService": false, "callDrainingWaitTimeSeconds": drain(given)}))),
+        there: (call.clone(), Some(json!({"inService": false, "callDrainingWaitTimeSeconds": drain_s}))),
         back: (call, Some(json!({"inService": true}))),
-        settles_within_ms: drain_ms(given).saturating_add(SETTLES_WITHIN_MS),
+        settles_within_ms: drain_s * 1_000 + SETTLES_WITHIN_MS,
         path,
     }))
 }
@@ -56,17 +58,18 @@ pub(super) static REBOOT: Kind = Kind {
 };
 
 fn reboot(given: &Given<'_>) -> Result<Change, String> {
+    let drain_s = drain_s(given)?;
     let path = given.path("/api/v2/telephony/providers/edges/{}", &["edge"])?;
     Ok(Change::Launch(Launch {
         path: format!("{path}/reboot"),
-        body: json!({"callDrainingWaitTimeSeconds": drain(given)}),
+        body: json!({"callDrainingWaitTimeSeconds": drain_s}),
         course: Course {
             path,
             has_id: false,
             field: "onlineStatus",
             worked: &["ONLINE"],
             failed: &[],
-            after_ms: drain_ms(given).saturating_add(GONE_AFTER_MS),
+            after_ms: drain_s * 1_000 + GONE_AFTER_MS,
             within_ms: BACK_WITHIN_MS,
         },
     }))

@@ -25,7 +25,7 @@ mod written;
 
 pub use change::{
     BEGUN_MAX, Call, Change, Fields, InForce, Kept, Known, Launch, Members, Object, PAGE_SIZE, Plan, Stamp,
-    Switch, add_page, noted, plan, stamp, undo,
+    Switch, add_page, noted, plan, reconciled, stamp, undo,
 };
 pub use proof::{Proof, Shows, proof, shows};
 pub use written::Written;

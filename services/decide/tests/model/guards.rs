@@ -53,7 +53,6 @@ pub(crate) enum Guard {
     IntentFence,
     /// An intent is written under a lock that is sure since the last one was looked at. Without: whoever looked late
     /// writes over what it does not understand.
-    /// The executor goes without it (docs/model.md).
     SureIntent,
     /// A command that is late is decided anew. Without: it is never late.
     Deadline,
@@ -80,14 +79,12 @@ pub(crate) enum Guard {
     /// What is known of a change is written by compare-and-set. Without: it is overwritten.
     RelianceFence,
     /// It is written by compare-and-set even where it says nothing new. Without: then nobody looks.
-    /// The executor goes without it.
     EveryWriteIsFenced,
     /// What was there is kept before the call. Without: after it.
     PreImage,
     /// What was there stays known while a change is in force. Without: what is there is taken for it.
     PreImageStays,
     /// Who has begun to change it may have changed it. Without: only one's own beginning counts.
-    /// The executor goes without it.
     Begun,
     /// The platform's version tells our own change from another's. Without: all of it is ours.
     Stamp,

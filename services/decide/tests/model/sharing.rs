@@ -214,14 +214,16 @@ impl Sharing {
                     if self.without(Guard::Stamp) {
                         kept.stamp_after = shown.get("version").cloned();
                     }
-                    (undo(&self.change, &kept, &Written::default(), &shown), kept)
+                    (undo(&self.change, &kept, &Written::default(), &shown, 0), kept)
                 } else {
                     let mut known = known.unwrap_or_default();
                     if self.without(Guard::Begun) {
                         known.begun.clear();
                     }
                     let before = match known.known(remedy, perhaps_done, 0) {
-                        Known::MayStand(_) if self.without(Guard::PreImageStays) => Known::Nothing,
+                        Known::MayStand(_) | Known::Owed(_) if self.without(Guard::PreImageStays) => {
+                            Known::Nothing
+                        }
                         before => before,
                     };
                     plan(&self.change, before, &shown)

@@ -193,6 +193,12 @@ impl Rule {
         }
         match told {
             Ok((asked, told)) => {
+                if let Some(other) = awaited(&bus, &asked).await?.filter(|id| *id != asked.id) {
+                    bail!(
+                        "it is denied, and {other} is what incident {} waits for now: deny that one as well",
+                        asked.incident
+                    );
+                }
                 match self.output {
                     Output::Json => output::json(&shape(&asked, &told, true)),
                     Output::Text => {
@@ -235,9 +241,12 @@ impl Rule {
                 )));
             };
             let now_ms = now_ms(bus).await?;
-            if let Some(reason) = approval::refused(&asked, name, Some(person), now_ms) {
+            if let Some(reason) = approval::refused(&on_terms(&asked, set), name, Some(person), now_ms) {
                 return Ok(Err(reason));
             }
+            let said = asked.clone();
+            let authentic = |person: &Person, ruling: &Ruling| token::has_said(&person.token, ruling, &said);
+            asked = approval::without_void(asked, &set.people, authentic, now_ms);
             if let Some(reason) = approval::unneeded(&asked, name, verdict) {
                 // Whoever said it may have been cut off before the incident heard of it.
                 tell(bus, &asked, &standing(&asked, set, now_ms)).await?;
@@ -322,9 +331,17 @@ async fn tell(bus: &Bus, asked: &Asked, told: &Standing) -> anyhow::Result<()> {
 #[error("somebody else has spoken in the same moment; it is looked at again")]
 struct Overtaken;
 
+/// How a request stands, as the executor will judge it.
 fn standing(asked: &Asked, set: &Set, now_ms: i64) -> Standing {
     let authentic = |person: &Person, ruling: &Ruling| token::has_said(&person.token, ruling, asked);
-    approval::judge(asked, &set.people, authentic, now_ms)
+    approval::judge(&on_terms(asked, set), &set.people, authentic, now_ms)
+}
+
+fn on_terms(asked: &Asked, set: &Set) -> Asked {
+    match approval::terms_told(set, asked) {
+        Some(terms) => approval::on_terms(asked.clone(), terms),
+        None => asked.clone(),
+    }
 }
 
 /// The approval that an incident waits for now.
