@@ -854,8 +854,8 @@ mod tests {
 
     #[test]
     fn e2_what_another_has_begun_may_stand_and_what_was_undone_may_still_show() {
-        let kept =
-            Kept { before: Fields::from_iter([("enabled".to_string(), json!(false))]), ..Kept::default() };
+        let enabled = |is: bool| Fields::from_iter([("enabled".to_string(), json!(is))]);
+        let kept = Kept { before: enabled(false), wrote: enabled(true), ..Kept::default() };
         let check = |what: &str, known: InForce, remedy, perhaps_done, now_ms, expected: Known<'_>| {
             assert_eq!(known.known(remedy, perhaps_done, now_ms), expected, "{what}");
         };
