@@ -101,6 +101,18 @@ pub struct Alive {
     /// It has reported health, of whatever entity: that one of its entities is silent proves nothing.
     #[serde(default)]
     pub reports_health: bool,
+    /// The last time in which it was not, for as far as is known: a proof of that time may still come out of a spool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<Gap>,
+}
+
+/// A time in which a path was not proven alive. Unix milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// Since when it had been proven before.
+    pub since_ms: i64,
+    pub from_ms: i64,
+    pub to_ms: i64,
 }
 
 /// A decision with its reason.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use holdline_proto::approval::Ruled;
 use holdline_proto::command::Command;
 use holdline_proto::incident::{Incident, Lane, Phase, Track, TrackKey, View};
-use holdline_proto::journal::{Alive, Decided, Decision, Disposed, Disposition, Effect, WakeUp};
+use holdline_proto::journal::{Alive, Decided, Decision, Disposed, Disposition, Effect, Gap, WakeUp};
 use holdline_proto::outcome::Outcome;
 use holdline_proto::signal::{Classified, Health, Said, Signal};
 
@@ -171,12 +171,10 @@ impl Partition {
                 since_ms: *at_ms,
                 last_ms: *at_ms,
                 reports_health: false,
+                gap: None,
             };
             let path = self.alive.entry(subscription.clone()).or_insert(fresh);
-            if at_ms.saturating_sub(path.last_ms) > PROOF_EVERY_MS {
-                path.since_ms = *at_ms;
-            }
-            path.last_ms = path.last_ms.max(*at_ms);
+            prove(path, *at_ms);
         }
         // A subscription that is in no set any more.
         self.alive.retain(|_, path| self.now_ms.saturating_sub(path.last_ms) <= FORGET_AFTER_MS);
@@ -358,5 +356,53 @@ fn dispose(verdicts: Vec<Verdict>) -> Disposition {
         (true, None, None) => {
             Disposition::Ignored { reason: unneeded.unwrap_or("the playbook has no action").into() }
         }
+    }
+}
+
+/// A path was alive then. What waited in a spool proves it for the time when it was accepted.
+fn prove(path: &mut Alive, at_ms: i64) {
+    let is_near = |one_ms: i64, other_ms: i64| other_ms.saturating_sub(one_ms) <= PROOF_EVERY_MS;
+    if !is_near(path.last_ms, at_ms) {
+        path.gap = Some(Gap { since_ms: path.since_ms, from_ms: path.last_ms, to_ms: at_ms });
+        path.since_ms = at_ms;
+    }
+    if let Some(gap) = path.gap.filter(|gap| (gap.from_ms..gap.to_ms).contains(&at_ms)) {
+        let (before, after) = (is_near(gap.from_ms, at_ms), is_near(at_ms, gap.to_ms));
+        path.gap = match (before, after) {
+            (true, true) => None,
+            (true, false) => Some(Gap { from_ms: at_ms, ..gap }),
+            (false, true) => Some(Gap { to_ms: at_ms, ..gap }),
+            (false, false) => Some(gap),
+        };
+        match (before, after) {
+            (true, true) => path.since_ms = gap.since_ms,
+            (false, true) => path.since_ms = path.since_ms.min(at_ms),
+            _ => {}
+        }
+    }
+    path.last_ms = path.last_ms.max(at_ms);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d4_what_waited_in_a_spool_closes_the_gap_that_it_proves_no_gap() {
+        let check = |minutes: &[i64], expected: (i64, i64)| {
+            let mut path =
+                Alive { subscription: "s".into(), since_ms: 0, last_ms: 0, reports_health: false, gap: None };
+            minutes.iter().for_each(|minute| prove(&mut path, minute * 60_000));
+            assert_eq!((path.since_ms / 60_000, path.last_ms / 60_000), expected, "{minutes:?}: {path:?}");
+        };
+        check(&[5, 10, 15], (0, 15));
+        check(&[6], (6, 6));
+        check(&[6, 1], (0, 6));
+        check(&[12], (12, 12));
+        // Step by step, from either side.
+        check(&[12, 4, 8], (0, 12));
+        check(&[12, 8], (8, 12));
+        check(&[12, 8, 4], (0, 12));
+        check(&[20, 10], (20, 20));
     }
 }
