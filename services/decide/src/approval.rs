@@ -7,6 +7,7 @@ use holdline_proto::command::{Command, Direction};
 use holdline_proto::incident::Lane;
 use holdline_proto::limits::RULINGS_MAX;
 
+use crate::execute::Shown;
 use crate::playbook::{Action, Playbook, Set};
 
 /// `guard.approval.expires` unless set. Milliseconds.
@@ -138,6 +139,29 @@ pub fn lacks(set: &Set, at_ms: i64) -> Vec<Lack> {
     let lacking = set.playbooks.values().map(|playbook| (playbook, needed(playbook)));
     let lacking = lacking.filter(|(_, needed)| there < *needed);
     lacking.map(|(playbook, needed)| Lack { playbook: playbook.name.clone(), needed, there }).collect()
+}
+
+/// What people are asked: exactly this request, from now on, on these terms. Nothing is said of it yet, and it is not sealed.
+pub fn ask(command: &Command, terms: &Terms, shown: Shown, now_ms: i64) -> Asked {
+    Asked {
+        id: holdline_proto::approval::id(command, &shown.request),
+        incident: command.incident.clone(),
+        partition: command.partition,
+        key: command.key.clone(),
+        group: command.group.clone(),
+        direction: command.direction,
+        step: command.step,
+        action: command.action.clone(),
+        shown: shown.text,
+        request: shown.request,
+        people: terms.people,
+        asked_ms: now_ms,
+        expires_ms: now_ms.saturating_add(terms.expires_ms),
+        sends_ms: terms.unless_denied_ms.map(|ms| now_ms.saturating_add(ms)),
+        used: None,
+        seal: vec![],
+        rulings: vec![],
+    }
 }
 
 /// A request on the terms that are in force now, whatever they were when people were asked: it takes no fewer people, is

@@ -154,25 +154,7 @@ impl Executor {
         if let Some(known) = known.filter(is_same) {
             return Ok(known);
         }
-        let asked = Asked {
-            id: id.clone(),
-            incident: command.incident.clone(),
-            partition: command.partition,
-            key: command.key.clone(),
-            group: command.group.clone(),
-            direction: command.direction,
-            step: command.step,
-            action: command.action.clone(),
-            shown: shown.text,
-            request: shown.request,
-            people: terms.people,
-            asked_ms: now_ms,
-            expires_ms: now_ms.saturating_add(terms.expires_ms),
-            sends_ms: terms.unless_denied_ms.map(|ms| now_ms.saturating_add(ms)),
-            used: None,
-            seal: vec![],
-            rulings: vec![],
-        };
+        let asked = approval::ask(command, terms, shown, now_ms);
         self.record(Act::ApprovalAsked, command, &id, "").await?;
         self.store(place, asked).await
     }

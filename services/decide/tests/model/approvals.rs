@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holdline_decide::approval::{Approval, Covered, Person, Right, Standing, Terms, When, judge, terms};
+use holdline_decide::approval::{Approval, Covered, Person, Right, Standing, Terms, When, ask, judge, terms};
 use holdline_decide::debounce::Input;
 use holdline_decide::execute::{Shown, shown};
 use holdline_proto::approval::{Asked, Ruled, Ruling, Verdict, id};
@@ -185,28 +185,7 @@ impl Approvals {
         }
         let id = id(command, &shown.request);
         let known = state.asked.get(&id).filter(|known| self.is_about(known, command, &shown)).cloned();
-        let asked = known.unwrap_or_else(|| {
-            Printed::new(Asked {
-                id: id.clone(),
-                incident: command.incident.clone(),
-                partition: command.partition,
-                key: command.key.clone(),
-                group: command.group.clone(),
-                direction: command.direction,
-                step: command.step,
-                action: command.action.clone(),
-                shown: shown.text,
-                request: shown.request,
-                people: terms.people,
-                asked_ms: state.now_ms,
-                expires_ms: state.now_ms + terms.expires_ms,
-                sends_ms: terms.unless_denied_ms.map(|ms| state.now_ms + ms),
-                used: None,
-                // Whoever writes here is the executor.
-                seal: vec![],
-                rulings: vec![],
-            })
-        });
+        let asked = known.unwrap_or_else(|| Printed::new(ask(command, &terms, shown, state.now_ms)));
         state.asked.insert(id, asked.clone());
         self.report(state, command, awaits(&asked));
     }
