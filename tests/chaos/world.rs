@@ -67,23 +67,17 @@ struct Service {
     admin: SocketAddr,
 }
 
-/// Builds the programs with the next version of every message (F15), and tells where they are.
+/// Builds the programs with the next version of every message (F15), and tells where they are. Only they are put
+/// elsewhere: what they are built from is shared with the current ones.
 pub(crate) fn programs_of_next_version() -> PathBuf {
-    let target = program("holdline-gateway").ancestors().nth(2).unwrap().join("next");
+    let shared = program("holdline-gateway").ancestors().nth(2).unwrap().to_path_buf();
+    let target = shared.join("next");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args([
-        "build",
-        "--locked",
-        "--quiet",
-        "--bins",
-        "--features",
-        "holdline-proto/next",
-        "--target-dir",
-    ]);
-    cargo.arg(&target).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    for stage in STAGES {
-        cargo.args(["--package", &format!("holdline-{stage}")]);
-    }
+    // Of the whole workspace, so that no dependency has other features and has to be built anew.
+    cargo.args(["build", "--locked", "--quiet", "--bins", "--workspace"]);
+    cargo.args(["--exclude", "holdline-tests", "--exclude", "holdline-benches"]);
+    cargo.args(["--features", "holdline-proto/next", "--target-dir"]).arg(&target);
+    cargo.env("CARGO_BUILD_BUILD_DIR", &shared).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     assert!(cargo.status().unwrap().success(), "the next version does not build");
     target.join("debug")
 }
