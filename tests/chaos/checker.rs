@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use holdline_proto::command::Direction;
 use holdline_proto::event::Frame;
 use holdline_proto::journal::{Decided, Record, What};
+use holdline_proto::outcome::Done;
 use holdline_proto::signal::Classified;
 use holdline_proto::topology::{Role, Stream, Topology};
 use holdline_proto::wire;
@@ -51,6 +53,8 @@ pub(crate) struct Logs {
     held: BTreeMap<(String, String), String>,
     /// Entities that were held at some time, or for which an action was decided anew and no longer needed.
     excused: BTreeSet<(String, String)>,
+    /// From when a remedy was reported carried out to when its revert was commanded. Unix milliseconds.
+    in_force: BTreeMap<(String, String), Vec<(i64, i64)>>,
     /// What went back in time.
     backwards: Vec<String>,
     /// Records of the debouncer, and how many of them the next version wrote (F15).
@@ -95,8 +99,8 @@ impl Logs {
             let mut position = 0;
             let mut decisions = HashMap::new();
             let log = bus.topology().log(partition);
-            each(&bus, Stream::Journal, &log, |_, payload| {
-                logs.record(partition, &mut position, &mut decisions, payload);
+            each(&bus, Stream::Journal, &log, |published_ms, payload| {
+                logs.record(partition, published_ms, &mut position, &mut decisions, payload);
             })
             .await;
         }
@@ -140,6 +144,7 @@ impl Logs {
     fn record(
         &mut self,
         partition: u16,
+        published_ms: i64,
         position: &mut u64,
         decisions: &mut HashMap<String, u32>,
         payload: &[u8],
@@ -166,6 +171,20 @@ impl Logs {
         }
         for decision in record.body.decisions {
             let of = (decision.key.playbook, decision.key.entity);
+            match &decision.what {
+                What::Reported(outcome)
+                    if outcome.direction == Direction::Remediate
+                        && matches!(outcome.result, Done::Carried { .. }) =>
+                {
+                    self.in_force.entry(of.clone()).or_default().push((published_ms, i64::MAX));
+                }
+                // A person looks from there on.
+                What::Held { .. } => self.no_longer_in_force(&of, published_ms),
+                What::Commanded(command) if command.direction == Direction::Revert => {
+                    self.no_longer_in_force(&of, published_ms);
+                }
+                _ => {}
+            }
             match decision.what {
                 What::Held { reason } => {
                     self.excused.insert(of.clone());
@@ -175,6 +194,14 @@ impl Logs {
                 What::Retried { .. } | What::Commanded(_) => drop(self.held.remove(&of)),
                 _ => {}
             }
+        }
+    }
+}
+
+impl Logs {
+    fn no_longer_in_force(&mut self, of: &(String, String), now_ms: i64) {
+        if let Some((_, to_ms)) = self.in_force.get_mut(of).and_then(|all| all.last_mut()) {
+            *to_ms = (*to_ms).min(now_ms);
         }
     }
 }
@@ -294,6 +321,23 @@ fn one(history: &History, calls: &[Call], platform: &Platform, logs: &Logs, verd
             }
             Err(what) => verdict.safety.push(format!("{name}: {what}{}", told())),
         },
+        // Other entities' remedies count as well, so how often it was written to says nothing of this one.
+        Kind::Shared => {
+            if let Err(what) = platform.effects(&history.group) {
+                verdict.safety.push(format!("{name}: {what}{}", told()));
+            }
+            let needed = logs.in_force.get(&of).map_or(&[][..], Vec::as_slice);
+            for (from_ms, to_ms) in needed {
+                if let Some(at_ms) =
+                    history.disabled_ms.iter().find(|at_ms| from_ms < at_ms && *at_ms < to_ms)
+                {
+                    verdict.safety.push(format!(
+                        "{name}: its group was switched off under it at {at_ms}, needed from {from_ms} to {to_ms}"
+                    ));
+                }
+            }
+            verdict.effects += needed.len();
+        }
         Kind::Final => {
             if !found.is_empty() {
                 verdict.safety.push(format!("{name}: an effect of a refused call{}", told()));

@@ -47,6 +47,7 @@ struct Options {
     /// Seconds of peace between faults, so that the time to the next action is that of one fault alone.
     apart: u64,
     at_once: usize,
+    /// Entities of a storm; a hot one sends five times as many events (F11).
     storm: usize,
 }
 
@@ -104,10 +105,11 @@ fn main() -> ExitCode {
 
 async fn run(options: &Options, servers: usize, minutes: f64, next: Option<PathBuf>) -> bool {
     let again = format!(
-        "--seed {} --servers {servers} --minutes {minutes} --replicas {} --apart {}{}",
+        "--seed {} --servers {servers} --minutes {minutes} --replicas {} --apart {} --storm {}{}",
         options.seed,
         options.replicas,
         options.apart,
+        options.storm,
         if options.only.is_empty() { String::new() } else { format!(" --only {}", options.only.join(",")) }
     );
     eprintln!("chaos {again}");

@@ -1,8 +1,9 @@
-//! The simulated platform, for native actions (F8): each entity is an emergency group of its own, which is
-//! enabled while the entity fails. Every write moves the group's version by one, so nothing is done twice unseen.
+//! The simulated platform, for native actions (F8): each entity has an emergency group of its own, or shares one
+//! with others, which is enabled while it fails. Every write moves the group's version by one, so nothing is done twice unseen.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use holdline_simulator::organisation::{CLIENT, CLIENT_SECRET, GROUP_EVACUATION};
 use holdline_simulator::{Fault, Options, Outcome, Simulator};
@@ -54,22 +55,30 @@ pub(crate) struct Platform {
     simulator: Arc<Simulator>,
     /// Of the group that every other is a copy of.
     version: u64,
+    founded: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Platform {
     pub(crate) async fn start() -> Platform {
         let simulator = Simulator::start(Options::default()).await.unwrap();
         let version = version(&simulator.group(GROUP_EVACUATION));
-        Platform { simulator: Arc::new(simulator), version }
+        Platform { simulator: Arc::new(simulator), version, founded: Arc::default() }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.simulator.address()
     }
 
-    /// An entity's group comes into being.
-    pub(crate) fn found(&self, entity: &str) {
-        found_group(&self.simulator, entity);
+    /// A group comes into being, unless another entity has it.
+    pub(crate) fn found(&self, group: &str) {
+        let mut founded = self.founded.lock().unwrap();
+        if founded.insert(group.to_string()) {
+            found_group(&self.simulator, group);
+        }
+    }
+
+    pub(crate) fn is_enabled(&self, group: &str) -> bool {
+        self.simulator.group(group)["enabled"] == json!(true)
     }
 
     /// What has been done to an entity's group, in order; what cannot have been is told.

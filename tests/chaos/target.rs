@@ -1,6 +1,6 @@
 //! The target: counts effects, keeps a log of every call, and misbehaves as it is told (F7).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -72,6 +72,8 @@ pub(crate) struct Call {
 
 struct Seen {
     calls: Mutex<Vec<Call>>,
+    /// By kind and entity, in order: (direction, deciding event).
+    effects: Mutex<HashMap<(String, String), Vec<(String, String)>>>,
     keys: Mutex<HashSet<String>>,
     manner: Mutex<Manner>,
     /// Calls that followed a redirection to another host. None may.
@@ -93,6 +95,7 @@ impl Target {
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Seen {
             calls: Mutex::default(),
+            effects: Mutex::default(),
             keys: Mutex::default(),
             manner: Mutex::new(Manner::Fine),
             astray: AtomicU64::new(0),
@@ -124,9 +127,8 @@ impl Target {
 
     /// Effects on an entity so far, in order: (direction, deciding event).
     pub(crate) fn effects(&self, kind: &str, entity: &str) -> Vec<(String, String)> {
-        let calls = self.seen.calls.lock().unwrap();
-        let own = calls.iter().filter(|call| call.effect && call.kind == kind && call.entity == entity);
-        own.map(|call| (call.direction.clone(), call.event.clone())).collect()
+        let effects = self.seen.effects.lock().unwrap();
+        effects.get(&(kind.to_string(), entity.to_string())).cloned().unwrap_or_default()
     }
 }
 
@@ -162,6 +164,11 @@ async fn asked(State(seen): State<Arc<Seen>>, headers: HeaderMap, uri: Uri, _bod
     if happens {
         let known = !seen.keys.lock().unwrap().insert(call.key.clone());
         call.effect = !known || call.kind == "once";
+    }
+    if call.effect {
+        let of = (call.kind.clone(), call.entity.clone());
+        let effect = (call.direction.clone(), call.event.clone());
+        seen.effects.lock().unwrap().entry(of).or_default().push(effect);
     }
     seen.calls.lock().unwrap().push(call);
     let answer = Response::builder().header("content-type", "application/json");

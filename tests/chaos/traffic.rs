@@ -1,6 +1,7 @@
 //! The sources: entities that work, jitter, fail, recover and fall silent, each reporting through the gateway
 //! that it always uses, and keeping a log of what was sent and when it was answered.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -31,8 +32,23 @@ const STEADY_BEAT: Duration = Duration::from_secs(2);
 pub(crate) const SILENT_MS: i64 = 10_000;
 const QUIET: Duration = Duration::from_secs(12);
 
-/// Events of a hot entity in one request.
-const HOT_BATCH: usize = 250;
+/// Entities that follow one another, and need the same group if they share one.
+const SHARERS: u64 = 4;
+
+/// Reports of such an entity that follow once the group is enabled, for whomever: at least, and at most twice as many.
+const FAILURES_SHARED: u64 = 10;
+
+/// So long an entity that has fallen silent is looked at, while others may still need its group.
+const SHARED_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Events in one request, of a hot entity and of many that fail at once.
+const BATCH: usize = 250;
+
+/// Between the requests of a hot entity: 5,000 events a second (F11).
+const HOT_EVERY: Duration = Duration::from_millis(50);
+
+/// From one report of all entities of a storm to the next.
+const STORM_BEAT: Duration = Duration::from_secs(2);
 
 /// What kind of source an entity is: the playbook that follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +67,8 @@ pub(crate) enum Kind {
     Once,
     /// As counted, with an action of the platform's own that is undone.
     Native,
+    /// One of several that need the same thing of the platform, each in its own time; as silent otherwise.
+    Shared,
     /// As counted, but every call is refused for good.
     Final,
 }
@@ -64,6 +82,7 @@ impl Kind {
             Kind::Quiet => "quiet",
             Kind::Once => "once",
             Kind::Native => "native",
+            Kind::Shared => "shared",
         }
     }
 }
@@ -84,7 +103,11 @@ pub(crate) struct Sent {
 pub(crate) struct History {
     pub kind: Kind,
     pub entity: String,
+    /// The emergency group that is enabled for it.
+    pub group: String,
     pub events: Vec<Sent>,
+    /// When its group was seen disabled. Unix milliseconds.
+    pub disabled_ms: Vec<i64>,
     /// What was waited for and did not come.
     pub overdue: Vec<String>,
 }
@@ -143,15 +166,18 @@ impl Traffic {
 
     /// So many entities fail at once (F11).
     pub(crate) fn storm(&self, entities: usize) {
+        let source = self.source();
+        let mut fronts: BTreeMap<usize, Vec<Life>> = BTreeMap::new();
         for _ in 0..entities {
-            let (next, source) = (self.next.clone(), self.source());
-            self.tasks.spawn(async move {
-                source.live(next.fetch_add(1, Ordering::SeqCst), Some(Kind::Counted)).await;
-            });
+            let life = source.begin(self.next.fetch_add(1, Ordering::SeqCst), Some(Kind::Counted));
+            fronts.entry(life.gateway).or_default().push(life);
+        }
+        for (_, lives) in fronts {
+            self.tasks.spawn(Front { lives }.live());
         }
     }
 
-    /// One entity that reports as fast as it can (F11).
+    /// One entity that reports 5,000 times a second (F11).
     pub(crate) fn hot(&self, events: usize) {
         let (next, source) = (self.next.clone(), self.source());
         self.tasks.spawn(async move {
@@ -163,7 +189,17 @@ impl Traffic {
     pub(crate) async fn finish(&self) -> Vec<History> {
         *self.over.lock().unwrap() = Some(clock::now());
         self.tasks.wait().await;
-        self.histories.lock().unwrap().clone()
+        let mut histories = self.histories.lock().unwrap().clone();
+        let began = clock::now();
+        for history in histories.iter_mut().filter(|history| history.kind == Kind::Shared) {
+            while self.platform.is_enabled(&history.group) && began.elapsed() < PATIENCE {
+                clock::sleep(BEAT).await;
+            }
+            if self.platform.is_enabled(&history.group) {
+                history.overdue.push("revert".into());
+            }
+        }
+        histories
     }
 
     /// The longest that an entity has waited for an effect, faults and all.
@@ -202,6 +238,8 @@ struct Life {
     source: Source,
     history: History,
     random: Random,
+    /// The number of the gateway that it reports through.
+    gateway: usize,
     sender: Sender,
     /// Its clock runs this far from ours (F10). Milliseconds.
     skew_ms: i64,
@@ -212,7 +250,10 @@ struct Life {
 impl Source {
     fn begin(&self, number: u64, kind: Option<Kind>) -> Life {
         let mut random = Random::new(self.seed ^ number.wrapping_mul(0x9e37));
+        let family = number / SHARERS;
+        let shares = Random::new(self.seed ^ family.wrapping_mul(0x5ba2)).once_in(20);
         let kind = kind.unwrap_or_else(|| match random.below(22) {
+            _ if shares => Kind::Shared,
             0..=8 => Kind::Counted,
             9..=11 => Kind::Changes,
             12..=13 => Kind::Blip,
@@ -226,8 +267,12 @@ impl Source {
             Kind::Final => format!("final-{}-{number}", if random.once_in(2) { 404 } else { 307 }),
             _ => format!("gw-{number}"),
         };
-        if kind == Kind::Native {
-            self.platform.found(&entity);
+        let group = match kind {
+            Kind::Shared => format!("shared-{family}"),
+            _ => entity.clone(),
+        };
+        if matches!(kind, Kind::Native | Kind::Shared) {
+            self.platform.found(&group);
         }
         // Nobody's clock is right to the millisecond, and some are an hour off.
         let skew_ms = match random.below(8) {
@@ -236,9 +281,9 @@ impl Source {
             _ => random.below(2_000) as i64 - 1_000,
         };
         let gateway = random.below(self.senders.len() as u64) as usize;
-        let history = History { kind, entity, events: vec![], overdue: vec![] };
+        let history = History { kind, entity, group, events: vec![], disabled_ms: vec![], overdue: vec![] };
         let sender = self.senders[gateway].to(kind.subscription());
-        Life { source: self.clone(), history, random, sender, skew_ms, newest_ms: 0 }
+        Life { source: self.clone(), history, random, gateway, sender, skew_ms, newest_ms: 0 }
     }
 
     async fn live(self, number: u64, kind: Option<Kind>) {
@@ -248,6 +293,7 @@ impl Source {
             Kind::Changes => life.changes().await,
             Kind::Blip => life.blip().await,
             Kind::Silent => life.silent().await,
+            Kind::Shared => life.shared().await,
             Kind::Quiet => life.quiet().await,
             Kind::Final => life.refused().await,
         }
@@ -256,12 +302,85 @@ impl Source {
 
     async fn hot(self, number: u64, events: usize) {
         let mut life = self.begin(number, Some(Kind::Counted));
-        for _ in 0..events / HOT_BATCH {
-            life.report_many("FAILED", HOT_BATCH).await;
+        let began = clock::now();
+        for n in 0..events / BATCH {
+            clock::sleep((HOT_EVERY * n as u32).saturating_sub(began.elapsed())).await;
+            report_together(std::slice::from_mut(&mut life), &[0; BATCH], "FAILED").await;
         }
         life.until("remediate", "FAILED", 1).await;
         life.until("revert", "HEALTHY", 1).await;
         self.histories.lock().unwrap().push(life.history);
+    }
+}
+
+/// Entities that fail at once and report through the same gateway.
+struct Front {
+    lives: Vec<Life>,
+}
+
+impl Front {
+    async fn live(mut self) {
+        let began = clock::now();
+        self.until("remediate", "FAILED").await;
+        let remedied = began.elapsed();
+        self.until("revert", "HEALTHY").await;
+        let (entities, over) = (self.lives.len(), began.elapsed());
+        eprintln!(
+            "{entities} entities that failed at once: remedied after {remedied:?}, reverted after {over:?}"
+        );
+        let Some(first) = self.lives.first() else { return };
+        let histories = first.source.histories.clone();
+        histories.lock().unwrap().extend(self.lives.into_iter().map(|life| life.history));
+    }
+
+    /// Goes on reporting those for which the target has not been asked yet.
+    async fn until(&mut self, direction: &str, status: &'static str) {
+        let began = clock::now();
+        loop {
+            let waits = |index: &usize| self.lives[*index].count(direction) == 0;
+            let waiting: Vec<usize> = (0..self.lives.len()).filter(waits).collect();
+            if waiting.is_empty() {
+                return;
+            }
+            if self.lives[waiting[0]].is_overdue(began) {
+                waiting
+                    .into_iter()
+                    .for_each(|index| self.lives[index].history.overdue.push(direction.into()));
+                return;
+            }
+            let reported = clock::now();
+            for batch in waiting.chunks(BATCH) {
+                report_together(&mut self.lives, batch, status).await;
+            }
+            clock::sleep(STORM_BEAT.saturating_sub(reported.elapsed())).await;
+        }
+    }
+}
+
+/// One report of each of `who`, in one request.
+async fn report_together(lives: &mut [Life], who: &[usize], status: &'static str) {
+    let sent_ms = clock::wall_ms();
+    let mut reports = vec![];
+    for index in who {
+        let life = &mut lives[*index];
+        life.newest_ms = (sent_ms + life.skew_ms).max(life.newest_ms + 1);
+        let id = format!("{}-{}", life.history.entity, life.history.events.len());
+        reports.push(life.event(&id, status, life.newest_ms));
+        let sent = Sent { id, status, sent_ms, answered_ms: sent_ms, accept_id: String::new() };
+        life.history.events.push(sent);
+    }
+    let accept_ids = lives[who[0]].deliver(&Value::from(reports)).await;
+    let answered_ms = clock::wall_ms();
+    let mut answers: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+    for (index, accept_id) in who.iter().zip(accept_ids) {
+        answers.entry(*index).or_default().push(accept_id);
+    }
+    for (index, accept_ids) in answers {
+        let events = &mut lives[index].history.events;
+        let first = events.len() - accept_ids.len();
+        for (sent, accept_id) in events[first..].iter_mut().zip(accept_ids) {
+            (sent.answered_ms, sent.accept_id) = (answered_ms, accept_id);
+        }
     }
 }
 
@@ -308,6 +427,35 @@ impl Life {
         self.until("remediate", "FAILED", 1).await;
         // A report that was held up may have begun another incident after a revert: both end in silence.
         self.await_balance().await;
+    }
+
+    async fn shared(&mut self) {
+        let began = clock::now();
+        while !self.is_group_enabled() {
+            if self.is_overdue(began) {
+                return self.history.overdue.push("remediate".into());
+            }
+            self.report("FAILED").await;
+            self.beat().await;
+        }
+        for _ in 0..FAILURES_SHARED + self.random.below(FAILURES_SHARED) {
+            self.is_group_enabled();
+            self.report("FAILED").await;
+            self.beat().await;
+        }
+        // Whether its own is over cannot be seen while another needs it: [`Traffic::finish`] waits for the last.
+        let fell_silent = clock::now();
+        while self.is_group_enabled() && fell_silent.elapsed() < SHARED_TIME_MAX {
+            clock::sleep(BEAT).await;
+        }
+    }
+
+    fn is_group_enabled(&mut self) -> bool {
+        let enabled = self.source.platform.is_enabled(&self.history.group);
+        if !enabled {
+            self.history.disabled_ms.push(clock::wall_ms());
+        }
+        enabled
     }
 
     async fn quiet(&mut self) {
@@ -398,25 +546,6 @@ impl Life {
         self.give(id, status, at_ms).await;
     }
 
-    /// So many reports in one request.
-    async fn report_many(&mut self, status: &'static str, count: usize) {
-        let first = self.history.events.len();
-        let now_ms = clock::wall_ms() + self.skew_ms;
-        let events: Vec<Value> = (0..count)
-            .map(|n| {
-                self.newest_ms = now_ms.max(self.newest_ms + 1);
-                self.event(&format!("{}-{}", self.history.entity, first + n), status, self.newest_ms)
-            })
-            .collect();
-        let sent_ms = clock::wall_ms();
-        let accept_ids = self.deliver(&Value::from(events)).await;
-        let answered_ms = clock::wall_ms();
-        for (n, accept_id) in accept_ids.into_iter().enumerate() {
-            let id = format!("{}-{}", self.history.entity, first + n);
-            self.history.events.push(Sent { id, status, sent_ms, answered_ms, accept_id });
-        }
-    }
-
     /// The same event once more: accepted, and counted once.
     async fn repeat(&mut self, index: usize) {
         let (id, status) = (self.history.events[index].id.clone(), self.history.events[index].status);
@@ -436,7 +565,7 @@ impl Life {
             "id": id,
             "topicName": format!("chaos.{}", self.history.kind.subscription()),
             "timestamp": at_ms,
-            "data": {"gatewayId": self.history.entity, "status": status},
+            "data": {"gatewayId": self.history.entity, "group": self.history.group, "status": status},
         })
     }
 

@@ -2,7 +2,8 @@
 //! has aborted there, and is started again without it. In the end the target has seen what the naive reference
 //! says, and every acceptance has ended exactly once.
 //!
-//! What an executor does natively is walked in an installation of its own, against the simulated platform.
+//! What an executor does natively is walked in an installation of its own, against the simulated platform; what people
+//! allow and what budgets bound in another.
 //!
 //! F5, O1, O2: before each fence, the same with a process that freezes there, its clock with it, as on a machine that is
 //! suspended. Others go on meanwhile; when it comes back, it believes that it owns what it owned, and must be refused.
@@ -27,10 +28,13 @@ use holdline_stage::clock;
 use holdline_stage::crash::Point;
 use holdline_stage::run::Tasks;
 use holdline_tests::platform::{content, found_group, group_playbooks};
-use holdline_tests::programs::{Installation, STAGES, changed_sample, scratch, shorten_duplicate_windows};
+use holdline_tests::programs::{
+    Installation, STAGES, changed_sample, holdline, scratch, shorten_duplicate_windows,
+};
 use holdline_tests::reference::{Delivered, Status, actions};
 use holdline_tests::sender::{Sender, event};
 use holdline_tests::target::{Call, Target};
+use serde_json::Value;
 
 const SIGABRT: i32 = 6;
 
@@ -77,6 +81,8 @@ enum Way {
     Poison,
     /// An outage and its end, with an action of the platform's own.
     Native,
+    /// The same, with an action that a person has to allow, and that takes of two budgets.
+    Allowed,
 }
 
 /// A new point has to be given a way before this compiles.
@@ -97,6 +103,11 @@ fn way(point: Point) -> Way {
         | Point::AfterCall
         | Point::BeforeAck => Way::Outage,
         Point::PreImageKept | Point::VersionNoted => Way::Native,
+        Point::AskRecorded
+        | Point::PeopleAsked
+        | Point::EntryAppended
+        | Point::UseRecorded
+        | Point::BudgetTaken => Way::Allowed,
         Point::BeforeRetry => Way::Repeated,
         Point::AfterPark => Way::Poison,
         Point::ReplayerPlanned
@@ -297,7 +308,7 @@ async fn crash(
             let subject = poisoned(role, partition_of(&entity, 4));
             world.publish(&subject, format!("poison for {entity}").into_bytes()).await;
         }
-        Way::Outage | Way::Spooled | Way::Native => {}
+        Way::Outage | Way::Spooled | Way::Native | Way::Allowed => {}
     }
     if way == Way::Spooled {
         installation.broker_away();
@@ -360,7 +371,9 @@ async fn f1_n4_e9_a_crash_at_every_named_line_loses_nothing_and_repeats_nothing(
     world.outage("before").await;
 
     let driving = Tasks::default();
-    for (point, role) in walk().into_iter().filter(|(point, _)| way(*point) != Way::Native) {
+    for (point, role) in
+        walk().into_iter().filter(|(point, _)| !matches!(way(*point), Way::Native | Way::Allowed))
+    {
         crash(&mut installation, &world, &driving, point, role).await;
     }
     driving.wait().await;
@@ -483,4 +496,97 @@ async fn f1_e9_a_crash_at_every_line_of_a_native_action_writes_once_and_restores
         assert_eq!((writes, content(after)), (2, content(before)), "{entity}");
     }
     installation.conserved();
+}
+
+/// The loop's playbooks: a person has to allow each remedy, an entity may have one, and its group as many as have a point.
+fn allowed_playbooks(target: &Target, entities: usize, public: &str) -> PathBuf {
+    let folder = scratch("crash-allowed-playbooks");
+    let address = target.address.to_string();
+    changed_sample("loop", &folder, |path, text| match path {
+        "loop.playbook.yaml" => {
+            let text =
+                text.replace("  entity: data.gatewayId\n", "  entity: data.gatewayId\n  group: event.topicName\n");
+            format!(
+                "{text}guard:\n  approval: {{for: [failover]}}\n  at_most: {{actions: 1, per: entity, within: 24h}}\n  \
+                 blast_radius: {{of: group, share: 100%, within: 24h}}\n"
+            )
+        }
+        "holdline.yaml" => format!(
+            "{text}people: {{ada: {{token: {public}, roles: [approve]}}}}\ngroups: \
+             {{telephony.service.status: {entities}}}\n"
+        ),
+        _ => text.replace("127.0.0.1:44001", &address),
+    });
+    folder
+}
+
+/// What people are asked about an entity: the id of it.
+fn asked(installation: &Installation, entity: &str) -> String {
+    let began = clock::now();
+    loop {
+        let told = installation.holdline(&["approvals", "--output", "json"]);
+        let waiting: Vec<Value> = serde_json::from_slice(&told.stdout).unwrap_or_default();
+        if let Some(asked) = waiting.iter().find(|asked| asked["entityId"] == entity) {
+            return asked["id"].as_str().unwrap().into();
+        }
+        assert!(began.elapsed() < SETTLE_MAX, "{entity}: nobody is asked");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f1_a4_a5_a_crash_at_every_line_of_what_people_allow_has_it_sent_once_and_loses_no_entry() {
+    let points: Vec<Point> =
+        walk().into_iter().map(|(point, _)| point).filter(|point| way(*point) == Way::Allowed).collect();
+    let token = scratch("crash-token").with_extension("token");
+    let made = holdline(&["token", token.to_str().unwrap(), "--output", "json"]);
+    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+    let target = Target::start().await;
+    let playbooks = allowed_playbooks(&target, points.len(), made["token"].as_str().unwrap());
+    let mut installation = Installation::broker("crash-allowed", &playbooks, "default");
+    for stage in STAGES {
+        installation.spawn(stage, 0);
+    }
+    installation.wait_ready();
+    let world = World {
+        sender: Sender::new(installation.gateways(), "telephony"),
+        target: target.clone(),
+        client: installation.client("provisioner").await,
+        delivered: Arc::default(),
+    };
+    let driving = Tasks::default();
+    let mut ids = vec![];
+    for point in points {
+        let entity = format!("executor-{}", point.name());
+        installation.service("executor", 0).signal("TERM");
+        installation.service("executor", 0).wait(Duration::from_secs(20));
+        installation.spawn_with("executor", 0, &[("HOLDLINE_CRASH_AT", &point.name())]);
+        let (driven, of) = (world.clone(), entity.clone());
+        driving.spawn(async move { driven.outage(&of).await });
+        let after_the_word = matches!(point, Point::UseRecorded | Point::BudgetTaken);
+        if !after_the_word {
+            aborted(&mut installation, point, "executor", false).await;
+        }
+        let id = asked(&installation, &entity);
+        let approve = ["approve", &id, "--reason", "seen", "--token", token.to_str().unwrap()];
+        let said = installation.holdline(&approve);
+        assert!(said.status.success(), "{entity}: {}", String::from_utf8_lossy(&said.stderr));
+        ids.push(id);
+        if after_the_word {
+            aborted(&mut installation, point, "executor", false).await;
+        }
+    }
+    driving.wait().await;
+    world.ends_as_wanted(&installation, Target::calls, "calls at the target, by point").await;
+    let verified = installation.holdline(&["audit", "verify"]);
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+    let told = installation.holdline(&["audit", "--output", "json"]);
+    let trail: Vec<Value> = serde_json::from_slice(&told.stdout).unwrap();
+    for id in ids {
+        for act in ["approval_asked", "approved", "approval_used"] {
+            let is_about = |entry: &&Value| entry["about"] == id || entry["details"]["approval"] == id;
+            let found = trail.iter().filter(is_about).any(|entry| entry["act"] == act);
+            assert!(found, "{act} of {id} is not in the trail: {trail:#?}");
+        }
+    }
 }

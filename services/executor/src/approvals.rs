@@ -16,6 +16,7 @@ use holdline_proto::topology::{Bucket, Role};
 use holdline_proto::wire;
 use holdline_stage::audit;
 use holdline_stage::bus::{Place, Put, StoreError};
+use holdline_stage::crash::{self, Point};
 use holdline_stage::playbooks::SetError;
 use holdline_stage::token;
 
@@ -156,7 +157,10 @@ impl Executor {
         }
         let asked = approval::ask(command, terms, shown, now_ms);
         self.record(Act::ApprovalAsked, command, &id, "").await?;
-        self.store(place, asked).await
+        crash::point(Point::AskRecorded);
+        let asked = self.store(place, asked).await?;
+        crash::point(Point::PeopleAsked);
+        Ok(asked)
     }
 
     /// Has the audit trail say that a command goes on with people's word: once, however often the command comes again.
@@ -173,6 +177,7 @@ impl Executor {
         }
         let by = if by.is_empty() { "nobody objected".into() } else { by.join(", ") };
         self.record(Act::ApprovalUsed, command, &asked.id, &by).await?;
+        crash::point(Point::UseRecorded);
         self.store(place, Asked { used: Some(issue), ..asked }).await?;
         Ok(())
     }

@@ -14,6 +14,7 @@ use holdline_proto::wire;
 use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::{Bus, Place, Put, StoreError};
 use holdline_stage::clock;
+use holdline_stage::crash::{self, Point};
 
 use crate::lock::Lock;
 
@@ -110,7 +111,10 @@ async fn take_from(
             Err(spent) => return Ok(Err(spent)),
         };
         match write(bus, budget, &place, &taken).await {
-            Ok(()) => return Ok(Ok(is_new)),
+            Ok(()) => {
+                crash::point(Point::BudgetTaken);
+                return Ok(Ok(is_new));
+            }
             Err(StoreError::Fenced) if tries < TRIES_MAX => tries += 1,
             Err(error) => return Err(error),
         }

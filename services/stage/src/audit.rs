@@ -15,6 +15,7 @@ use holdline_proto::wire;
 use crate::broker_time::BrokerTime;
 use crate::bus::{Bus, Put, StoreError};
 use crate::clock;
+use crate::crash::{self, Point};
 
 /// Tries to write an entry while others write, too: each time one of them gets through.
 const TRIES_MAX: u32 = 64;
@@ -58,6 +59,7 @@ struct Place {
 /// See [`AuditError`].
 pub async fn append(bus: &Bus, deed: &Deed) -> Result<u64, AuditError> {
     let newest = add(bus, deed).await?;
+    crash::point(Point::EntryAppended);
     // The next entry's note says as much, and more.
     if let Err(error) = note(bus, &newest).await {
         tracing::error!("WITNESS does not have entry {} of the audit trail: {error}", newest.number);

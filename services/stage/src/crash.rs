@@ -36,6 +36,16 @@ pub enum Point {
     AfterLock,
     /// The lock is held and no intent is written.
     BeforeIntent,
+    /// A share of a budget is taken, of others or of the call nothing stands.
+    BudgetTaken,
+    /// The audit trail says that people are asked, and nobody is.
+    AskRecorded,
+    /// People are asked, and the incident does not know.
+    PeopleAsked,
+    /// The audit trail says that people's word is used, and the word does not.
+    UseRecorded,
+    /// An entry is in the audit trail and its witness has not noted it.
+    EntryAppended,
     /// The intent is written and no call has left.
     AfterIntent,
     /// The call was answered and nothing says so.
@@ -60,7 +70,7 @@ pub enum Point {
 
 impl Point {
     /// Every point, with the role in which it is reached.
-    pub const ALL: [(Point, &'static str); 31] = [
+    pub const ALL: [(Point, &'static str); 36] = [
         (Point::GatewayBeforeStore, "gateway"),
         (Point::GatewayAfterStore, "gateway"),
         (Point::GatewaySpoolWritten, "gateway"),
@@ -80,6 +90,11 @@ impl Point {
         (Point::AfterPark, "debouncer"),
         (Point::AfterLock, "executor"),
         (Point::BeforeIntent, "executor"),
+        (Point::BudgetTaken, "executor"),
+        (Point::AskRecorded, "executor"),
+        (Point::PeopleAsked, "executor"),
+        (Point::UseRecorded, "executor"),
+        (Point::EntryAppended, "executor"),
         (Point::AfterIntent, "executor"),
         (Point::AfterCall, "executor"),
         (Point::PreImageKept, "executor"),
