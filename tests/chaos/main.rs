@@ -22,6 +22,7 @@ mod target;
 mod traffic;
 mod world;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -229,6 +230,11 @@ fn tell(
         verdict.repeated,
         verdict.held.len(),
     );
+    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+    for history in histories {
+        *kinds.entry(history.kind.subscription()).or_default() += 1;
+    }
+    eprintln!("by playbook: {kinds:?}");
     eprintln!("the longest that an entity waited for an effect: {:?}", traffic.longest_wait());
     for held in verdict.held.iter().take(20) {
         eprintln!("  held: {held}");
@@ -250,10 +256,10 @@ fn recovery(
     struck: &[(i64, &'static str)],
     histories: &[History],
     calls: &[Call],
-) -> std::collections::BTreeMap<&'static str, Vec<i64>> {
+) -> BTreeMap<&'static str, Vec<i64>> {
     let events = histories.iter().flat_map(|history| &history.events);
     let sent: std::collections::HashMap<&str, i64> = events.map(|e| (e.id.as_str(), e.sent_ms)).collect();
-    let mut gaps: std::collections::BTreeMap<&str, Vec<i64>> = std::collections::BTreeMap::new();
+    let mut gaps: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
     for (at_ms, id) in struck {
         let mut after = calls.iter().filter(|call| {
             call.effect && sent.get(call.event.as_str()).is_some_and(|sent_ms| sent_ms >= at_ms)

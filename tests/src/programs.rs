@@ -338,8 +338,13 @@ impl Installation {
 
     /// `kill -9` of nats-server itself; `holdline broker` starts it again.
     pub fn kill_nats(&mut self) {
+        self.signal_nats("KILL");
+    }
+
+    /// To nats-server itself.
+    pub fn signal_nats(&self, signal: &str) {
         let pid = std::fs::read_to_string(self.data.join("nats/pid")).unwrap();
-        Command::new("kill").args(["-9", pid.trim()]).status().unwrap();
+        Command::new("kill").args([&format!("-{signal}"), pid.trim()]).status().unwrap();
     }
 
     /// Takes nats-server away until [`Installation::broker_back`]: its keeper stands still.

@@ -504,8 +504,10 @@ fn allowed_playbooks(target: &Target, entities: usize, public: &str) -> PathBuf 
     let address = target.address.to_string();
     changed_sample("loop", &folder, |path, text| match path {
         "loop.playbook.yaml" => {
-            let text =
-                text.replace("  entity: data.gatewayId\n", "  entity: data.gatewayId\n  group: event.topicName\n");
+            let text = text.replace(
+                "  entity: data.gatewayId\n",
+                "  entity: data.gatewayId\n  group: event.topicName\n",
+            );
             format!(
                 "{text}guard:\n  approval: {{for: [failover]}}\n  at_most: {{actions: 1, per: entity, within: 24h}}\n  \
                  blast_radius: {{of: group, share: 100%, within: 24h}}\n"

@@ -39,6 +39,10 @@ const LETTERS: usize = 24;
 
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 
+/// From SIGTERM to the end of a service whose broker stands still: a lease runs out within 4 s, and nothing is waited for
+/// longer.
+const ENDS_WITHIN: Duration = Duration::from_secs(9);
+
 /// The loop's playbook; one whose incidents end by silence; one whose action must not be asked twice.
 fn playbooks(target: &Target) -> PathBuf {
     let folder = scratch("paused-playbooks");
@@ -373,5 +377,24 @@ async fn f5_t1_o2_a_process_that_stands_still_and_goes_on_doubles_nothing_and_lo
     }
     watching.finish().await;
     assert_eq!(*went_back.lock().unwrap(), Vec::<String>::new(), "views that went back");
+    installation.conserved();
+}
+
+/// However many partitions each owns: what is not given back within a lease's time runs out by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f5_x3_a_broker_that_stands_still_keeps_no_service_from_ending() {
+    let target = Target::start().await;
+    let mut installation = Installation::start("paused-broker", &playbooks(&target), 1, "default");
+    installation.spawn("dlq-replayer", 0);
+    installation.wait_ready();
+    let stages = STAGES.into_iter().chain(["dlq-replayer"]);
+    installation.signal_nats("STOP");
+    for stage in stages.clone() {
+        installation.service(stage, 0).signal("TERM");
+    }
+    for stage in stages {
+        assert_eq!(installation.service(stage, 0).wait(ENDS_WITHIN), Some(0), "{stage}");
+    }
+    installation.signal_nats("CONT");
     installation.conserved();
 }

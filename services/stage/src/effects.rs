@@ -113,7 +113,14 @@ impl Lanes {
         // A window of its own: the client waits for good when one is full, and commits must never wait.
         tasks.spawn(first_lane(bus.apart(), waiting, lanes.done.clone(), tasks.clone()));
         if log.commands {
-            tasks.spawn(watch_commands(bus.clone(), lanes.commands_lost.clone(), tasks.clone()));
+            let (watching, stopping) =
+                (watch_commands(bus.clone(), lanes.commands_lost.clone()), tasks.clone());
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = watching => {}
+                    () = stopping.stopping() => {}
+                }
+            });
         }
         let (bus, views, tasks) = (bus.apart(), lanes.views.clone(), tasks.clone());
         tasks.clone().spawn(SecondLane { bus, log, views, tasks, fences: BTreeMap::new() }.run());
@@ -244,7 +251,7 @@ async fn publish_all(bus: &Bus, messages: Vec<OutboundMessage>) {
 }
 
 /// Tells when the queue of commands is another one than before.
-async fn watch_commands(bus: Bus, lost: Arc<Notify>, tasks: Tasks) {
+async fn watch_commands(bus: Bus, lost: Arc<Notify>) {
     let mut made = None;
     loop {
         if let Ok(found) = bus.bounds(Stream::Commands).await
@@ -253,10 +260,7 @@ async fn watch_commands(bus: Bus, lost: Arc<Notify>, tasks: Tasks) {
             tracing::error!("the queue of commands was made anew; what is outstanding is handed over again");
             lost.notify_one();
         }
-        tokio::select! {
-            () = crate::clock::sleep(LOOK_EVERY) => {}
-            () = tasks.stopping() => return,
-        }
+        crate::clock::sleep(LOOK_EVERY).await;
     }
 }
 

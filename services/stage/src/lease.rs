@@ -67,7 +67,12 @@ where
     shell.health.awaiting(&leased, "nobody was asked yet");
     shell.health.present(BEGINNING);
     loop {
-        match leases.look(&work).await {
+        let looked = tokio::select! {
+            looked = leases.look(&work) => looked,
+            // What it was about to take or to renew runs out by itself.
+            () = shell.tasks.stopping() => break,
+        };
+        match looked {
             Ok(()) => {
                 well = clock::now();
                 shell.health.present(&leasing);
@@ -278,7 +283,19 @@ impl Leases<'_> {
         }
     }
 
+    /// Ends all work, and gives back what the broker takes before it would have run out anyway.
     async fn release_all(&mut self) {
+        self.owned.values().for_each(|owned| owned.tasks.stop());
+        for owned in self.owned.values() {
+            owned.tasks.wait().await;
+        }
+        tokio::select! {
+            () = self.give_back_all() => {}
+            () = clock::sleep(TTL) => tracing::warn!("the broker does not answer; what is not given back runs out"),
+        }
+    }
+
+    async fn give_back_all(&mut self) {
         for partition in self.owned.keys().copied().collect::<Vec<_>>() {
             if let Err(error) = self.release(partition).await {
                 tracing::warn!(partition, "partition {partition} is left to run out: {error}");

@@ -1,12 +1,16 @@
 //! What people have to allow: an executor that goes through `services/executor/src/approvals.rs` line by line around
 //! the real `decide::approval`, the real debouncer's commands, people who speak when they like, and somebody with every
-//! right at the broker and no token, who copies and makes up what people said, and commands.
+//! right at the broker and neither a token nor the executors' seed, who copies and makes up what people said, what they
+//! were asked, and commands. Two people have to allow it; or it is sent unless somebody objects, until a newer set of
+//! playbooks wants two people as well.
 //!
 //! The seam to [`crate::executor`]: whoever acts on an incident has it to himself, and outcomes are read at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holdline_decide::approval::{Approval, Covered, Person, Right, Standing, Terms, When, ask, judge, terms};
+use holdline_decide::approval::{
+    Approval, Covered, Person, Right, Standing, Terms, When, ask, judge, on_terms, terms,
+};
 use holdline_decide::debounce::Input;
 use holdline_decide::execute::{Shown, shown};
 use holdline_proto::approval::{Asked, Ruled, Ruling, Verdict, id};
@@ -20,8 +24,11 @@ use crate::guards::Guard;
 use crate::issuer::Issuer;
 use crate::scene::{BEGIN_MS, Book, PLACE, book};
 
-const PEOPLE: u32 = 2;
 const EXPIRES_MS: i64 = 600_000;
+const OBJECTED_WITHIN_MS: i64 = 60_000;
+
+const TWO_PEOPLE: Terms = Terms { people: 2, expires_ms: EXPIRES_MS, unless_denied_ms: None };
+const SOFT_BLOCK: Terms = Terms { people: 1, unless_denied_ms: Some(OBJECTED_WITHIN_MS), ..TWO_PEOPLE };
 
 const RULES: &str = "confirm: {failures: 1, stable_for: 0s}\nact:\n  failed: {do: [fail], class: failover}\n\
                      revert: {healthy: 2, stable_for: 0s, silence: 15m, do: [restore]}\n";
@@ -32,23 +39,31 @@ const NAMES: [(&str, Right); 3] = [("ada", Right::Approve), ("bob", Right::Appro
 /// What they may say.
 const WORDS: [(&str, bool); 4] = [("ada", true), ("bob", true), ("bob", false), ("eve", true)];
 
-/// How often people speak, and how often the debouncer is told that they have.
-const WORDS_MAX: u8 = 3;
+/// How often the debouncer is told that people have spoken.
 const TELLINGS_MAX: u8 = 2;
 
 pub(crate) struct Approvals {
     gone: Option<Guard>,
-    book: Book,
+    /// The set of playbooks by which people are asked first, and the one after it.
+    books: [Book; 2],
+    /// When something changes by itself. Unix milliseconds.
+    hours_ms: Vec<i64>,
+    /// How often people speak.
+    words_max: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Hash)]
 pub(crate) struct State {
     now_ms: i64,
+    /// Which set is current.
+    set: usize,
     debouncer: Issuer,
     /// Commands that are not acknowledged.
     queue: Vec<Printed<Command>>,
     /// What people are asked, by its id.
     asked: BTreeMap<String, Printed<Asked>>,
+    /// What they were really asked: when, and by which set.
+    really: BTreeMap<String, (i64, usize)>,
     /// What was really said by people who may.
     said: BTreeSet<Word>,
     /// What has passed the first look and is about to leave.
@@ -94,17 +109,22 @@ pub(crate) enum Action {
         from: String,
         to: String,
     },
+    /// Somebody without the executors' seed writes that people were asked long ago.
+    MakeUpAsked {
+        id: String,
+    },
     /// A command for another request under the id of what people were asked.
     MakeUpCommand {
         id: String,
     },
     Lapse,
+    Push,
 }
 
 impl Approvals {
-    pub(crate) fn new(gone: Option<Guard>) -> Approvals {
-        let mut book = book(RULES, false, true);
-        book.0.people = NAMES
+    /// `soft`: it is sent unless somebody objects; a newer set may want two people.
+    pub(crate) fn new(soft: bool, gone: Option<Guard>) -> Approvals {
+        let people: BTreeMap<String, Person> = NAMES
             .iter()
             .map(|(name, right)| {
                 let person =
@@ -112,10 +132,31 @@ impl Approvals {
                 ((*name).to_string(), person)
             })
             .collect();
-        let terms = Terms { people: PEOPLE, expires_ms: EXPIRES_MS, unless_denied_ms: None };
-        let approval = Approval { covers: vec![Covered::Failover], when: When::Always, terms };
-        book.0.playbooks.values_mut().for_each(|playbook| playbook.approval = Some(approval.clone()));
-        Approvals { gone, book }
+        let by = |terms| {
+            let mut book = book(RULES, false, true);
+            book.0.people.clone_from(&people);
+            let approval = Approval { covers: vec![Covered::Failover], when: When::Always, terms };
+            book.0.playbooks.values_mut().for_each(|playbook| playbook.approval = Some(approval.clone()));
+            book
+        };
+        let hours_ms = if soft { vec![OBJECTED_WITHIN_MS, EXPIRES_MS] } else { vec![EXPIRES_MS] };
+        let hours_ms = hours_ms.into_iter().map(|after_ms| BEGIN_MS + after_ms).collect();
+        Approvals {
+            gone,
+            books: [by(if soft { SOFT_BLOCK } else { TWO_PEOPLE }), by(TWO_PEOPLE)],
+            hours_ms,
+            words_max: if soft { 2 } else { 3 },
+        }
+    }
+
+    fn is_soft(&self) -> bool {
+        self.hours_ms.len() > 1
+    }
+
+    /// On which terms people have to allow a command now.
+    fn terms(&self, state: &State, command: &Command) -> Option<Terms> {
+        let set = &self.books[state.set].0;
+        terms(set, &set.actions[&command.action], command, state.now_ms)
     }
 
     fn without(&self, guard: Guard) -> bool {
@@ -123,13 +164,20 @@ impl Approvals {
     }
 
     fn shown(&self, command: &Command) -> Shown {
-        shown(&self.book.0.actions[&command.action], command).unwrap()
+        shown(&self.books[0].0.actions[&command.action], command).unwrap()
     }
 
     /// What the executor makes of what people have said.
-    fn judge(&self, asked: &Asked, now_ms: i64) -> Standing {
-        let mut asked = asked.clone();
-        let mut people = self.book.0.people.clone();
+    fn judge(&self, asked: &Asked, terms: &Terms, now_ms: i64) -> Standing {
+        let signed = asked;
+        let mut asked = match self.without(Guard::TermsInForce) {
+            true => asked.clone(),
+            false => on_terms(asked.clone(), terms),
+        };
+        let mut people = self.books[0].0.people.clone();
+        if self.without(Guard::Denial) {
+            asked.rulings.retain(|ruling| ruling.verdict != Verdict::Deny);
+        }
         if self.without(Guard::ApprovalExpires) {
             asked.expires_ms = i64::MAX;
         }
@@ -146,7 +194,7 @@ impl Approvals {
         let authentic = |person: &Person, ruling: &Ruling| {
             let by = ruling.by.split(',').next().unwrap_or_default().to_string();
             let ruling = Ruling { by, ..ruling.clone() };
-            self.without(Guard::Signature) || ruling.signature == signature(&person.token, &ruling, &asked)
+            self.without(Guard::Signature) || ruling.signature == signature(&person.token, &ruling, signed)
         };
         judge(&asked, &people, authentic, now_ms)
     }
@@ -160,34 +208,49 @@ impl Approvals {
         same && (asked.request == shown.request || self.without(Guard::ExactRequest))
     }
 
+    /// Whether an executor has asked exactly this.
+    fn has_sealed(&self, asked: &Asked) -> bool {
+        asked.seal == seal(asked) || self.without(Guard::Seal)
+    }
+
     /// Whether people have allowed it; if they have not been asked, asks them.
     fn look(&self, state: &mut State, command: &Command) {
-        let action = &self.book.0.actions[&command.action];
-        let Some(terms) = terms(&self.book.0, action, command, state.now_ms) else {
+        let Some(terms) = self.terms(state, command) else {
             state.leaving = Some(Printed::new(command.clone()));
             return;
         };
         let shown = self.shown(command);
         let named = command.approval.as_ref().and_then(|id| state.asked.get(id)).cloned();
         if let Some(asked) = named.filter(|asked| self.is_about(asked, command, &shown)) {
-            match self.judge(&asked, state.now_ms) {
-                Standing::Allowed { .. } => {
-                    state.leaving = Some(Printed::new(command.clone()));
-                    return;
-                }
+            match self.judge(&asked, &terms, state.now_ms) {
                 Standing::Denied { by, reason } => {
                     let reason = format!("denied by {by}: {reason}");
                     return self.report(state, command, Done::Failed { reason, perhaps_done: false });
                 }
-                Standing::Waits { .. } => return self.report(state, command, awaits(&asked)),
+                _ if !self.has_sealed(&asked) => {}
+                Standing::Allowed { .. } => {
+                    state.leaving = Some(Printed::new(command.clone()));
+                    return;
+                }
+                Standing::Waits { .. } => {
+                    return self.report(state, command, awaits(&on_terms((*asked).clone(), &terms)));
+                }
                 Standing::Expired => {}
             }
         }
         let id = id(command, &shown.request);
-        let known = state.asked.get(&id).filter(|known| self.is_about(known, command, &shown)).cloned();
-        let asked = known.unwrap_or_else(|| Printed::new(ask(command, &terms, shown, state.now_ms)));
+        let is_same =
+            |known: &&Printed<Asked>| self.is_about(known, command, &shown) && self.has_sealed(known);
+        let known = state.asked.get(&id).filter(is_same).cloned();
+        let asked = known.unwrap_or_else(|| {
+            state.really.insert(id.clone(), (state.now_ms, state.set));
+            // Whatever was said of what stood there is gone with it.
+            state.said.retain(|word| word.id != id);
+            let asked = ask(command, &terms, shown, state.now_ms);
+            Printed::new(Asked { seal: seal(&asked), ..asked })
+        });
         state.asked.insert(id, asked.clone());
-        self.report(state, command, awaits(&asked));
+        self.report(state, command, awaits(&on_terms((*asked).clone(), &terms)));
     }
 
     fn report(&self, state: &mut State, command: &Command, done: Done) {
@@ -197,16 +260,20 @@ impl Approvals {
 
     fn read(&self, state: &mut State, input: Input<'_>) {
         let before = state.debouncer.issued.len();
-        state.debouncer.read(&self.book, state.now_ms, input);
+        state.debouncer.read(&self.books[state.set], state.now_ms, input);
         let issued = state.debouncer.issued[before..].iter();
         state.queue.extend(issued.map(|command| Printed::new((**command).clone())));
     }
 
     fn last_look(&self, state: &mut State, command: &Command) {
-        let allowed = command.approval.as_ref().is_none_or(|id| {
-            let standing = state.asked.get(id).map(|asked| self.judge(asked, state.now_ms));
-            matches!(standing, Some(Standing::Allowed { .. }))
-        });
+        let allowed = match (self.terms(state, command), &command.approval) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(terms), Some(id)) => state.asked.get(id).is_some_and(|asked| {
+                let standing = self.judge(asked, &terms, state.now_ms);
+                matches!(standing, Standing::Allowed { .. }) && self.has_sealed(asked)
+            }),
+        };
         if !allowed && !self.without(Guard::LastWord) {
             state.queue.push(Printed::new(command.clone()));
             return;
@@ -216,7 +283,9 @@ impl Approvals {
         self.report(state, command, Done::Carried { status: 200 });
     }
 
-    /// Written from requirements.md E7 alone: two people have said so of exactly this, lately, and nobody otherwise.
+    /// Written from requirements.md E7 alone: as many as it takes have said so of exactly this, lately, or nobody has
+    /// objected in time where that is enough; and nobody has said no. It takes what it took when people were asked, and
+    /// what it takes now.
     fn is_allowed(&self, state: &State, command: &Command) -> bool {
         let request = self.shown(command).request;
         let mut about = state.asked.values().filter(|asked| asked.request == request);
@@ -229,8 +298,18 @@ impl Approvals {
                         .filter(move |word| (&word.id, word.approves) == (&asked.id, approves));
                     said.map(|word| word.by).collect::<BTreeSet<_>>().len()
                 };
-                said(true) >= PEOPLE as usize && said(false) == 0 && state.now_ms < asked.expires_ms
+                let (asked_ms, set) = state.really[&asked.id];
+                let two = !self.is_soft() || set.max(state.set) == 1;
+                let enough = match two {
+                    true => said(true) >= 2,
+                    false => said(true) >= 1 || state.now_ms >= asked_ms + OBJECTED_WITHIN_MS,
+                };
+                enough && said(false) == 0 && state.now_ms < asked_ms + EXPIRES_MS
             })
+    }
+
+    fn next_hour_ms(&self, state: &State) -> Option<i64> {
+        self.hours_ms.iter().copied().find(|hour_ms| *hour_ms > state.now_ms)
     }
 
     fn add(state: &mut State, id: &str, ruling: Ruling) {
@@ -251,6 +330,11 @@ fn awaits(asked: &Asked) -> Done {
     }
 }
 
+/// Stands for what only an executor can write.
+fn seal(asked: &Asked) -> Vec<u8> {
+    [b"executor ", asked.sealed().as_slice()].concat()
+}
+
 /// Stands for what only the owner of a token can write.
 fn signature(token: &str, ruling: &Ruling, asked: &Asked) -> Vec<u8> {
     [token.as_bytes(), &ruling.signed(asked)].concat()
@@ -266,13 +350,15 @@ impl Model for Approvals {
 
     fn init_states(&self) -> Vec<State> {
         let mut debouncer = Issuer::new();
-        debouncer.hear(&self.book, BEGIN_MS, Health::Failed, 1);
+        debouncer.hear(&self.books[0], BEGIN_MS, Health::Failed, 1);
         let queue = debouncer.issued.iter().map(|command| Printed::new((**command).clone())).collect();
         vec![State {
             now_ms: BEGIN_MS,
+            set: 0,
             debouncer,
             queue,
             asked: BTreeMap::new(),
+            really: BTreeMap::new(),
             said: BTreeSet::new(),
             leaving: None,
             words: 0,
@@ -292,22 +378,30 @@ impl Model for Approvals {
             None => actions.extend((0..state.queue.len()).map(|nth| Action::Look { nth })),
         }
         for id in state.asked.keys() {
-            if state.words < WORDS_MAX {
+            if state.words < self.words_max {
                 let say = |(by, approves)| Action::Say { id: id.clone(), by, approves };
                 actions.extend(WORDS.map(say));
             }
             if state.tellings < TELLINGS_MAX {
                 actions.push(Action::Tell { id: id.clone() });
             }
-            if !state.forged {
-                actions.push(Action::MakeUpWord { id: id.clone() });
-                actions.push(Action::MakeUpCommand { id: id.clone() });
-                let to = |to: &String| Action::Copy { from: id.clone(), to: to.clone() };
-                actions.extend(state.asked.keys().map(to));
+            // Each is made up where it can do harm that the other cannot.
+            match state.forged {
+                true => {}
+                false if self.is_soft() => actions.push(Action::MakeUpAsked { id: id.clone() }),
+                false => {
+                    actions.push(Action::MakeUpWord { id: id.clone() });
+                    actions.push(Action::MakeUpCommand { id: id.clone() });
+                    let to = |to: &String| Action::Copy { from: id.clone(), to: to.clone() };
+                    actions.extend(state.asked.keys().map(to));
+                }
             }
         }
-        if state.now_ms == BEGIN_MS {
+        if self.next_hour_ms(state).is_some() {
             actions.push(Action::Lapse);
+        }
+        if self.is_soft() && state.set == 0 {
+            actions.push(Action::Push);
         }
     }
 
@@ -365,7 +459,15 @@ impl Model for Approvals {
                     return None;
                 }
             }
-            Action::Lapse => state.now_ms += EXPIRES_MS,
+            Action::MakeUpAsked { id } => {
+                let asked = (*before.asked[&id]).clone();
+                let asked_ms = before.now_ms - OBJECTED_WITHIN_MS;
+                let made_up = Asked { asked_ms, sends_ms: Some(before.now_ms), ..asked };
+                state.asked.insert(id, Printed::new(made_up));
+                state.forged = true;
+            }
+            Action::Lapse => state.now_ms = self.next_hour_ms(before)?,
+            Action::Push => state.set = 1,
         }
         Some(state)
     }

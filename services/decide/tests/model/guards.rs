@@ -66,6 +66,12 @@ pub(crate) enum Guard {
     ApprovalExpires,
     /// A word is its person's by signature. Without: by name.
     Signature,
+    /// Whoever objects stops it. Without: nobody hears him.
+    Denial,
+    /// What people are asked is sealed by the executors. Without: whoever may write there has asked.
+    Seal,
+    /// What people allow goes by the terms that are in force now as well. Without: by those on which they were asked.
+    TermsInForce,
     /// What people have said is looked at once more before a call leaves. Without: only when a command is taken.
     LastWord,
     /// A budget is taken from by compare-and-set. Without: it is overwritten.
@@ -92,7 +98,7 @@ pub(crate) enum Guard {
 
 impl Guard {
     /// Every guard: the mutants walk this list.
-    pub(crate) const ALL: [Guard; 41] = [
+    pub(crate) const ALL: [Guard; 44] = [
         Guard::DedupClaim,
         Guard::ClaimInRecord,
         Guard::RecordFence,
@@ -123,6 +129,9 @@ impl Guard {
         Guard::NobodyCountsTwice,
         Guard::ApprovalExpires,
         Guard::Signature,
+        Guard::Denial,
+        Guard::Seal,
+        Guard::TermsInForce,
         Guard::LastWord,
         Guard::BudgetFence,
         Guard::BudgetOnce,
@@ -166,6 +175,9 @@ impl Guard {
             | Guard::NobodyCountsTwice
             | Guard::ApprovalExpires
             | Guard::Signature
+            | Guard::Denial
+            | Guard::Seal
+            | Guard::TermsInForce
             | Guard::LastWord => "A4 nothing leaves that people have not allowed",
             Guard::BudgetFence | Guard::BudgetWhileOpen => "A5 no budget is overdrawn",
             Guard::BudgetOnce => "A5 what was taken is not asked for again",

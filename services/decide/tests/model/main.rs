@@ -85,8 +85,9 @@ fn executing(idempotent: bool, gone: Option<Guard>, wanted: Option<&'static str>
     search(&name, executor::Executing::new(idempotent, faults() + 1, gone), wanted)
 }
 
-fn approving(gone: Option<Guard>, wanted: Option<&'static str>) -> Broken {
-    search(&format!("approvals without {gone:?}"), approvals::Approvals::new(gone), wanted)
+fn approving(soft: bool, gone: Option<Guard>, wanted: Option<&'static str>) -> Broken {
+    let name = format!("approvals, soft block {soft}, without {gone:?}");
+    search(&name, approvals::Approvals::new(soft, gone), wanted)
 }
 
 fn taking(gone: Option<Guard>, wanted: Option<&'static str>) -> Broken {
@@ -119,7 +120,9 @@ fn t1_o2_a7_l1_l2_n4_the_executor_holds() {
 
 #[test]
 fn a4_approvals_hold() {
-    assert_eq!(approving(None, None), Broken::new());
+    for soft in [false, true] {
+        assert_eq!(approving(soft, None, None), Broken::new());
+    }
 }
 
 #[test]
@@ -162,7 +165,9 @@ fn every_guard_that_is_taken_away_is_missed() {
             | Guard::NobodyCountsTwice
             | Guard::ApprovalExpires
             | Guard::Signature
-            | Guard::LastWord => approving(gone, wanted),
+            | Guard::Denial
+            | Guard::LastWord => approving(false, gone, wanted),
+            Guard::Seal | Guard::TermsInForce => approving(true, gone, wanted),
             Guard::BudgetFence | Guard::BudgetOnce | Guard::BudgetWhileOpen => taking(gone, wanted),
             Guard::Reliance
             | Guard::RelianceFence
