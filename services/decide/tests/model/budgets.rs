@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use holdline_decide::budget::{self, AtMost, BlastRadius, Budget, Per, earlier, is_over, lasting, take};
+use holdline_decide::budget::{
+    self, AtMost, BlastRadius, Budget, Per, Remedy, earlier, is_over, lasting, take,
+};
 use holdline_proto::budget::{Spent, Taken};
 use holdline_proto::command::{Command, Course, Direction};
 use holdline_proto::incident::{self, Lane, TrackKey, View};
@@ -165,7 +167,7 @@ impl Budgets {
         };
         let before = earlier(spent, budget).chain(lasting(spent, budget, state.now_ms));
         let over = before.filter(|taken| ended(taken)).map(|taken| taken.incident.clone()).collect();
-        take(spent, budget, &incident, state.now_ms, &over)
+        take(spent, budget, &Remedy { incident: &incident, issue: "" }, state.now_ms, &over)
     }
 
     fn work(&self, state: &mut State, executor: usize) {
