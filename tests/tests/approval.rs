@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_nats::jetstream::message::StreamMessage;
+use holdline_decide::playbook;
+use holdline_decide::{approval, execute};
 use holdline_proto::approval::{Asked, Ruled, Ruling, Verdict};
 use holdline_proto::command::{Command, Course, Direction};
 use holdline_proto::incident::{Lane, TrackKey, View};
-use holdline_proto::playbooks::CURRENT;
-use holdline_proto::topology::{Bucket, Topology};
+use holdline_proto::playbooks::{Bundle, CURRENT};
+use holdline_proto::topology::{Bucket, Stream, Topology};
 use holdline_proto::wire;
 use holdline_stage::clock;
 use holdline_stage::token::Token;
@@ -640,6 +642,40 @@ async fn e7_what_was_allowed_is_taken_back_until_its_call_has_left() {
     clock::sleep(SETTLED).await;
     assert_eq!(world.calls("remediate"), 0);
     assert_eq!(world.acts(["approved", "denied", "revoked", "approval_used"]), [2, 0, 2, 0]);
+    world.installation.conserved();
+}
+
+/// Whoever has asked and died before saying so may have been answered: a denial stands, and nobody is asked again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e7_what_was_denied_before_the_incident_heard_of_it_is_not_asked_again() {
+    let world = World::start("approval-answered", "{for: [failover]}").await;
+    world.does(&["pause", "--reason", "works", "--for", "10m"]);
+    world.report("gw-1", "FAILED").await;
+    let waits = "for gw-1 waits: everything is paused";
+    world.until("it waits", |world| world.installation.log_of("executor", 0).contains(waits)).await;
+    // What the executor would ask, and what somebody has said of it.
+    let topology = Topology::default();
+    let broker = async_nats::jetstream::new(world.installation.client("operator").await);
+    let commands = broker.get_stream(topology.stream(Stream::Commands)).await.unwrap();
+    let queued = commands.get_last_raw_message_by_subject(&topology.command(0, "*").replace('0', "*")).await;
+    let command: Command = wire::decode(&queued.unwrap().payload).unwrap();
+    let bundle = world.stored(Bucket::Playbooks, &Bundle::key(&command.playbooks)).await;
+    let set = playbook::compile(&wire::decode(&bundle.payload).unwrap()).unwrap();
+    let shown = execute::shown(&set.actions[&command.action], &command).unwrap();
+    let terms = set.playbooks[&command.key.playbook].approval.as_ref().unwrap().terms;
+    let asked = approval::ask(&command, &terms, shown, clock::wall_ms());
+    let seal = Token::read(&world.installation.seed("executor")).unwrap().sign(&asked.sealed()).unwrap();
+    let said = Ruling { verdict: Verdict::Deny, ..world.word("ada", "ada", &asked, asked.asked_ms) };
+    let signature = Token::read(&world.tokens.join("ada")).unwrap().sign(&said.signed(&asked)).unwrap();
+    world.write(&Asked { seal, rulings: vec![Ruling { signature, ..said }], ..asked }).await;
+    world.does(&["resume"]);
+    let incident = json!(command.incident);
+    world
+        .until("it is denied", |world| world.explained(&incident).contains("denied by ada: seen on the line"))
+        .await;
+    clock::sleep(SETTLED).await;
+    assert_eq!((world.calls("remediate"), world.waiting().len()), (0, 0));
+    assert_eq!(world.acts(["approval_asked", "approval_used"]), [0, 0]);
     world.installation.conserved();
 }
 
