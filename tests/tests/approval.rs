@@ -810,21 +810,37 @@ async fn e7_where_people_may_operate_only_their_tokens_do() {
         let by: Vec<Value> = world.trail().into_iter().filter(|entry| entry["act"] == *act).collect();
         assert!(by.iter().any(|entry| entry["by"] == "operator"), "{act}: {told} {by:#?}");
     }
-    // Where the broker does not say who may, nobody does.
+    // Of a push it is said to programs as well; first who may, then what is wrong with the set: nobody is left to approve.
+    let few = BTreeMap::from([world.public("ada"), world.public("old"), world.public("operator")]);
+    let few = playbooks(&world.target, &few, "{for: [failover], people: 2}", false);
+    for (token, part) in [(None, "--token"), (Some("operator"), "the tokens of all but 1 have expired")] {
+        let token = token.map(|name| world.tokens.join(name).to_str().unwrap().to_string());
+        let mut said = vec!["push", few.to_str().unwrap(), "--output", "json"];
+        said.extend(token.iter().flat_map(|token| ["--token", token.as_str()]));
+        let output = world.installation.holdline(&said);
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(told["refused"].as_str().unwrap().contains(part), "{told}");
+        assert_eq!((output.status.code(), &told["pushed"]), (Some(1), &json!(false)), "{told}");
+    }
+    // It is the leader that says who may: here no replica says anything.
     let broker = async_nats::jetstream::new(world.installation.client("provisioner").await);
-    let readable = async |readable: bool| {
-        let stream = Topology::default().bucket_stream(Bucket::Playbooks);
-        let mut config = broker.get_stream(stream).await.unwrap().cached_info().config.clone();
-        config.allow_direct = readable;
-        broker.update_stream(&config).await.unwrap();
-    };
-    readable(false).await;
-    for (act, arguments) in commands.iter().filter(|(act, _)| !act.starts_with("dead_letter")) {
+    let name = Topology::default().bucket_stream(Bucket::Playbooks);
+    let mut config = broker.get_stream(&name).await.unwrap().cached_info().config.clone();
+    config.allow_direct = false;
+    broker.update_stream(&config).await.unwrap();
+    for (_, arguments) in &commands {
+        let (code, told) = says(arguments, None);
+        assert!(code == Some(1) && told.contains("--token"), "{arguments:?}: {told}");
+    }
+    // Where the broker does not say who may, nobody does.
+    broker.delete_stream(&name).await.unwrap();
+    for (act, arguments) in &commands {
         let before = world.acts([*act]);
         let (code, told) = says(arguments, None);
         assert!(code != Some(0) && world.acts([*act]) == before, "{act}: {told}");
     }
-    readable(true).await;
+    world.does(&["provision"]);
+    world.does(&["push", set]);
     // A set that cannot be used names nobody, or no better one could be pushed.
     let current = Topology::default().entry(Bucket::Playbooks, CURRENT);
     world.installation.publish("operator", &current, b"spoilt").await;

@@ -145,7 +145,7 @@ impl Who {
     /// Who is refused is in the audit trail, with the act that he was about.
     ///
     /// # Errors
-    /// When it takes a token, and this is none of theirs; when the broker does not say who may.
+    /// [`Refused`] when it takes a token, and this is none of theirs; another when the broker does not say who may.
     pub(crate) async fn operating(self, bus: &Bus, act: Act) -> anyhow::Result<String> {
         let set = match approval::stored(bus).await.context("it is not known who may operate")? {
             Ok(set) => set,
@@ -168,7 +168,7 @@ impl Who {
             };
         let deed = Deed::new(by, Act::OperationRefused, act.to_string(), format!("{reason:#}"));
         append(bus, &deed).await.context("it is refused, and that cannot be written to the audit trail")?;
-        Err(reason)
+        Err(Refused(format!("{reason:#}")).into())
     }
 }
 
@@ -216,6 +216,11 @@ pub(crate) fn secrets(literals: BTreeMap<String, SecretString>) -> anyhow::Resul
     reader.finish()?;
     Ok(environment_with(literals).with_vault(vault))
 }
+
+/// It may not be: an answer, for programs as well, and no failure.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refused(String);
 
 /// The answer was "no": exit code 1, nothing more to say.
 #[derive(Debug, thiserror::Error)]
