@@ -95,6 +95,18 @@ pub struct Place {
     pub value: Option<Bytes>,
     /// 0 where there is nothing, not even the mark of a deletion.
     pub revision: u64,
+    /// When it was written. Unix milliseconds, broker's clock.
+    pub written_ms: i64,
+}
+
+impl Place {
+    fn of(found: StreamMessage) -> Place {
+        Place {
+            revision: found.sequence,
+            written_ms: i64::try_from(found.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX),
+            value: found.headers.get("KV-Operation").is_none().then_some(found.payload),
+        }
+    }
 }
 
 /// How an entry is written.
@@ -285,7 +297,7 @@ impl Bus {
     /// # Errors
     /// When the broker does not answer.
     pub async fn get(&self, bucket: Bucket, key: &str) -> Result<Option<Entry>, StoreError> {
-        let Place { value, revision } = self.place(bucket, key).await?;
+        let Place { value, revision, .. } = self.place(bucket, key).await?;
         Ok(value.map(|value| Entry { value, revision }))
     }
 
@@ -296,11 +308,7 @@ impl Bus {
     /// When the broker does not answer.
     pub async fn place(&self, bucket: Bucket, key: &str) -> Result<Place, StoreError> {
         let stream = self.stream_named(self.topology.bucket_stream(bucket)).await?;
-        let Some(found) = glance(&stream, &self.topology.entry(bucket, key)).await? else {
-            return Ok(Place::default());
-        };
-        let deleted = found.headers.get("KV-Operation").is_some();
-        Ok(Place { value: (!deleted).then_some(found.payload), revision: found.sequence })
+        Ok(glance(&stream, &self.topology.entry(bucket, key)).await?.map(Place::of).unwrap_or_default())
     }
 
     /// As [`Bus::place`], from the leader: for what must not lag.
@@ -310,10 +318,7 @@ impl Bus {
     pub async fn newest(&self, bucket: Bucket, key: &str) -> Result<Place, StoreError> {
         let stream = self.stream_named(self.topology.bucket_stream(bucket)).await?;
         match stream.get_last_raw_message_by_subject(&self.topology.entry(bucket, key)).await {
-            Ok(found) => {
-                let deleted = found.headers.get("KV-Operation").is_some();
-                Ok(Place { value: (!deleted).then_some(found.payload), revision: found.sequence })
-            }
+            Ok(found) => Ok(Place::of(found)),
             Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => {
                 Ok(Place::default())
             }
