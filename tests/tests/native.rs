@@ -823,7 +823,7 @@ async fn one_token_serves_everybody_who_waits() {
 /// E11: worked, failed and unknown are told apart by looking; the latter two are held, and people are told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e11_after_acting_it_is_looked_at_whether_it_worked() {
-    let pager = Target::start().await;
+    let (pager, silent) = (Target::start().await, Target::start().await);
     let looked_at = format!("get('/api/v2/architect/emergencygroups/{GROUP_EVACUATION}')");
     let with = |name, worked: String| {
         let verify = Some(format!("after: 500ms, within: 2s, client: routing, worked: \"{worked}\""));
@@ -837,6 +837,14 @@ async fn e11_after_acting_it_is_looked_at_whether_it_worked() {
         with("failed", format!("{looked_at}.name == 'Backup'")),
         with("denied", format!("{probed}.name == 'Backup'")),
         with("unknown", "get('http://127.0.0.1:9/state').active == 'B'".into()),
+        // No JSON, and time for one look or two.
+        Action {
+            verify: Some(format!(
+                "after: 500ms, within: 100ms, worked: \"get('http://{}/state').active == 'B'\"",
+                silent.address
+            )),
+            ..with("silent", String::new())
+        },
     ];
     let world = World::start_with("native-verify", Options::default(), &actions, Some(&pager)).await;
     for (n, name) in ["worked", "probed"].into_iter().enumerate() {
@@ -852,10 +860,9 @@ async fn e11_after_acting_it_is_looked_at_whether_it_worked() {
         world.until_over().await;
     }
     assert_eq!(pager.calls().len(), 0);
-    let unknown = "it is not known whether it worked";
-    for (n, (name, reason)) in
-        [("failed", "did not work"), ("denied", "did not work"), ("unknown", unknown)].into_iter().enumerate()
-    {
+    let (failed, unknown) = ("did not work", "it is not known whether it worked");
+    let cases = [("failed", failed), ("denied", failed), ("unknown", unknown), ("silent", unknown)];
+    for (n, (name, reason)) in cases.into_iter().enumerate() {
         world.report(name, &format!("gw-{name}"), "FAILED", 3).await;
         let pages = pager.wait_for(n + 1, SOON).await;
         let page: Value = serde_json::from_str(&pages[n].body).unwrap();
@@ -865,6 +872,8 @@ async fn e11_after_acting_it_is_looked_at_whether_it_worked() {
         let open = shown.as_array().unwrap().iter().find(|open| open["playbook"] == name).unwrap();
         assert!(open["held"].as_str().unwrap().contains(reason), "{open:#}");
     }
+    // Once time was over, it was asked three times; before, at most once.
+    assert!((3..=4).contains(&silent.calls().len()), "{:?}", silent.calls());
     // Nothing is undone by that, and health ends it as always.
     assert_eq!(world.group()["enabled"], true);
     world.ends_well();
