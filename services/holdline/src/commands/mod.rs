@@ -124,7 +124,26 @@ impl Installation {
         }
     }
 
+    /// The role of a command that only reads: an operator's, or a viewer's where his is the only seed.
+    pub(crate) fn looking(&self) -> Role {
+        let own = || DataDir(self.data.clone()).keys();
+        let keys = self.keys.clone().or_else(|| self.nats.is_none().then(own));
+        let has = |role| keys.as_ref().is_some_and(|keys| broker::has_seed(keys, role));
+        if has(Role::Viewer) && !has(Role::Operator) { Role::Viewer } else { Role::Operator }
+    }
+
+    /// The same, connected.
+    pub(crate) async fn bus_to_look(&self) -> anyhow::Result<Bus> {
+        let role = self.looking();
+        Bus::connect(role, &self.connection(role)?, &Tasks::default(), &Health::default()).await
+    }
+
     pub(crate) async fn bus(&self, role: Role) -> anyhow::Result<Bus> {
+        if role == Role::Operator && self.looking() == Role::Viewer {
+            let told = "this is not for whoever only looks: among the keys is a viewer's seed (viewer.nk), and no \
+                        operator's (operator.nk)";
+            return Err(Refused(told.into()).into());
+        }
         Bus::connect(role, &self.connection(role)?, &Tasks::default(), &Health::default()).await
     }
 }

@@ -6,7 +6,7 @@ use holdline_proto::event::{Frame, Origin, parse_accept_id};
 use holdline_proto::journal::{Decided, Disposed, Record};
 use holdline_proto::playbooks::{INSTALLATION, Installation as Installed};
 use holdline_proto::signal::Classified;
-use holdline_proto::topology::{Bucket, Role, Stream};
+use holdline_proto::topology::{Bucket, Stream};
 use holdline_proto::wire;
 use holdline_stage::bus::Bus;
 use serde_json::{Value, json};
@@ -40,7 +40,7 @@ struct Found {
 
 impl WhyNot {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let bus = self.installation.bus(Role::Operator).await?;
+        let bus = self.installation.bus_to_look().await?;
         let mut told = vec![];
         for found in find(&bus, &self.event).await? {
             let disposed = disposition(&bus, &found).await?;

@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 use holdline_decide::audit::{Bounds, Chain, End, Verdict, end};
 use holdline_proto::audit::{self, Deed, Entry};
-use holdline_proto::topology::{Role, Stream};
+use holdline_proto::topology::Stream;
 use holdline_stage::audit::{Noted, append, noted};
 use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::Bus;
@@ -152,7 +152,7 @@ impl List {
                 export.entries.iter().for_each(|(sequence, stored)| take(*sequence, stored));
             }
             None => {
-                let bus = self.installation.bus(Role::Operator).await?;
+                let bus = self.installation.bus_to_look().await?;
                 let last = bus.bounds(Stream::Audit).await?.last;
                 each(&bus, last, |sequence, stored| {
                     take(sequence, stored);
@@ -233,7 +233,7 @@ impl Verify {
                 (chain.end(), export.problems)
             }
             None => {
-                let bus = self.installation.bus(Role::Operator).await?;
+                let bus = self.installation.bus_to_look().await?;
                 let problems = unvouched(&bus).await?;
                 let bounds = bounds(&bus).await?;
                 let last = bounds.last;
@@ -252,7 +252,7 @@ impl Verify {
 
 impl ExportTo {
     async fn run(self) -> anyhow::Result<()> {
-        let bus = self.installation.bus(Role::Operator).await?;
+        let bus = self.installation.bus_to_look().await?;
         let problems = unvouched(&bus).await?;
         let bounds = bounds(&bus).await?;
         let mut writer = file::Writer::create(&self.file, &bounds)?;
