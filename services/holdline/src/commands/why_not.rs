@@ -99,7 +99,8 @@ async fn find_in(bus: &Bus, partition: u16, from: u64, event: &str) -> anyhow::R
     let subject = bus.topology().event(partition);
     read::each(bus, Stream::Events, &subject, from, |message| {
         let sequence = message.sequence;
-        let frame: Frame = wire::decode(&message.payload)?;
+        // What is no frame is in the dead letters, and holds no event that was accepted.
+        let Ok(frame) = wire::decode::<Frame>(&message.payload) else { return Ok(false) };
         for (index, accepted) in (0u32..).zip(frame.events) {
             let body: Value = serde_json::from_slice(&accepted.body).unwrap_or_default();
             let id = body.get("id").and_then(Value::as_str).unwrap_or_default();
