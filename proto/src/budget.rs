@@ -19,6 +19,10 @@ pub struct Taken {
     /// The incident that took it: a command that comes again takes nothing more, and where a budget has it so, it counts
     /// until the incident is over.
     pub incident: String,
+    /// The issue of the command ([`crate::command::Command::issue_key`]) that took it: if it comes again without having
+    /// called anybody, and another budget refuses it, this is given back. Empty: an earlier version took it.
+    #[serde(default)]
+    pub issue: String,
     /// Unix milliseconds, broker's clock.
     pub at_ms: i64,
 }

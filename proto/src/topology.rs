@@ -18,19 +18,22 @@ pub enum Role {
     DlqReplayer,
     /// People: reads everything, pushes playbooks.
     Operator,
+    /// People who only look: reads everything, and can have nothing written, not by the broker either.
+    Viewer,
     /// Creates streams and buckets; used by `provision` alone.
     Provisioner,
 }
 
 impl Role {
     /// Every role, in the order in which data flows.
-    pub const ALL: [Role; 7] = [
+    pub const ALL: [Role; 8] = [
         Role::Gateway,
         Role::Classifier,
         Role::Debouncer,
         Role::Executor,
         Role::DlqReplayer,
         Role::Operator,
+        Role::Viewer,
         Role::Provisioner,
     ];
 
@@ -43,6 +46,7 @@ impl Role {
             Role::Executor => "executor",
             Role::DlqReplayer => "dlq-replayer",
             Role::Operator => "operator",
+            Role::Viewer => "viewer",
             Role::Provisioner => "provisioner",
         }
     }
@@ -55,7 +59,7 @@ impl Role {
             Role::Debouncer => "holdline-debouncer",
             Role::Executor => "holdline-executor",
             Role::DlqReplayer => "holdline-dlq-replayer",
-            Role::Operator | Role::Provisioner => "holdline",
+            Role::Operator | Role::Viewer | Role::Provisioner => "holdline",
         }
     }
 
@@ -249,6 +253,11 @@ impl Topology {
     /// The audit trail.
     pub fn audit(&self) -> String {
         format!("{}.audit", self.prefix)
+    }
+
+    /// Where messages of a stream are asked for without a consumer, many at once.
+    pub fn pages(&self, stream: Stream) -> String {
+        format!("$JS.API.DIRECT.GET.{}", self.stream(stream))
     }
 
     /// What the debouncer of a partition decides on, as filters of its consumer.
@@ -517,6 +526,18 @@ impl Topology {
                 let commands = self.stream(Stream::Commands);
                 publish.push(format!("$JS.API.CONSUMER.INFO.{commands}.{EXECUTOR_CONSUMER}"));
             }
+            Role::Viewer => {
+                // No consumers: whoever makes one says where the broker is to deliver, which is as good as writing there.
+                for spec in self.streams() {
+                    publish.push(self.pages(spec.stream));
+                    publish.extend(looking(&spec.name));
+                }
+                for spec in self.buckets() {
+                    publish.extend(looking(&self.bucket_stream(spec.bucket)));
+                    publish.extend(self.look_up_rights(spec.bucket));
+                }
+                publish.push("$JS.API.INFO".into());
+            }
             Role::Provisioner => publish.push(">".into()),
         }
         // Everyone follows the current set of playbooks.
@@ -550,7 +571,10 @@ impl Topology {
 
     fn reads(stream: &str) -> Vec<String> {
         let verbs = ["CREATE.{}.x", "MSG.NEXT.{}.executor", "MSG.NEXT.{}.dlq-replayer"];
-        verbs.map(|verb| format!("$JS.API.CONSUMER.{}", verb.replace("{}", stream))).into()
+        let mut reads: Vec<String> =
+            verbs.map(|verb| format!("$JS.API.CONSUMER.{}", verb.replace("{}", stream))).into();
+        reads.push(format!("$JS.API.DIRECT.GET.{stream}"));
+        reads
     }
 
     /// The roles that may publish any of these subjects.
@@ -637,6 +661,14 @@ fn reading(stream: &str) -> Vec<String> {
     .collect()
 }
 
+/// What a stream is, who consumes it, and single messages of it, from the leader.
+fn looking(stream: &str) -> Vec<String> {
+    ["STREAM.INFO.{}", "STREAM.MSG.GET.{}", "CONSUMER.INFO.{}.*"]
+        .iter()
+        .map(|verb| format!("$JS.API.{}", verb.replace("{}", stream)))
+        .collect()
+}
+
 /// Whether a subject falls under a pattern with `*` and `>`, as the broker matches them.
 pub fn subject_matches(pattern: &str, subject: &str) -> bool {
     let mut pattern = pattern.split('.');
@@ -718,6 +750,17 @@ mod tests {
         assert_eq!(writers("hl.audit"), [Role::Executor, Role::Operator]);
         // The two that call others share one window (E5).
         assert_eq!(writers(&topology.entry(Bucket::Rate, "x")), [Role::Gateway, Role::Executor]);
+    }
+
+    #[test]
+    fn a3_a_viewer_reads_and_has_nothing_written() {
+        let rights = Topology::default().rights(Role::Viewer).publish;
+        let reads = ["INFO", "STREAM.INFO.", "STREAM.MSG.GET.", "DIRECT.GET.", "CONSUMER.INFO."];
+        for right in &rights {
+            let asked = right.strip_prefix("$JS.API.").unwrap_or_else(|| panic!("{right} writes"));
+            assert!(reads.iter().any(|verb| asked.starts_with(verb)), "{right} is no reading");
+        }
+        assert!(rights.len() > 50, "{rights:?}");
     }
 
     #[test]

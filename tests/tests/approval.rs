@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_nats::jetstream::message::StreamMessage;
+use holdline_decide::playbook;
+use holdline_decide::{approval, execute};
 use holdline_proto::approval::{Asked, Ruled, Ruling, Verdict};
 use holdline_proto::command::{Command, Course, Direction};
 use holdline_proto::incident::{Lane, TrackKey, View};
-use holdline_proto::playbooks::CURRENT;
-use holdline_proto::topology::{Bucket, Topology};
+use holdline_proto::playbooks::{Bundle, CURRENT};
+use holdline_proto::topology::{Bucket, Stream, Topology};
 use holdline_proto::wire;
 use holdline_stage::clock;
 use holdline_stage::token::Token;
@@ -643,6 +645,40 @@ async fn e7_what_was_allowed_is_taken_back_until_its_call_has_left() {
     world.installation.conserved();
 }
 
+/// Whoever has asked and died before saying so may have been answered: a denial stands, and nobody is asked again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e7_what_was_denied_before_the_incident_heard_of_it_is_not_asked_again() {
+    let world = World::start("approval-answered", "{for: [failover]}").await;
+    world.does(&["pause", "--reason", "works", "--for", "10m"]);
+    world.report("gw-1", "FAILED").await;
+    let waits = "for gw-1 waits: everything is paused";
+    world.until("it waits", |world| world.installation.log_of("executor", 0).contains(waits)).await;
+    // What the executor would ask, and what somebody has said of it.
+    let topology = Topology::default();
+    let broker = async_nats::jetstream::new(world.installation.client("operator").await);
+    let commands = broker.get_stream(topology.stream(Stream::Commands)).await.unwrap();
+    let queued = commands.get_last_raw_message_by_subject(&topology.command(0, "*").replace('0', "*")).await;
+    let command: Command = wire::decode(&queued.unwrap().payload).unwrap();
+    let bundle = world.stored(Bucket::Playbooks, &Bundle::key(&command.playbooks)).await;
+    let set = playbook::compile(&wire::decode(&bundle.payload).unwrap()).unwrap();
+    let shown = execute::shown(&set.actions[&command.action], &command).unwrap();
+    let terms = set.playbooks[&command.key.playbook].approval.as_ref().unwrap().terms;
+    let asked = approval::ask(&command, &terms, shown, clock::wall_ms());
+    let seal = Token::read(&world.installation.seed("executor")).unwrap().sign(&asked.sealed()).unwrap();
+    let said = Ruling { verdict: Verdict::Deny, ..world.word("ada", "ada", &asked, asked.asked_ms) };
+    let signature = Token::read(&world.tokens.join("ada")).unwrap().sign(&said.signed(&asked)).unwrap();
+    world.write(&Asked { seal, rulings: vec![Ruling { signature, ..said }], ..asked }).await;
+    world.does(&["resume"]);
+    let incident = json!(command.incident);
+    world
+        .until("it is denied", |world| world.explained(&incident).contains("denied by ada: seen on the line"))
+        .await;
+    clock::sleep(SETTLED).await;
+    assert_eq!((world.calls("remediate"), world.waiting().len()), (0, 0));
+    assert_eq!(world.acts(["approval_asked", "approval_used"]), [0, 0]);
+    world.installation.conserved();
+}
+
 /// However often a call is tried, people's word is used once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a4_one_use_is_one_entry_of_the_trail() {
@@ -774,21 +810,37 @@ async fn e7_where_people_may_operate_only_their_tokens_do() {
         let by: Vec<Value> = world.trail().into_iter().filter(|entry| entry["act"] == *act).collect();
         assert!(by.iter().any(|entry| entry["by"] == "operator"), "{act}: {told} {by:#?}");
     }
-    // Where the broker does not say who may, nobody does.
+    // Of a push it is said to programs as well; first who may, then what is wrong with the set: nobody is left to approve.
+    let few = BTreeMap::from([world.public("ada"), world.public("old"), world.public("operator")]);
+    let few = playbooks(&world.target, &few, "{for: [failover], people: 2}", false);
+    for (token, part) in [(None, "--token"), (Some("operator"), "the tokens of all but 1 have expired")] {
+        let token = token.map(|name| world.tokens.join(name).to_str().unwrap().to_string());
+        let mut said = vec!["push", few.to_str().unwrap(), "--output", "json"];
+        said.extend(token.iter().flat_map(|token| ["--token", token.as_str()]));
+        let output = world.installation.holdline(&said);
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(told["refused"].as_str().unwrap().contains(part), "{told}");
+        assert_eq!((output.status.code(), &told["pushed"]), (Some(1), &json!(false)), "{told}");
+    }
+    // It is the leader that says who may: here no replica says anything.
     let broker = async_nats::jetstream::new(world.installation.client("provisioner").await);
-    let readable = async |readable: bool| {
-        let stream = Topology::default().bucket_stream(Bucket::Playbooks);
-        let mut config = broker.get_stream(stream).await.unwrap().cached_info().config.clone();
-        config.allow_direct = readable;
-        broker.update_stream(&config).await.unwrap();
-    };
-    readable(false).await;
-    for (act, arguments) in commands.iter().filter(|(act, _)| !act.starts_with("dead_letter")) {
+    let name = Topology::default().bucket_stream(Bucket::Playbooks);
+    let mut config = broker.get_stream(&name).await.unwrap().cached_info().config.clone();
+    config.allow_direct = false;
+    broker.update_stream(&config).await.unwrap();
+    for (_, arguments) in &commands {
+        let (code, told) = says(arguments, None);
+        assert!(code == Some(1) && told.contains("--token"), "{arguments:?}: {told}");
+    }
+    // Where the broker does not say who may, nobody does.
+    broker.delete_stream(&name).await.unwrap();
+    for (act, arguments) in &commands {
         let before = world.acts([*act]);
         let (code, told) = says(arguments, None);
         assert!(code != Some(0) && world.acts([*act]) == before, "{act}: {told}");
     }
-    readable(true).await;
+    world.does(&["provision"]);
+    world.does(&["push", set]);
     // A set that cannot be used names nobody, or no better one could be pushed.
     let current = Topology::default().entry(Bucket::Playbooks, CURRENT);
     world.installation.publish("operator", &current, b"spoilt").await;

@@ -307,7 +307,30 @@ async fn x9_each_trouble_is_found_with_what_to_do() {
     let other = Witness { number: 1, ..lost };
     world.installation.publish("operator", &noted, &wire::encode(&other)).await;
     check(|| world.doctor(&[], &[]), ("end of the audit trail", "is not the one", "audit verify"));
+    // One that says nothing, which the trail itself cannot tell.
+    world.installation.publish("operator", &noted, b"nonsense").await;
+    check(|| world.doctor(&[], &[]), ("end of the audit trail", "cannot be read", "audit verify --from"));
+    let verified = |part: &str| {
+        let told = world.installation.holdline(&["audit", "verify"]);
+        let said = String::from_utf8_lossy(&told.stdout).into_owned();
+        assert!(told.status.code() == Some(1) && said.contains(part), "{part}: {said}");
+    };
+    verified("noted of the newest entry cannot be read");
     world.installation.publish("operator", &noted, &witness).await;
+    // All of it gone at once is no trail that has come to its age.
+    let kept = |days: f64| {
+        move |config: &mut Config, _| {
+            config.max_age = Duration::from_secs_f64(days * 86_400.0);
+            config.duplicate_window = config.max_age.min(Duration::from_secs(120));
+        }
+    };
+    world.alter("AUDIT", kept(0.000_01)).await;
+    check(
+        || world.doctor(&[], &[]),
+        ("end of the audit trail", "before they were 365 days old", "find out who"),
+    );
+    verified("were taken out before they were 365 days old");
+    world.alter("AUDIT", kept(365.0)).await;
 
     // Services and hosts that are away.
     world.installation.kill("executor", 0);

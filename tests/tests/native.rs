@@ -5,6 +5,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
+use holdline_decide::native::InForce;
+use holdline_proto::topology::{Bucket, Topology};
+use holdline_proto::wire;
 use holdline_simulator::organisation::*;
 use holdline_simulator::{Fault, Kind, Options, Outcome, Simulator, StaleVersion};
 use holdline_stage::clock;
@@ -820,10 +824,66 @@ async fn one_token_serves_everybody_who_waits() {
     world.ends_well();
 }
 
+/// A remedy that has kept what was there and never called: once that is certain, nobody takes its change for ours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e2_what_was_begun_and_never_called_is_forgotten_with_its_deadline() {
+    let mut world = World::start("native-forgotten", Options::default(), &[group()]).await;
+    let soon = playbooks("native-forgotten-soon", &world.simulator, &[group()]);
+    let file = soon.join("group.playbook.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("deadline: 60s", "deadline: 4s")).unwrap();
+    world.installation.push(&soon);
+    let began = clock::now();
+    while ["classifier", "debouncer"]
+        .iter()
+        .any(|stage| world.installation.log_of(stage, 0).matches("is in force").count() < 2)
+    {
+        assert!(began.elapsed() < SOON, "{}", world.installation.logs());
+        clock::sleep(Duration::from_millis(50)).await;
+    }
+    world.installation.kill("executor", 0);
+    world.installation.spawn_with("executor", 0, &[("HOLDLINE_CRASH_AT", "PreImageKept")]);
+    world.installation.wait_ready();
+    world.fails("group").await;
+    assert_eq!(world.installation.service("executor", 0).wait(SOON), None, "it is aborted");
+    assert_eq!(begun(&world.installation).await, 1, "it has kept what was there");
+    let paused = world.installation.holdline(&["pause", "--reason", "works", "--for", "10m"]);
+    assert!(paused.status.success(), "{paused:?}");
+    world.installation.spawn("executor", 0);
+    let began = clock::now();
+    while begun(&world.installation).await > 0 {
+        assert!(began.elapsed() < SOON, "{}", world.installation.log_of("executor", 0));
+        clock::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(world.writes(GROUP_EVACUATION), [""; 0]);
+    let resumed = world.installation.holdline(&["resume"]);
+    assert!(resumed.status.success(), "{resumed:?}");
+    world.until_enabled(true).await;
+    world.recovers("group").await;
+    world.until_enabled(false).await;
+    world.until_over().await;
+    world.ends_well();
+}
+
+/// Remedies that may have been begun, of all changes.
+async fn begun(installation: &Installation) -> usize {
+    let broker = async_nats::jetstream::new(installation.client("operator").await);
+    let topology = Topology::default();
+    let kept = broker.get_stream(topology.bucket_stream(Bucket::Intents)).await.unwrap();
+    let every = kept.info_builder().subjects(topology.entry(Bucket::Intents, ">")).fetch().await.unwrap();
+    let every: Vec<(String, usize)> = every.try_collect().await.unwrap();
+    let mut begun = 0;
+    for (entry, _) in every {
+        let Ok(stored) = kept.get_last_raw_message_by_subject(&entry).await else { continue };
+        begun += wire::decode::<InForce>(&stored.payload).map_or(0, |known| known.begun.len());
+    }
+    begun
+}
+
 /// E11: worked, failed and unknown are told apart by looking; the latter two are held, and people are told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e11_after_acting_it_is_looked_at_whether_it_worked() {
-    let pager = Target::start().await;
+    let (pager, silent) = (Target::start().await, Target::start().await);
     let looked_at = format!("get('/api/v2/architect/emergencygroups/{GROUP_EVACUATION}')");
     let with = |name, worked: String| {
         let verify = Some(format!("after: 500ms, within: 2s, client: routing, worked: \"{worked}\""));
@@ -837,6 +897,14 @@ async fn e11_after_acting_it_is_looked_at_whether_it_worked() {
         with("failed", format!("{looked_at}.name == 'Backup'")),
         with("denied", format!("{probed}.name == 'Backup'")),
         with("unknown", "get('http://127.0.0.1:9/state').active == 'B'".into()),
+        // No JSON, and time for one look or two.
+        Action {
+            verify: Some(format!(
+                "after: 500ms, within: 100ms, worked: \"get('http://{}/state').active == 'B'\"",
+                silent.address
+            )),
+            ..with("silent", String::new())
+        },
     ];
     let world = World::start_with("native-verify", Options::default(), &actions, Some(&pager)).await;
     for (n, name) in ["worked", "probed"].into_iter().enumerate() {
@@ -852,10 +920,9 @@ async fn e11_after_acting_it_is_looked_at_whether_it_worked() {
         world.until_over().await;
     }
     assert_eq!(pager.calls().len(), 0);
-    let unknown = "it is not known whether it worked";
-    for (n, (name, reason)) in
-        [("failed", "did not work"), ("denied", "did not work"), ("unknown", unknown)].into_iter().enumerate()
-    {
+    let (failed, unknown) = ("did not work", "it is not known whether it worked");
+    let cases = [("failed", failed), ("denied", failed), ("unknown", unknown), ("silent", unknown)];
+    for (n, (name, reason)) in cases.into_iter().enumerate() {
         world.report(name, &format!("gw-{name}"), "FAILED", 3).await;
         let pages = pager.wait_for(n + 1, SOON).await;
         let page: Value = serde_json::from_str(&pages[n].body).unwrap();
@@ -865,6 +932,8 @@ async fn e11_after_acting_it_is_looked_at_whether_it_worked() {
         let open = shown.as_array().unwrap().iter().find(|open| open["playbook"] == name).unwrap();
         assert!(open["held"].as_str().unwrap().contains(reason), "{open:#}");
     }
+    // Once time was over, it was asked three times; before, at most once.
+    assert!((3..=4).contains(&silent.calls().len()), "{:?}", silent.calls());
     // Nothing is undone by that, and health ends it as always.
     assert_eq!(world.group()["enabled"], true);
     world.ends_well();

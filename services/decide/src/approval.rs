@@ -141,6 +141,15 @@ pub fn lacks(set: &Set, at_ms: i64) -> Vec<Lack> {
     lacking.map(|(playbook, needed)| Lack { playbook: playbook.name.clone(), needed, there }).collect()
 }
 
+/// Those of [`lacks`] that a set would bring about in the place of another: whose approvers had expired before, in the
+/// same number, is no reason to refuse what somebody changes elsewhere.
+pub fn worsened(before: Option<&Set>, next: &Set, at_ms: i64) -> Vec<Lack> {
+    let missing = |lack: &Lack| lack.needed.saturating_sub(lack.there);
+    let before: Vec<Lack> = before.map(|set| lacks(set, at_ms)).unwrap_or_default();
+    let missed = |playbook: &str| before.iter().find(|lack| lack.playbook == playbook).map_or(0, missing);
+    lacks(next, at_ms).into_iter().filter(|lack| missing(lack) > missed(&lack.playbook)).collect()
+}
+
 /// What people are asked: exactly this request, from now on, on these terms. Nothing is said of it yet, and it is not sealed.
 pub fn ask(command: &Command, terms: &Terms, shown: Shown, now_ms: i64) -> Asked {
     Asked {
@@ -418,6 +427,63 @@ mod tests {
         // Written by somebody else, or asked before the set changed.
         check(Some(1), terms(2, 9_000, None), (2, 10_000, None));
         check(Some(1), terms(2, 9_000, Some(3_000)), (2, 10_000, Some(4_000)));
+    }
+
+    /// A set whose only playbook needs so many, with approvers whose tokens last until these days.
+    fn set(needed: u32, until: &[&str]) -> Set {
+        let person = |(n, until): (usize, &&str)| {
+            let letter = char::from(b"ABCD"[n]);
+            format!("{{token: U{}, roles: [approve], until: {until}}}", letter.to_string().repeat(55))
+        };
+        let people = until.iter().enumerate().map(|(n, until)| format!("p{n}: {}", person((n, until))));
+        let people = people.collect::<Vec<_>>().join(", ");
+        let files = [
+            (
+                "one.playbook.yaml",
+                format!(
+                    "playbook: one\non: {{subscription: one, entity: data.id, failed: status == 'FAILED', healthy: status == \
+                     'HEALTHY'}}\nconfirm: {{failures: 3, stable_for: 1s}}\nact: {{failed: {{do: [one], class: failover}}}}\n\
+                     revert: {{healthy: 2, stable_for: 1s, do: [one]}}\nguard: {{approval: {{for: [failover], people: \
+                     {needed}}}}}\n"
+                ),
+            ),
+            (
+                "subscriptions/one.json",
+                r#"{"name": "one", "topicName": "a.b.c", "authType": "HMAC", "secretToken": "env:ONE"}"#
+                    .into(),
+            ),
+            (
+                "actions/one.json",
+                r#"{"name": "one", "actionType": "WEBHOOK", "method": "POST", "url": "http://127.0.0.1:1"}"#
+                    .into(),
+            ),
+            ("holdline.yaml", format!("people: {{{people}}}\n")),
+        ];
+        let files = files.map(|(path, text)| (path.to_string(), text)).into();
+        let (set, findings) = crate::playbook::load(&holdline_proto::playbooks::Bundle { files });
+        set.unwrap_or_else(|| panic!("{findings:?}"))
+    }
+
+    #[test]
+    fn only_what_a_set_makes_worse_is_held_against_it() {
+        // The middle of 2026.
+        let now_ms = 1_782_864_000_000;
+        let (valid, expired) = ("2027-01-01", "2026-01-31");
+        let check = |before: Option<Set>, next: Set, expected: &[(usize, usize)]| {
+            let found: Vec<_> = worsened(before.as_ref(), &next, now_ms)
+                .iter()
+                .map(|lack| (lack.needed, lack.there))
+                .collect();
+            assert_eq!(found, expected);
+        };
+        check(None, set(1, &[valid, expired]), &[]);
+        check(None, set(2, &[valid, expired]), &[(2, 1)]);
+        check(Some(set(2, &[valid, valid])), set(2, &[valid, expired]), &[(2, 1)]);
+        // They had expired before: whoever changes something else is not kept from it.
+        check(Some(set(2, &[valid, expired])), set(2, &[expired, valid]), &[]);
+        check(Some(set(2, &[expired, expired])), set(2, &[valid, expired]), &[]);
+        check(Some(set(2, &[valid, expired])), set(3, &[valid, expired, expired]), &[(3, 1)]);
+        check(Some(set(2, &[valid, expired])), set(2, &[expired, expired]), &[(2, 0)]);
     }
 
     #[test]

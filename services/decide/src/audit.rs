@@ -95,6 +95,37 @@ impl fmt::Display for Finding {
     }
 }
 
+/// How a trail stands to what was noted of its newest entry, apart from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    AsNoted,
+    /// Another entry stands in its place.
+    Replaced,
+    /// It is not there, and entries before it may be.
+    Missing,
+    /// It has left at its time, and all before it.
+    Aged,
+    /// It is not there, nor anything before it, and its time had not come.
+    TakenOut,
+}
+
+/// Holds the end of a trail against what was noted of it at `noted_ms`: right after that entry was written. `there`: what
+/// is stored in its place; `first`: the stream's first sequence, or the next one where it is empty.
+pub fn end(witness: &Witness, noted_ms: i64, there: Option<&[u8]>, first: u64, now_ms: i64) -> End {
+    match there {
+        Some(stored) if audit::hash(stored) == witness.hash => End::AsNoted,
+        Some(_) => End::Replaced,
+        None if first <= witness.number => End::Missing,
+        None if aged(noted_ms, now_ms) => End::Aged,
+        None => End::TakenOut,
+    }
+}
+
+/// Whether what was stored then has left by its age.
+fn aged(stored_ms: i64, by_ms: i64) -> bool {
+    stored_ms.saturating_add(KEPT_MS) <= by_ms.saturating_add(CLOCKS_DIFFER_MS)
+}
+
 /// What a trail came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
@@ -190,9 +221,6 @@ impl Chain {
     /// The first entry that is there: what stood before it has left by age, or something is wrong.
     fn begin(&mut self, sequence: u64, link: &Link) {
         self.first = Some((sequence, link.at_ms));
-        let aged = |stored_ms: i64, by_ms: i64| {
-            stored_ms.saturating_add(KEPT_MS) <= by_ms.saturating_add(CLOCKS_DIFFER_MS)
-        };
         match &link.previous {
             None if sequence == 1 => {}
             Some(_) if sequence == 1 => self.find(sequence, Wrong::Unlinked),
@@ -456,6 +484,28 @@ mod tests {
         check("rewritten", with(&whole, noted(4, b"another")), &whole, &[(4, Wrong::NotAsNoted)]);
         let later = trail(7, 2);
         check("long gone", Bounds { read_ms: 366 * DAY_MS, ..with(&later, witness()) }, &later, &[]);
+    }
+
+    #[test]
+    fn what_was_taken_out_is_told_from_what_has_left_at_its_time() {
+        let kept = i64::from(KEPT_DAYS);
+        let witness = Witness { number: 4, hash: hash(b"fourth") };
+        let check = |there: Option<&[u8]>, first, day: i64, expected| {
+            assert_eq!(
+                end(&witness, DAY_MS, there, first, day * DAY_MS),
+                expected,
+                "{there:?} {first} {day}"
+            );
+        };
+        check(Some(b"fourth"), 1, 2, End::AsNoted);
+        check(Some(b"another"), 1, 2, End::Replaced);
+        check(None, 1, 2, End::Missing);
+        check(None, 4, 400, End::Missing);
+        // All of it is gone: on the day after, a day too soon, and in time.
+        check(None, 5, 2, End::TakenOut);
+        check(None, 5, kept, End::TakenOut);
+        check(None, 5, kept + 1, End::Aged);
+        check(None, 9, kept, End::TakenOut);
     }
 
     #[test]

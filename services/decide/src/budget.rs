@@ -77,6 +77,14 @@ pub struct Budget {
     pub told: String,
 }
 
+/// Who takes from a budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remedy<'a> {
+    pub incident: &'a str,
+    /// [`Command::issue_key`]
+    pub issue: &'a str,
+}
+
 /// Of an incident of which nothing is shown it is taken to be over this long after it took from a budget: what is over
 /// is shown for as long. Milliseconds.
 pub const OPEN_KEPT_MS: i64 = 30 * 24 * 3_600_000;
@@ -161,10 +169,11 @@ pub fn is_over(taken: &Taken, view: Option<&View>, now_ms: i64) -> bool {
 pub fn take(
     spent: &Spent,
     budget: &Budget,
-    incident: &str,
+    remedy: &Remedy<'_>,
     now_ms: i64,
     over: &BTreeSet<String>,
 ) -> Result<Option<Spent>, String> {
+    let Remedy { incident, issue } = *remedy;
     let lasts = |taken: &Taken| budget.while_open && !over.contains(&taken.incident);
     let counts = |taken: &&Taken| is_recent(taken, budget, now_ms) || lasts(taken);
     let mut left: Vec<Taken> = spent.taken.iter().filter(counts).cloned().collect();
@@ -178,8 +187,15 @@ pub fn take(
     if others.len() >= budget.most as usize {
         return Err(format!("the budget of this playbook is spent: {}", budget.told));
     }
-    left.push(Taken { what: budget.what.clone(), incident: incident.into(), at_ms: now_ms });
+    let (what, incident, issue) = (budget.what.clone(), incident.to_string(), issue.to_string());
+    left.push(Taken { what, incident, issue, at_ms: now_ms });
     Ok(Some(Spent { taken: left }))
+}
+
+/// Whether what an incident has of a budget was taken by this issue of its command, and not for an earlier remedy.
+pub fn took(spent: &Spent, budget: &Budget, remedy: &Remedy<'_>) -> bool {
+    let is_its = |taken: &&Taken| taken.what == budget.what && taken.incident == remedy.incident;
+    spent.taken.iter().filter(is_its).any(|taken| taken.issue == remedy.issue)
 }
 
 /// Gives back what an incident has taken for a remedy that does not leave. `None`: it has nothing of it.
@@ -224,6 +240,10 @@ mod tests {
         }
     }
 
+    fn by(incident: &str) -> Remedy<'_> {
+        Remedy { incident, issue: "its only one" }
+    }
+
     #[test]
     fn only_remedies_take_from_budgets() {
         let sizes = BTreeMap::from([("lisbon".to_string(), 7)]);
@@ -251,7 +271,7 @@ mod tests {
         let mut spent = Spent::default();
         let mut check = |what: &str, incident: &str, now_ms, expected: &str| {
             let budget = Budget { what: what.into(), ..budget.clone() };
-            let found = match take(&spent, &budget, incident, now_ms, &BTreeSet::new()) {
+            let found = match take(&spent, &budget, &by(incident), now_ms, &BTreeSet::new()) {
                 Ok(Some(next)) => {
                     spent = next;
                     "taken"
@@ -280,7 +300,10 @@ mod tests {
         assert_eq!(without(&spent, &budget, "3"), None);
         let left = without(&spent, &budget, "5").unwrap();
         assert_eq!(left.taken.iter().map(|taken| taken.what.as_str()).collect::<Vec<_>>(), ["c"]);
-        assert!(take(&left, &budget, "6", 2_000, &BTreeSet::new()).is_ok());
+        assert!(take(&left, &budget, &by("6"), 2_000, &BTreeSet::new()).is_ok());
+        // Only the issue that took it has it to give back.
+        let other = Remedy { issue: "another", ..by("5") };
+        assert_eq!((took(&spent, &budget, &by("5")), took(&spent, &budget, &other)), (true, false));
     }
 
     #[test]
@@ -297,11 +320,11 @@ mod tests {
         let mut check = |what: &str, incident: &str, now_ms, over: &[&str], expected: Option<&[&str]>| {
             let budget = Budget { what: what.into(), ..budget.clone() };
             let over = over.iter().map(|incident| incident.to_string()).collect();
-            if let Ok(Some(next)) = take(&spent, &budget, incident, now_ms, &over) {
+            if let Ok(Some(next)) = take(&spent, &budget, &by(incident), now_ms, &over) {
                 spent = next;
             }
             // Asked again, nothing more is taken: `None` where the budget is spent.
-            let has = take(&spent, &budget, incident, now_ms, &over).map(|next| assert_eq!(next, None));
+            let has = take(&spent, &budget, &by(incident), now_ms, &over).map(|next| assert_eq!(next, None));
             let counted: Vec<&str> = spent.taken.iter().map(|taken| taken.incident.as_str()).collect();
             assert_eq!(has.ok().map(|()| counted.as_slice()), expected, "{what} by {incident} at {now_ms}");
         };
@@ -323,7 +346,7 @@ mod tests {
 
     #[test]
     fn an_incident_is_over_when_it_is_shown_as_that_or_is_shown_no_more() {
-        let taken = Taken { what: "a".into(), incident: "1".into(), at_ms: 5 };
+        let taken = Taken { what: "a".into(), incident: "1".into(), issue: String::new(), at_ms: 5 };
         let check = |phase: Option<Phase>, now_ms, expected| {
             let view = phase.map(|phase| View {
                 id: "1".into(),

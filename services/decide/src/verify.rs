@@ -161,6 +161,10 @@ pub enum Next {
     Look {
         after_ms: i64,
     },
+    /// It was to be the last, and has told nothing: look again at once, after this. Milliseconds.
+    Again {
+        after_ms: i64,
+    },
     Report(Done),
 }
 
@@ -176,6 +180,9 @@ pub struct Looking {
 
 /// Looks that find no turn in the rate window are waited for this long beyond their time. Milliseconds.
 const TURN_WAIT_MAX_MS: i64 = 900_000;
+
+/// Tries of the look that comes when time is over, or later, where nobody has looked in time: while none tells anything.
+pub const LAST_LOOKS_MAX: u32 = 3;
 
 impl Looking {
     fn over_ms(&self) -> i64 {
@@ -193,9 +200,13 @@ impl Looking {
         now_ms < self.over_ms().saturating_add(TURN_WAIT_MAX_MS)
     }
 
-    /// Judges what was seen.
-    pub fn judge(&self, seen: Seen, now_ms: i64) -> Next {
-        if seen.worked == Some(true) || seen.is_final || now_ms >= self.over_ms() {
+    /// Judges what was seen. `tries`: looks since time was over, or the only one before.
+    pub fn judge(&self, seen: Seen, tries: u32, now_ms: i64) -> Next {
+        let is_over = now_ms >= self.over_ms();
+        if is_over && seen.worked.is_none() && !seen.is_final && tries < LAST_LOOKS_MAX {
+            return Next::Again { after_ms: LOOK_EVERY_MS_MIN };
+        }
+        if seen.worked == Some(true) || seen.is_final || is_over {
             return Next::Report(Done::Verified { worked: seen.worked, seen: seen.told });
         }
         let looked_for_ms = now_ms.saturating_sub(self.acted_ms.saturating_add(self.after_ms));
@@ -275,16 +286,21 @@ mod tests {
     #[test]
     fn e11_worked_failed_and_unknown_are_three() {
         let verify = verify("get('/api/v2/x').state == 'BACKUP' && get('/api/v2/x').load != 'HIGH'");
-        let check = |seen: Result<Value, &str>, now_ms, expected: Option<Option<bool>>| {
+        let check_at = |seen: Result<Value, &str>, tries, now_ms, expected: Option<Option<bool>>| {
             let looking = Looking { acted_ms: 1_000, after_ms: 5_000, within_ms: 60_000 };
-            let found =
-                match looking.judge(super::seen(&verify, &seen.clone().map_err(str::to_string)), now_ms) {
-                    Next::Look { after_ms } if after_ms > 0 => None,
-                    Next::Report(Done::Verified { worked, .. }) => Some(worked),
-                    other => panic!("{other:?}"),
-                };
+            let found = match looking.judge(
+                super::seen(&verify, &seen.clone().map_err(str::to_string)),
+                tries,
+                now_ms,
+            ) {
+                Next::Look { after_ms } if after_ms > 0 && now_ms < 66_000 => None,
+                Next::Again { after_ms: 1_000 } if now_ms >= 66_000 => None,
+                Next::Report(Done::Verified { worked, .. }) => Some(worked),
+                other => panic!("{other:?}"),
+            };
             assert_eq!(found, expected, "{seen:?} at {now_ms}");
         };
+        let check = |seen, now_ms, expected| check_at(seen, LAST_LOOKS_MAX, now_ms, expected);
         let backup = json!({"state": "BACKUP", "load": "LOW"});
         check(Ok(backup.clone()), 6_000, Some(Some(true)));
         check(Ok(json!({"state": "PRIMARY", "load": "LOW"})), 6_000, None);
@@ -294,14 +310,20 @@ mod tests {
         check(Err("it answered 500"), 65_999, None);
         check(Err("it answered 500"), 66_000, Some(None));
         // However late: what is seen counts.
-        check(Ok(backup), 1_000_000, Some(Some(true)));
+        check_at(Ok(backup), 1, 1_000_000, Some(Some(true)));
+        check_at(Ok(json!({"state": "PRIMARY", "load": "LOW"})), 1, 66_000, Some(Some(false)));
+        // One that told nothing is not the last word, for so many tries.
+        for tries in 1..LAST_LOOKS_MAX {
+            check_at(Err("it answered 500"), tries, 1_000_000, None);
+            check_at(Ok(json!({})), tries, 66_000, None);
+        }
         let looking = Looking { acted_ms: 1_000, after_ms: 5_000, within_ms: 60_000 };
         assert_eq!((looking.due(2_000), looking.due(6_000)), (Some(4_000), None));
         let nothing = || Seen::nothing(String::new());
         for (now_ms, after_ms) in
             [(6_000, 1_000), (7_000, 1_000), (9_000, 3_000), (40_000, 8_000), (65_990, 10)]
         {
-            assert_eq!(looking.judge(nothing(), now_ms), Next::Look { after_ms }, "at {now_ms}");
+            assert_eq!(looking.judge(nothing(), 1, now_ms), Next::Look { after_ms }, "at {now_ms}");
         }
         assert!(looking.waits_for_a_turn(66_000) && !looking.waits_for_a_turn(66_000 + TURN_WAIT_MAX_MS));
     }

@@ -217,6 +217,33 @@ fn native_actions_are_checked_before_they_run() {
     check_native(&kind("edge.reboot", r#"{"edge": "e"}"#), "[revert]", one, &[]);
 }
 
+/// Which playbook sees a group shows in its events alone.
+#[test]
+fn a_share_of_nothing_is_told_of_groups_of_which_no_playbook_allows_anything() {
+    let check = |shares: &[u32], expected: &[&str]| {
+        let mut bundle = sample("loop");
+        bundle.files.get_mut("holdline.yaml").unwrap().push_str("groups: {lisbon: 10, porto: 3}\n");
+        let playbook = bundle.files.remove("loop.playbook.yaml").unwrap();
+        let playbook =
+            playbook.replace("  entity: data.gatewayId\n", "  entity: data.gatewayId\n  group: data.site\n");
+        for (n, share) in shares.iter().enumerate() {
+            let named = playbook.replace("playbook: loop", &format!("playbook: p{n}"));
+            let guard = format!("guard: {{blast_radius: {{of: group, share: {share}%, within: 1h}}}}\n");
+            bundle.files.insert(format!("p{n}.playbook.yaml"), named + &guard);
+        }
+        let (set, findings) = playbook::load(&bundle);
+        assert!(set.is_some(), "{findings:#?}");
+        let held: Vec<&str> =
+            findings.iter().filter_map(|finding| Some(finding.message.split_once("is held: ")?.1)).collect();
+        assert_eq!(held, expected, "{shares:?}");
+    };
+    check(&[50], &[]);
+    check(&[30], &["porto (3)"]);
+    check(&[30, 50], &[]);
+    check(&[5, 30], &["porto (3)", "porto (3)"]);
+    check(&[5, 5], &["lisbon (10), porto (3)", "lisbon (10), porto (3)"]);
+}
+
 #[test]
 fn what_is_wrong_is_said_with_its_place() {
     use Severity::{Error, Warning};

@@ -82,7 +82,7 @@ impl Executor {
                 Some("it is for another request than the one that would leave now: people are asked anew")
             } else if let Standing::Denied { by, reason } = standing {
                 // Whether it takes people or not, and whoever has asked them.
-                return Ok(Word::Denied(format!("denied by {by}: {reason}")));
+                return Ok(Word::Denied(denied(&by, &reason)));
             } else if !self.has_sealed(&asked) {
                 Some("it is not as the executor has asked it: people are asked anew")
             } else {
@@ -111,6 +111,11 @@ impl Executor {
         }
         let Some(terms) = terms else { return Ok(Word::Allowed(command.approval.clone())) };
         let asked = self.ask_people(command, &terms, shown, now_ms).await?;
+        // Whoever crashed between asking and reporting that may have been answered meanwhile, and the incident, which
+        // waited for nothing yet, has not heard of it. A yes waits until it is told: nobody was shown that it would count.
+        if let Standing::Denied { by, reason } = standing(&asked, Some(&terms), set, now_ms) {
+            return Ok(Word::Denied(denied(&by, &reason)));
+        }
         Ok(Word::Awaited(awaits(&approval::on_terms(asked, &terms), perhaps_done)))
     }
 
@@ -243,6 +248,10 @@ fn is_about(asked: &Asked, command: &Command, shown: &Shown) -> bool {
         && asked.step == command.step
         && asked.action == command.action;
     same && asked.request == shown.request
+}
+
+fn denied(by: &str, reason: &str) -> String {
+    format!("denied by {by}: {reason}")
 }
 
 fn awaits(asked: &Asked, perhaps_done: bool) -> Done {

@@ -201,7 +201,7 @@ impl Executor {
             }
             Word::Unaskable(reason) => return self.cannot(work, command, reason, Some(lock)).await,
         };
-        let taken = match budget::take(&self.bus, &self.time, &allowing, command, &lock).await {
+        let taken = match budget::take(&self.bus, &self.time, &allowing, command, earlier, &lock).await {
             Ok(taken) => taken,
             Err(error) => {
                 lock.release(&self.bus).await;

@@ -18,6 +18,7 @@ use holdline_proto::outcome::{Done, Outcome};
 use holdline_proto::topology::Bucket;
 use holdline_proto::wire;
 use holdline_stage::bus::StoreError;
+use holdline_stage::clock;
 use holdline_stage::playbooks::SetError;
 use holdline_stage::queue::Answer;
 use serde_json::{Value, json};
@@ -131,28 +132,37 @@ impl Executor {
         if self.is_over(command).await? {
             return Ok(Answer::Done);
         }
-        let answer = match (&probe, &proof) {
-            (Probe::Asked(_, look), _) => self.see(&set, command, look).await,
-            (Probe::Change(native, _), Some(proof)) => self.see_proof(&set, native, proof).await,
-            (Probe::Change(..), None) => Err(Unseen::Because("what was started has no known id".into())),
-        };
-        let answer = match answer {
-            Err(Unseen::NotNow(wait)) if looking.waits_for_a_turn(self.time.now_ms()) => {
-                return Ok(Answer::Later(wait.max(NOT_NOW_WAIT)));
-            }
-            Err(Unseen::NotNow(wait)) => Err(format!("it cannot be looked at for another {wait:?}")),
-            Err(Unseen::Because(reason)) => Err(reason),
-            Ok(body) => Ok(body),
-        };
-        let seen = match &probe {
-            Probe::Asked(verify, _) => verify::seen(verify, &answer),
-            Probe::Change(_, change) => verify::seen_of_change(change, &answer),
-        };
-        match looking.judge(seen, self.time.now_ms()) {
-            Next::Look { after_ms } => Ok(later(after_ms)),
-            Next::Report(done) => {
-                self.publish(command, &key, &Outcome::of(command, done, 0)).await?;
-                Ok(Answer::Done)
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let answer = match (&probe, &proof) {
+                (Probe::Asked(_, look), _) => self.see(&set, command, look).await,
+                (Probe::Change(native, _), Some(proof)) => self.see_proof(&set, native, proof).await,
+                (Probe::Change(..), None) => Err(Unseen::Because("what was started has no known id".into())),
+            };
+            let answer = match answer {
+                Err(Unseen::NotNow(wait)) if looking.waits_for_a_turn(self.time.now_ms()) => {
+                    return Ok(Answer::Later(wait.max(NOT_NOW_WAIT)));
+                }
+                Err(Unseen::NotNow(wait)) => Err(format!("it cannot be looked at for another {wait:?}")),
+                Err(Unseen::Because(reason)) => Err(reason),
+                Ok(body) => Ok(body),
+            };
+            let seen = match &probe {
+                Probe::Asked(verify, _) => verify::seen(verify, &answer),
+                Probe::Change(_, change) => verify::seen_of_change(change, &answer),
+            };
+            match looking.judge(seen, tries, self.time.now_ms()) {
+                Next::Look { after_ms } => return Ok(later(after_ms)),
+                // Not by another delivery: how often this was tried is written down nowhere.
+                Next::Again { after_ms } => tokio::select! {
+                    () = clock::sleep(duration(after_ms)) => {}
+                    () = self.tasks.stopping() => return Ok(later(after_ms)),
+                },
+                Next::Report(done) => {
+                    self.publish(command, &key, &Outcome::of(command, done, 0)).await?;
+                    return Ok(Answer::Done);
+                }
             }
         }
     }
@@ -248,5 +258,9 @@ pub(crate) fn first_look(set: &Set, command: &Command, status: u16) -> Option<An
 }
 
 fn later(wait_ms: i64) -> Answer {
-    Answer::Later(Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0)))
+    Answer::Later(duration(wait_ms))
+}
+
+fn duration(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }

@@ -67,13 +67,28 @@ pub async fn append(bus: &Bus, deed: &Deed) -> Result<u64, AuditError> {
     Ok(newest.number)
 }
 
-/// What was noted of the newest entry; none where nothing was, or it cannot be understood.
+/// What was noted of the newest entry, apart from the trail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Noted {
+    /// Nothing yet, or somebody has taken it out.
+    Nothing,
+    /// When: Unix milliseconds, broker's clock.
+    Entry { witness: Witness, at_ms: i64 },
+    /// It says nothing of the trail, not even that nothing was added.
+    Unreadable { why: String },
+}
+
+/// Reads what was noted of the newest entry.
 ///
 /// # Errors
 /// When the broker does not answer.
-pub async fn witness(bus: &Bus) -> Result<Option<Witness>, StoreError> {
+pub async fn noted(bus: &Bus) -> Result<Noted, StoreError> {
     let place = bus.newest(Bucket::Witness, WITNESS).await?;
-    Ok(place.value.and_then(|value| wire::decode(&value).ok()))
+    Ok(match place.value.map(|value| wire::decode(&value)) {
+        None => Noted::Nothing,
+        Some(Ok(witness)) => Noted::Entry { witness, at_ms: place.written_ms },
+        Some(Err(error)) => Noted::Unreadable { why: error.to_string() },
+    })
 }
 
 /// Notes an entry apart from the trail, unless a newer one is noted already.

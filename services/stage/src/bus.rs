@@ -12,7 +12,9 @@ use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind}
 use async_nats::jetstream::{Context, stream};
 use async_nats::{ConnectError, ConnectOptions, Event};
 use bytes::Bytes;
+use futures_util::StreamExt;
 use holdline_proto::topology::{Bucket, Role, Stream, Topology};
+use serde_json::json;
 use tokio::sync::watch;
 
 use crate::admin::Health;
@@ -48,6 +50,9 @@ const UNTAKEN_MAX: usize = 65_536;
 /// Publishes of one context without an answer. Beyond: publishing waits.
 const UNANSWERED_MAX: usize = 5_000;
 
+/// Messages that are asked for at once.
+const PAGE_MESSAGES_MAX: usize = 256;
+
 /// The broker's answer to a stale expectation ("wrong last sequence").
 const WRONG_LAST_SEQUENCE: u64 = 10071;
 
@@ -57,6 +62,7 @@ pub struct Bus {
     client: async_nats::Client,
     context: Context,
     topology: Topology,
+    role: Role,
     epoch: watch::Receiver<u64>,
 }
 
@@ -95,6 +101,18 @@ pub struct Place {
     pub value: Option<Bytes>,
     /// 0 where there is nothing, not even the mark of a deletion.
     pub revision: u64,
+    /// When it was written. Unix milliseconds, broker's clock.
+    pub written_ms: i64,
+}
+
+impl Place {
+    fn of(found: StreamMessage) -> Place {
+        Place {
+            revision: found.sequence,
+            written_ms: i64::try_from(found.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX),
+            value: found.headers.get("KV-Operation").is_none().then_some(found.payload),
+        }
+    }
 }
 
 /// How an entry is written.
@@ -139,7 +157,7 @@ impl Bus {
             }
         };
         health.present("nats");
-        Ok(Bus { context: context(&client), client, topology: nats.topology.clone(), epoch })
+        Ok(Bus { context: context(&client), client, topology: nats.topology.clone(), role, epoch })
     }
 
     /// Begins as a role without waiting for the broker; the connection comes when the broker does.
@@ -153,7 +171,7 @@ impl Bus {
         let options = options(role, nats, seed(nats)?.as_deref(), epoch_sender, health.clone());
         let options = options.retry_on_initial_connect();
         let client = options.connect(nats.url.split(',').collect::<Vec<_>>()).await.context("nats.url")?;
-        Ok(Bus { context: context(&client), client, topology: nats.topology.clone(), epoch })
+        Ok(Bus { context: context(&client), client, topology: nats.topology.clone(), role, epoch })
     }
 
     /// Whether there is a connection at the moment, as far as the client knows.
@@ -163,6 +181,11 @@ impl Bus {
 
     pub fn topology(&self) -> &Topology {
         &self.topology
+    }
+
+    /// Whose rights the connection has.
+    pub fn role(&self) -> Role {
+        self.role
     }
 
     pub fn client(&self) -> &async_nats::Client {
@@ -254,6 +277,42 @@ impl Bus {
         }
     }
 
+    /// The next messages of a subject from a sequence on, in their order, from any replica; without a consumer, which not
+    /// everybody may make. Empty where that replica has none.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn page(
+        &self,
+        stream: Stream,
+        subject: &str,
+        from: u64,
+    ) -> Result<Vec<StreamMessage>, StoreError> {
+        let unknown = |error: &dyn std::fmt::Display| StoreError::Unknown(error.to_string());
+        let asked = json!({"batch": PAGE_MESSAGES_MAX, "seq": from.max(1), "next_by_subj": subject});
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|error| unknown(&error))?;
+        let asking = self.client.publish_with_reply(
+            self.topology.pages(stream),
+            inbox,
+            asked.to_string().into_bytes().into(),
+        );
+        asking.await.map_err(|error| unknown(&error))?;
+        let mut page = vec![];
+        loop {
+            let answer = tokio::time::timeout(REQUEST_TIMEOUT, answers.next()).await;
+            let answer = answer.ok().flatten().ok_or_else(|| unknown(&"a page did not come to its end"))?;
+            match answer.status.map(|status| status.as_u16()) {
+                None | Some(200) => {
+                    page.push(StreamMessage::try_from(answer).map_err(|error| unknown(&error))?);
+                }
+                // Its end, and that there is nothing.
+                Some(204 | 404) => return Ok(page),
+                Some(status) => return Err(unknown(&format!("a page was answered {status}"))),
+            }
+        }
+    }
+
     /// Takes a message out of a stream; it is no error when it is gone already.
     ///
     /// # Errors
@@ -285,7 +344,7 @@ impl Bus {
     /// # Errors
     /// When the broker does not answer.
     pub async fn get(&self, bucket: Bucket, key: &str) -> Result<Option<Entry>, StoreError> {
-        let Place { value, revision } = self.place(bucket, key).await?;
+        let Place { value, revision, .. } = self.place(bucket, key).await?;
         Ok(value.map(|value| Entry { value, revision }))
     }
 
@@ -296,11 +355,7 @@ impl Bus {
     /// When the broker does not answer.
     pub async fn place(&self, bucket: Bucket, key: &str) -> Result<Place, StoreError> {
         let stream = self.stream_named(self.topology.bucket_stream(bucket)).await?;
-        let Some(found) = glance(&stream, &self.topology.entry(bucket, key)).await? else {
-            return Ok(Place::default());
-        };
-        let deleted = found.headers.get("KV-Operation").is_some();
-        Ok(Place { value: (!deleted).then_some(found.payload), revision: found.sequence })
+        Ok(glance(&stream, &self.topology.entry(bucket, key)).await?.map(Place::of).unwrap_or_default())
     }
 
     /// As [`Bus::place`], from the leader: for what must not lag.
@@ -310,10 +365,7 @@ impl Bus {
     pub async fn newest(&self, bucket: Bucket, key: &str) -> Result<Place, StoreError> {
         let stream = self.stream_named(self.topology.bucket_stream(bucket)).await?;
         match stream.get_last_raw_message_by_subject(&self.topology.entry(bucket, key)).await {
-            Ok(found) => {
-                let deleted = found.headers.get("KV-Operation").is_some();
-                Ok(Place { value: (!deleted).then_some(found.payload), revision: found.sequence })
-            }
+            Ok(found) => Ok(Place::of(found)),
             Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => {
                 Ok(Place::default())
             }

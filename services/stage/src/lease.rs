@@ -196,7 +196,7 @@ impl Leases<'_> {
 
     /// Whether another replica's key is still renewed.
     async fn check(&mut self, key: String) -> Result<(), StoreError> {
-        let Place { value, revision } = self.bus.place(Bucket::Leases, &key).await?;
+        let Place { value, revision, .. } = self.bus.place(Bucket::Leases, &key).await?;
         let fresh = Other { revision, since: clock::now(), deleted: value.is_none() };
         match self.others.get(&key) {
             Some(other) if other.revision == revision => {

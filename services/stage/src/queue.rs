@@ -46,7 +46,9 @@ const GONE_LOOKS: u32 = 20;
 /// The durable consumers, each with its stream: what `holdline provision` makes, and what the service that
 /// pulls makes again if it is lost.
 pub fn durables(topology: &Topology) -> [(Stream, pull::Config); 3] {
-    let letters = Role::ALL.map(|role| topology.dead(role.name())).to_vec();
+    // Of whoever looks only there are none.
+    let writers = Role::ALL.into_iter().filter(|role| *role != Role::Viewer);
+    let letters = writers.map(|role| topology.dead(role.name())).collect();
     let recalls = vec![topology.retry_due(), topology.retry_asked()];
     let config = |name: &str, filter_subjects| pull::Config {
         filter_subjects,

@@ -13,7 +13,7 @@ use super::loops::{self, Link, Links};
 use super::parse::{self, At, Draft, FileKind};
 use super::{Action, Doing, Facts, Lane, On, Path, Playbook, Predicate, Set, Subscription};
 use crate::approval::{APPROVERS_MAX, Approval, Right, Terms, When};
-use crate::budget::AtMost;
+use crate::budget::{AtMost, BlastRadius};
 use crate::debounce::{CAUSAL_DEPTH_MAX, Rules};
 use crate::explain::duration;
 use crate::source::channel::{CHANNELS_PER_CLIENT_MAX, TOPICS_MAX};
@@ -280,10 +280,18 @@ fn check_approval(source: Source<'_>, draft: &Draft, drafts: &Drafts<'_>, findin
     }
 }
 
-/// A share of a small group can come to no entity at all.
-fn check_shares(source: Source<'_>, draft: &Draft, drafts: &Drafts<'_>, findings: &mut Findings) {
+/// A share of a small group can come to no entity at all. Which groups a playbook sees only its events tell, but each that
+/// is named is there for some playbook with such a budget: one of which none allows anything is held by whichever sees it.
+fn check_shares(
+    source: Source<'_>,
+    draft: &Draft,
+    radii: &[BlastRadius],
+    drafts: &Drafts<'_>,
+    findings: &mut Findings,
+) {
     let Some(radius) = draft.guard.blast_radius else { return };
-    let of_none = drafts.settings.group_sizes.iter().filter(|(_, size)| radius.entities(Some(**size)) == 0);
+    let is_held = |size: u32| radii.iter().all(|radius| radius.entities(Some(size)) == 0);
+    let of_none = drafts.settings.group_sizes.iter().filter(|(_, size)| is_held(**size));
     let told: Vec<String> = of_none.map(|(group, size)| format!("{group} ({size})")).collect();
     if !told.is_empty() {
         findings.warning(
@@ -377,7 +385,9 @@ fn check_undo(source: Source<'_>, draft: &Draft, drafts: &Drafts<'_>, findings: 
 /// Holds the playbooks against the subscriptions and actions they name.
 fn join(drafts: &mut Drafts<'_>, findings: &mut Findings) -> BTreeMap<String, Playbook> {
     let mut playbooks = BTreeMap::new();
-    for (name, filed) in std::mem::take(&mut drafts.playbooks) {
+    let filed = std::mem::take(&mut drafts.playbooks);
+    let radii: Vec<BlastRadius> = filed.values().filter_map(|filed| filed.value.guard.blast_radius).collect();
+    for (name, filed) in filed {
         let (source, draft) = (filed.source, filed.value);
         let subscriptions = subscriptions_of(source, &draft, drafts, findings);
         for action in &draft.actions {
@@ -388,7 +398,7 @@ fn join(drafts: &mut Drafts<'_>, findings: &mut Findings) -> BTreeMap<String, Pl
         check_undo(source, &draft, drafts, findings);
         check_looks(source, &draft, drafts, findings);
         check_approval(source, &draft, drafts, findings);
-        check_shares(source, &draft, drafts, findings);
+        check_shares(source, &draft, &radii, drafts, findings);
         agree(source, &draft, &subscriptions, drafts, findings);
         agree_on_reports(source, &draft, &subscriptions, drafts, findings);
         try_predicates(source, &draft, &subscriptions, drafts, findings);

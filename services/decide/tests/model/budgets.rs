@@ -1,11 +1,14 @@
 //! Budgets: three incidents of one group, two executors that take from the playbook's budgets line by line as in
 //! `services/executor/src/budget.rs`, around the real `decide::budget`.
 //!
-//! The seam to [`crate::executor`]: whoever acts on an incident has it to himself, and what is late does not leave.
+//! The seam to [`crate::executor`]: whoever acts on an incident has it to himself, or is refused when it matters; and
+//! what is late does not leave.
 
 use std::collections::BTreeMap;
 
-use holdline_decide::budget::{self, AtMost, BlastRadius, Budget, Per, earlier, is_over, lasting, take};
+use holdline_decide::budget::{
+    self, AtMost, BlastRadius, Budget, Per, Remedy, earlier, is_over, lasting, take, took, without,
+};
 use holdline_proto::budget::{Spent, Taken};
 use holdline_proto::command::{Command, Course, Direction};
 use holdline_proto::incident::{self, Lane, TrackKey, View};
@@ -46,6 +49,8 @@ pub(crate) struct State {
     overdrawn: bool,
     /// An incident was held for want of what it had.
     robbed: bool,
+    /// Somebody has lost his lock.
+    deposed: bool,
     /// How many more may happen.
     faults: u8,
 }
@@ -70,20 +75,49 @@ enum Phase {
 #[derive(Debug, Clone, PartialEq, Hash)]
 struct Work {
     incident: usize,
-    /// The budget that it takes from; beyond the last it calls.
-    budget: usize,
-    /// What it has read of it, and what it makes of that; nobody else has written since.
-    read: Option<Printed<Result<Option<Spent>, String>>>,
+    step: Step,
+    /// What this issue of its command has taken, now or in an earlier delivery.
+    taken: [bool; 2],
+    /// A budget refuses, as the first look shows.
+    refused: Option<usize>,
+    /// It was refused once, and looks again.
+    again: bool,
+    /// The lock is still its own. If not, somebody else may have the incident.
+    sure: bool,
+    /// What it has read of the budget at hand, and what it makes of that; nobody else has written since.
+    read: Option<Printed<Result<Spent, String>>>,
     fresh: bool,
+}
+
+/// Line by line, a budget after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Step {
+    Look(usize),
+    Take(usize),
+    GiveBack(usize),
+    Call,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Action {
-    Deliver { executor: usize, incident: usize },
-    Work { executor: usize },
-    End { incident: usize },
+    Deliver {
+        executor: usize,
+        incident: usize,
+    },
+    Work {
+        executor: usize,
+    },
+    End {
+        incident: usize,
+    },
     Lapse,
-    Crash { executor: usize },
+    Crash {
+        executor: usize,
+    },
+    /// Its lock runs out while it stands still.
+    Depose {
+        executor: usize,
+    },
 }
 
 fn command(incident: usize) -> Command {
@@ -132,7 +166,9 @@ impl Budgets {
     /// What happens without any fault.
     fn steps(&self, state: &State) -> Vec<Action> {
         let mut steps = vec![];
-        let at_work = |incident| state.work.iter().flatten().any(|work| work.incident == incident);
+        // Whoever is deposed may still be at work on what somebody else has.
+        let at_work =
+            |incident| state.work.iter().flatten().any(|work| work.incident == incident && work.sure);
         for (incident, at) in state.incidents.iter().enumerate() {
             if at.phase == Phase::Confirmed && !at_work(incident) {
                 let idle = state.work.iter().position(Option::is_none);
@@ -145,19 +181,19 @@ impl Budgets {
     }
 
     /// What `holdline_executor::budget` makes of an entry.
-    fn look(&self, state: &State, work: &Work) -> Result<Option<Spent>, String> {
-        let budget = &self.budgets[work.incident][work.budget];
-        let spent = &*state.entries[work.budget];
+    fn look(&self, state: &State, incident: usize, nth: usize) -> Result<Option<Spent>, String> {
+        let budget = &self.budgets[incident][nth];
         // Which incident has it is read off the name, and a delivery has none.
-        let incident = if self.without(Guard::BudgetOnce) {
-            format!("i{}, delivery {}", work.incident, state.incidents[work.incident].deliveries)
+        let name = if self.without(Guard::BudgetOnce) {
+            format!("i{incident}, delivery {}", state.incidents[incident].deliveries)
         } else {
-            format!("i{}", work.incident)
+            format!("i{incident}")
         };
         let budget = &Budget {
-            what: if self.without(Guard::BudgetOnce) { incident.clone() } else { budget.what.clone() },
+            what: if self.without(Guard::BudgetOnce) { name.clone() } else { budget.what.clone() },
             ..budget.clone()
         };
+        let spent = &*state.entries[nth];
         let ended = |taken: &Taken| {
             let number = taken.incident.trim_start_matches('i').chars().next().and_then(|n| n.to_digit(10));
             let at = &state.incidents[number.unwrap() as usize];
@@ -165,39 +201,124 @@ impl Budgets {
         };
         let before = earlier(spent, budget).chain(lasting(spent, budget, state.now_ms));
         let over = before.filter(|taken| ended(taken)).map(|taken| taken.incident.clone()).collect();
-        take(spent, budget, &incident, state.now_ms, &over)
+        take(spent, budget, &Remedy { incident: &name, issue: &issue(state) }, state.now_ms, &over)
+    }
+
+    /// Whether this issue of an incident's command has taken what the incident has.
+    fn took(&self, state: &State, incident: usize, nth: usize) -> bool {
+        let (name, issue) = (format!("i{incident}"), issue(state));
+        let remedy = Remedy { incident: &name, issue: &issue };
+        took(&state.entries[nth], &self.budgets[incident][nth], &remedy)
     }
 
     fn work(&self, state: &mut State, executor: usize) {
         let Some(mut work) = state.work[executor].take() else { return };
-        if work.budget == self.budgets[work.incident].len() {
-            return Self::call(state, work.incident);
-        }
-        match work.read.take() {
-            None => {
-                work.read = Some(Printed::new(self.look(state, &work)));
-                work.fresh = true;
-            }
-            Some(found) => match &*found {
-                Err(_) => {
-                    let at = &mut state.incidents[work.incident];
-                    at.phase = Phase::Held;
-                    state.robbed |= at.has[work.budget];
-                    return;
+        let incident = work.incident;
+        let last = self.budgets[incident].len() - 1;
+        match work.step {
+            Step::Look(nth) => {
+                work.taken[nth] = self.took(state, incident, nth);
+                if work.refused.is_none() && self.look(state, incident, nth).is_err() {
+                    work.refused = Some(nth);
                 }
-                Ok(None) => work.budget += 1,
-                Ok(Some(_)) if !work.fresh && !self.without(Guard::BudgetFence) => {}
-                Ok(Some(taken)) => {
-                    state.entries[work.budget] = Printed::new(taken.clone());
-                    state.incidents[work.incident].has[work.budget] = true;
-                    for other in state.work.iter_mut().flatten() {
-                        other.fresh &= other.budget != work.budget;
+                match work.refused {
+                    _ if nth < last => work.step = Step::Look(nth + 1),
+                    Some(refused) => return self.refused(state, executor, work, refused),
+                    None => (work.step, work.taken) = (Step::Take(0), [false; 2]),
+                }
+            }
+            Step::Take(nth) => match work.read.take() {
+                None => {
+                    let found = self.look(state, incident, nth);
+                    // Where there is nothing to take, what was read is written all the same.
+                    let (read, taken) = match found {
+                        Ok(Some(taken)) => (Ok(taken), true),
+                        Ok(None) => (Ok((*state.entries[nth]).clone()), self.took(state, incident, nth)),
+                        Err(why) => (Err(why), false),
+                    };
+                    work.taken[nth] = taken;
+                    work.read = Some(Printed::new(read));
+                    work.fresh = true;
+                }
+                Some(found) => match &*found {
+                    Err(_) => return self.refused(state, executor, work, nth),
+                    Ok(_) if !work.fresh && !self.without(Guard::BudgetFence) => {}
+                    Ok(taken) => {
+                        Self::write(state, nth, taken.clone());
+                        state.incidents[incident].has[nth] = true;
+                        work.step = if nth < last { Step::Take(nth + 1) } else { Step::Call };
                     }
-                    work.budget += 1;
+                },
+            },
+            Step::GiveBack(nth) => match work.read.take() {
+                None => {
+                    let budget = &self.budgets[incident][nth];
+                    match without(&state.entries[nth], budget, &format!("i{incident}")) {
+                        Some(left) => work.read = Some(Printed::new(Ok(left))),
+                        None => return self.go_back(state, executor, work),
+                    }
+                    work.fresh = true;
+                }
+                Some(found) => {
+                    if let Ok(left) = &*found
+                        && work.fresh
+                    {
+                        Self::write(state, nth, left.clone());
+                        state.incidents[incident].has[nth] = false;
+                        return self.go_back(state, executor, work);
+                    }
                 }
             },
+            Step::Call => {
+                if work.sure {
+                    Self::call(state, incident);
+                }
+                return;
+            }
         }
         state.work[executor] = Some(work);
+    }
+
+    fn write(state: &mut State, nth: usize, entry: Spent) {
+        state.entries[nth] = Printed::new(entry);
+        for other in state.work.iter_mut().flatten() {
+            other.fresh &= !matches!(other.step, Step::Take(at) | Step::GiveBack(at) if at == nth);
+        }
+    }
+
+    /// A budget refuses: what was taken of the others goes back, unless somebody else may go by it.
+    fn refused(&self, state: &mut State, executor: usize, work: Work, nth: usize) {
+        state.robbed |= work.sure && state.incidents[work.incident].has[nth];
+        if !work.sure && !self.without(Guard::SureGivingBack) {
+            return;
+        }
+        self.go_back(state, executor, work);
+    }
+
+    /// Gives back the next of what was taken. Once that is all, it is looked at once more, or the incident is held.
+    fn go_back(&self, state: &mut State, executor: usize, mut work: Work) {
+        let next = work.taken.iter().position(|taken| *taken).filter(|_| !self.without(Guard::GivingBack));
+        if let Some(next) = next {
+            work.taken[next] = false;
+            state.work[executor] = Some(Work { step: Step::GiveBack(next), read: None, ..work });
+        } else if !work.again {
+            state.work[executor] = Some(Work { again: true, ..Self::begin(work.incident, work.sure) });
+        } else if work.sure {
+            state.incidents[work.incident].phase = Phase::Held;
+        }
+    }
+
+    fn begin(incident: usize, sure: bool) -> Work {
+        Work {
+            incident,
+            step: Step::Look(0),
+            taken: [false; 2],
+            refused: None,
+            again: false,
+            sure,
+            read: None,
+            fresh: false,
+        }
     }
 
     fn call(state: &mut State, incident: usize) {
@@ -207,6 +328,11 @@ impl Budgets {
         let at_once = state.incidents.iter().filter(|at| at.phase == Phase::Remedied).count();
         state.overdrawn |= recent > ACTIONS as usize || at_once > AT_ONCE;
     }
+}
+
+/// The issue of a command: what is late is issued anew.
+fn issue(state: &State) -> String {
+    state.now_ms.to_string()
 }
 
 /// What people are shown of an incident.
@@ -243,6 +369,7 @@ impl Model for Budgets {
             left_ms: vec![],
             overdrawn: false,
             robbed: false,
+            deposed: false,
             faults: self.faults,
         }]
     }
@@ -259,7 +386,10 @@ impl Model for Budgets {
         }
         if state.faults > 0 {
             let working = (0..2).filter(|executor| state.work[*executor].is_some());
-            actions.extend(working.map(|executor| Action::Crash { executor }));
+            actions.extend(working.clone().map(|executor| Action::Crash { executor }));
+            let sure =
+                working.filter(|executor| state.work[*executor].as_ref().is_some_and(|work| work.sure));
+            actions.extend(sure.map(|executor| Action::Depose { executor }));
         }
     }
 
@@ -268,7 +398,7 @@ impl Model for Budgets {
         match action {
             Action::Deliver { executor, incident } => {
                 state.incidents[incident].deliveries += u8::from(self.without(Guard::BudgetOnce));
-                state.work[executor] = Some(Work { incident, budget: 0, read: None, fresh: false });
+                state.work[executor] = Some(Self::begin(incident, true));
             }
             Action::Work { executor } => self.work(&mut state, executor),
             Action::End { incident } => state.incidents[incident].phase = Phase::Over,
@@ -277,6 +407,11 @@ impl Model for Budgets {
                 // All of it is late by now, and decided anew.
                 state.work = [None, None];
                 state.incidents.iter_mut().for_each(|at| at.has[0] = false);
+            }
+            Action::Depose { executor } => {
+                state.work[executor].as_mut()?.sure = false;
+                state.deposed = true;
+                state.faults -= 1;
             }
             Action::Crash { executor } => {
                 state.work[executor] = None;
@@ -290,6 +425,11 @@ impl Model for Budgets {
         vec![
             Property::always("A5 no budget is overdrawn", |_, state: &State| !state.overdrawn),
             Property::always("A5 what was taken is not asked for again", |_, state: &State| !state.robbed),
+            Property::always("A5 what one budget refuses costs no other", |_, state: &State| {
+                let nothing = |at: &Incident| at.phase != Phase::Held || at.has == [false; 2];
+                // Whoever is deposed may leave something, and so may an issue that became late.
+                state.deposed || state.now_ms > BEGIN_MS || state.incidents.iter().all(nothing)
+            }),
             Property::always(
                 "L1 in the end everything is remedied or held",
                 |model: &Budgets, state: &State| {

@@ -78,6 +78,10 @@ pub(crate) enum Guard {
     BudgetFence,
     /// An incident has its share once. Without: each delivery takes one.
     BudgetOnce,
+    /// What is taken of one budget goes back if another refuses. Without: it stays taken.
+    GivingBack,
+    /// It goes back under a lock that is sure. Without: whoever is deposed gives back what his successor goes by.
+    SureGivingBack,
     /// What a remedy did counts until it is undone. Without: for a time.
     BudgetWhileOpen,
     /// Who relies on a change keeps others from undoing it. Without: nobody asks.
@@ -98,7 +102,7 @@ pub(crate) enum Guard {
 
 impl Guard {
     /// Every guard: the mutants walk this list.
-    pub(crate) const ALL: [Guard; 44] = [
+    pub(crate) const ALL: [Guard; 46] = [
         Guard::DedupClaim,
         Guard::ClaimInRecord,
         Guard::RecordFence,
@@ -135,6 +139,8 @@ impl Guard {
         Guard::LastWord,
         Guard::BudgetFence,
         Guard::BudgetOnce,
+        Guard::GivingBack,
+        Guard::SureGivingBack,
         Guard::BudgetWhileOpen,
         Guard::Reliance,
         Guard::RelianceFence,
@@ -179,7 +185,10 @@ impl Guard {
             | Guard::Seal
             | Guard::TermsInForce
             | Guard::LastWord => "A4 nothing leaves that people have not allowed",
-            Guard::BudgetFence | Guard::BudgetWhileOpen => "A5 no budget is overdrawn",
+            Guard::BudgetFence | Guard::SureGivingBack | Guard::BudgetWhileOpen => {
+                "A5 no budget is overdrawn"
+            }
+            Guard::GivingBack => "A5 what one budget refuses costs no other",
             Guard::BudgetOnce => "A5 what was taken is not asked for again",
             Guard::Reliance | Guard::RelianceFence | Guard::EveryWriteIsFenced => {
                 "E2 a remedy stands while somebody relies on it"

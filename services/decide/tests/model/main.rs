@@ -168,7 +168,11 @@ fn every_guard_that_is_taken_away_is_missed() {
             | Guard::Denial
             | Guard::LastWord => approving(false, gone, wanted),
             Guard::Seal | Guard::TermsInForce => approving(true, gone, wanted),
-            Guard::BudgetFence | Guard::BudgetOnce | Guard::BudgetWhileOpen => taking(gone, wanted),
+            Guard::BudgetFence
+            | Guard::BudgetOnce
+            | Guard::GivingBack
+            | Guard::SureGivingBack
+            | Guard::BudgetWhileOpen => taking(gone, wanted),
             Guard::Reliance
             | Guard::RelianceFence
             | Guard::EveryWriteIsFenced

@@ -167,6 +167,11 @@ pub fn connection(url: &str, keys: Option<&Path>, tls: NatsTls, role: Role) -> N
     }
 }
 
+/// Whether a folder has the seed of a role's user.
+pub(crate) fn has_seed(keys: &Path, role: Role) -> bool {
+    config::seed_file(keys, role).exists()
+}
+
 /// A running nats-server of our own; it ends with this value, and with this process however that ends. Only
 /// for programs whose `main` hands over to [`become_child`]: the child is this very program once more.
 pub struct Embedded {

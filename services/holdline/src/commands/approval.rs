@@ -87,7 +87,7 @@ impl NewToken {
 
 impl Approvals {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let bus = self.installation.bus(Role::Operator).await?;
+        let bus = self.installation.bus_to_look().await?;
         let set = current(&bus).await?;
         let now_ms = now_ms(&bus).await?;
         let mut found = vec![];
@@ -102,7 +102,7 @@ impl Approvals {
             };
             let told = standing(&asked, &set, now_ms);
             let waits = awaited(&bus, &asked).await?.as_deref() == Some(asked.id.as_str());
-            if waits {
+            if waits && bus.role() == Role::Operator {
                 // Whoever decided may have been cut off before the incident heard of it.
                 tell(&bus, &asked, &told).await?;
             }
@@ -344,10 +344,11 @@ fn on_terms(asked: &Asked, set: &Set) -> Asked {
     }
 }
 
-/// The approval that an incident waits for now.
+/// The approval that an incident waits for now. From the leader: by a view that lags, what waits now would be refused for
+/// what waited before.
 async fn awaited(bus: &Bus, asked: &Asked) -> anyhow::Result<Option<String>> {
-    let Some(entry) = bus.get(Bucket::Incidents, &asked.incident).await? else { return Ok(None) };
-    Ok(wire::decode::<View>(&entry.value)?.awaiting)
+    let Some(view) = bus.newest(Bucket::Incidents, &asked.incident).await?.value else { return Ok(None) };
+    Ok(wire::decode::<View>(&view)?.awaiting)
 }
 
 /// Why an incident does not wait for this any more.
@@ -382,24 +383,36 @@ pub(super) async fn now_ms(bus: &Bus) -> anyhow::Result<i64> {
 
 /// The set of playbooks that is in force.
 pub(super) async fn current(bus: &Bus) -> anyhow::Result<Set> {
-    stored(bus).await?.map_err(|reason| anyhow!(reason))
+    Ok(stored(bus).await??)
 }
 
-/// The same, or why what is stored is none; the broker has answered then.
+/// Why there is no set that could be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoSet {
+    #[error("no set of playbooks was pushed yet")]
+    Unpushed,
+    #[error("the current set {0} of playbooks is gone")]
+    Gone(String),
+    #[error("the current set {hash}: {reason}")]
+    Unusable { hash: String, reason: String },
+}
+
+/// The same, or why what is stored is none; the broker has answered then. From the leader: a replica that lags would have
+/// no set, or an earlier one with other people in it.
 ///
 /// # Errors
 /// When it has not.
-pub(super) async fn stored(bus: &Bus) -> anyhow::Result<Result<Set, String>> {
-    let Some(entry) = bus.get(Bucket::Playbooks, CURRENT).await? else {
-        return Ok(Err("no set of playbooks was pushed yet".into()));
+pub(super) async fn stored(bus: &Bus) -> anyhow::Result<Result<Set, NoSet>> {
+    let Some(hash) = bus.newest(Bucket::Playbooks, CURRENT).await?.value else {
+        return Ok(Err(NoSet::Unpushed));
     };
-    let hash = String::from_utf8_lossy(&entry.value).into_owned();
+    let hash = String::from_utf8_lossy(&hash).into_owned();
     let stored = match Bundle::is_hash(&hash) {
-        true => bus.get(Bucket::Playbooks, &Bundle::key(&hash)).await?,
+        true => bus.newest(Bucket::Playbooks, &Bundle::key(&hash)).await?.value,
         false => None,
     };
-    let Some(stored) = stored else { return Ok(Err(format!("the current set {hash} of playbooks is gone"))) };
-    let bundle = wire::decode(&stored.value).map_err(|error| error.to_string());
+    let Some(stored) = stored else { return Ok(Err(NoSet::Gone(hash))) };
+    let bundle = wire::decode(&stored).map_err(|error| error.to_string());
     let set = bundle.and_then(|bundle| playbook::compile(&bundle));
-    Ok(set.map_err(|reason| format!("the current set {hash}: {reason}")))
+    Ok(set.map_err(|reason| NoSet::Unusable { hash, reason }))
 }

@@ -129,7 +129,7 @@ impl Filter {
 
 impl List {
     async fn run(self) -> anyhow::Result<()> {
-        let bus = self.filter.installation.bus(Role::Operator).await?;
+        let bus = self.filter.installation.bus_to_look().await?;
         let mut letters = lying(&bus).await?;
         letters.retain(|letter| self.filter.keeps(letter));
         show_all(&letters, self.filter.output);
@@ -202,7 +202,7 @@ pub(super) async fn lying(bus: &Bus) -> anyhow::Result<Vec<Lying>> {
 
 impl Show {
     async fn run(self) -> anyhow::Result<()> {
-        let bus = self.installation.bus(Role::Operator).await?;
+        let bus = self.installation.bus_to_look().await?;
         let found = lying(&bus).await?.into_iter().find(|letter| letter.number == self.letter);
         let lying = found.with_context(|| format!("there is no dead letter {}", self.letter))?;
         let mut told = shape(&lying);

@@ -12,15 +12,16 @@ use holdline_proto::incident::View;
 use holdline_proto::journal::{self, Decided, Decision, Effect, Record};
 use holdline_proto::outcome::Shares;
 use holdline_proto::playbooks::Bundle;
-use holdline_proto::topology::{Bucket, Role, Stream};
+use holdline_proto::topology::{Bucket, Stream};
 use holdline_proto::wire;
 use holdline_stage::bus::Bus;
-use holdline_stage::pipe::{Message, Reader};
+use holdline_stage::pipe::Message;
 use serde_json::json;
 
 use super::incidents::shape;
 use super::{Installation, No};
 use crate::output::{self, Output, iso, line};
+use crate::read::Log;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Incident {
@@ -59,7 +60,7 @@ struct Filed {
 
 impl Incident {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let bus = self.installation.bus(Role::Operator).await?;
+        let bus = self.installation.bus_to_look().await?;
         let entry = bus.get(Bucket::Incidents, &self.id).await?;
         let entry = entry.with_context(|| format!("there is no incident {}", self.id))?;
         let view: View = wire::decode(&entry.value)?;
@@ -188,7 +189,7 @@ fn decisions(records: &[Filed], id: &str) -> Vec<Decision> {
 async fn journal(bus: &Bus, partition: u16) -> anyhow::Result<Vec<Filed>> {
     let subject = bus.topology().log(partition);
     let Some(last) = bus.last(Stream::Journal, &subject).await? else { return Ok(vec![]) };
-    let mut reader = Reader::open(bus, Stream::Journal, vec![subject], 1).await?;
+    let mut reader = Log::open(bus, Stream::Journal, vec![subject], 1).await?;
     let mut records = vec![];
     loop {
         let message = reader.next().await?;
@@ -204,8 +205,7 @@ async fn journal(bus: &Bus, partition: u16) -> anyhow::Result<Vec<Filed>> {
 /// The inputs of a partition after `from`, up to `until`.
 async fn inputs(bus: &Bus, partition: u16, from: u64, until: u64) -> anyhow::Result<Vec<(Message, Decoded)>> {
     let topology = bus.topology().clone();
-    let mut reader =
-        Reader::open(bus, Stream::Inputs, topology.debouncer_inputs(partition), from + 1).await?;
+    let mut reader = Log::open(bus, Stream::Inputs, topology.debouncer_inputs(partition), from + 1).await?;
     let mut inputs = vec![];
     loop {
         let message = reader.next().await?;

@@ -4,7 +4,7 @@ use holdline_decide::explain::duration;
 use holdline_decide::pause::concerning;
 use holdline_proto::incident::{Phase, View};
 use holdline_proto::pause::Pauses;
-use holdline_proto::topology::{Bucket, Role};
+use holdline_proto::topology::Bucket;
 use holdline_proto::wire;
 use holdline_stage::bus::Bus;
 use holdline_stage::clock;
@@ -26,7 +26,7 @@ pub(crate) struct Incidents {
 
 impl Incidents {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let bus = self.installation.bus(Role::Operator).await?;
+        let bus = self.installation.bus_to_look().await?;
         let mut views = list(&bus).await?;
         views.retain(|view| self.all || view.phase != Phase::Resolved);
         views.sort_by_key(|view| std::cmp::Reverse(view.opened_ms));

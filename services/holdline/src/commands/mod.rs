@@ -124,7 +124,26 @@ impl Installation {
         }
     }
 
+    /// The role of a command that only reads: an operator's, or a viewer's where his is the only seed.
+    pub(crate) fn looking(&self) -> Role {
+        let own = || DataDir(self.data.clone()).keys();
+        let keys = self.keys.clone().or_else(|| self.nats.is_none().then(own));
+        let has = |role| keys.as_ref().is_some_and(|keys| broker::has_seed(keys, role));
+        if has(Role::Viewer) && !has(Role::Operator) { Role::Viewer } else { Role::Operator }
+    }
+
+    /// The same, connected.
+    pub(crate) async fn bus_to_look(&self) -> anyhow::Result<Bus> {
+        let role = self.looking();
+        Bus::connect(role, &self.connection(role)?, &Tasks::default(), &Health::default()).await
+    }
+
     pub(crate) async fn bus(&self, role: Role) -> anyhow::Result<Bus> {
+        if role == Role::Operator && self.looking() == Role::Viewer {
+            let told = "this is not for whoever only looks: among the keys is a viewer's seed (viewer.nk), and no \
+                        operator's (operator.nk)";
+            return Err(Refused(told.into()).into());
+        }
         Bus::connect(role, &self.connection(role)?, &Tasks::default(), &Health::default()).await
     }
 }
@@ -145,7 +164,7 @@ impl Who {
     /// Who is refused is in the audit trail, with the act that he was about.
     ///
     /// # Errors
-    /// When it takes a token, and this is none of theirs; when the broker does not say who may.
+    /// [`Refused`] when it takes a token, and this is none of theirs; another when the broker does not say who may.
     pub(crate) async fn operating(self, bus: &Bus, act: Act) -> anyhow::Result<String> {
         let set = match approval::stored(bus).await.context("it is not known who may operate")? {
             Ok(set) => set,
@@ -168,7 +187,7 @@ impl Who {
             };
         let deed = Deed::new(by, Act::OperationRefused, act.to_string(), format!("{reason:#}"));
         append(bus, &deed).await.context("it is refused, and that cannot be written to the audit trail")?;
-        Err(reason)
+        Err(Refused(format!("{reason:#}")).into())
     }
 }
 
@@ -216,6 +235,11 @@ pub(crate) fn secrets(literals: BTreeMap<String, SecretString>) -> anyhow::Resul
     reader.finish()?;
     Ok(environment_with(literals).with_vault(vault))
 }
+
+/// It may not be: an answer, for programs as well, and no failure.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refused(String);
 
 /// The answer was "no": exit code 1, nothing more to say.
 #[derive(Debug, thiserror::Error)]

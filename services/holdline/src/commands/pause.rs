@@ -164,7 +164,7 @@ impl Resume {
 
 impl Pauses {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let pauses = standing(&self.installation.bus(Role::Operator).await?).await?;
+        let pauses = standing(&self.installation.bus_to_look().await?).await?;
         match self.output {
             Output::Json => output::json(&Value::Array(pauses.iter().map(shape).collect())),
             Output::Text if pauses.is_empty() => line("nothing is paused"),

@@ -6,7 +6,7 @@ use holdline_proto::event::{Frame, Origin, parse_accept_id};
 use holdline_proto::journal::{Decided, Disposed, Record};
 use holdline_proto::playbooks::{INSTALLATION, Installation as Installed};
 use holdline_proto::signal::Classified;
-use holdline_proto::topology::{Bucket, Role, Stream};
+use holdline_proto::topology::{Bucket, Stream};
 use holdline_proto::wire;
 use holdline_stage::bus::Bus;
 use serde_json::{Value, json};
@@ -40,7 +40,7 @@ struct Found {
 
 impl WhyNot {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let bus = self.installation.bus(Role::Operator).await?;
+        let bus = self.installation.bus_to_look().await?;
         let mut told = vec![];
         for found in find(&bus, &self.event).await? {
             let disposed = disposition(&bus, &found).await?;
@@ -99,7 +99,8 @@ async fn find_in(bus: &Bus, partition: u16, from: u64, event: &str) -> anyhow::R
     let subject = bus.topology().event(partition);
     read::each(bus, Stream::Events, &subject, from, |message| {
         let sequence = message.sequence;
-        let frame: Frame = wire::decode(&message.payload)?;
+        // What is no frame is in the dead letters, and holds no event that was accepted.
+        let Ok(frame) = wire::decode::<Frame>(&message.payload) else { return Ok(false) };
         for (index, accepted) in (0u32..).zip(frame.events) {
             let body: Value = serde_json::from_slice(&accepted.body).unwrap_or_default();
             let id = body.get("id").and_then(Value::as_str).unwrap_or_default();

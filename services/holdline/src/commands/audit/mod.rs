@@ -10,10 +10,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
-use holdline_decide::audit::{Bounds, Chain, Verdict};
+use holdline_decide::audit::{Bounds, Chain, End, Verdict, end};
 use holdline_proto::audit::{self, Deed, Entry};
-use holdline_proto::topology::{Role, Stream};
-use holdline_stage::audit::{append, witness};
+use holdline_proto::topology::Stream;
+use holdline_stage::audit::{Noted, append, noted};
 use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::Bus;
 use serde_json::{Map, Value, json};
@@ -152,7 +152,7 @@ impl List {
                 export.entries.iter().for_each(|(sequence, stored)| take(*sequence, stored));
             }
             None => {
-                let bus = self.installation.bus(Role::Operator).await?;
+                let bus = self.installation.bus_to_look().await?;
                 let last = bus.bounds(Stream::Audit).await?.last;
                 each(&bus, last, |sequence, stored| {
                     take(sequence, stored);
@@ -233,7 +233,8 @@ impl Verify {
                 (chain.end(), export.problems)
             }
             None => {
-                let bus = self.installation.bus(Role::Operator).await?;
+                let bus = self.installation.bus_to_look().await?;
+                let problems = unvouched(&bus).await?;
                 let bounds = bounds(&bus).await?;
                 let last = bounds.last;
                 let mut chain = Chain::new(bounds).anchor(self.from);
@@ -242,7 +243,7 @@ impl Verify {
                     Ok(())
                 })
                 .await?;
-                (chain.end(), vec![])
+                (chain.end(), problems)
             }
         };
         conclude(&verdict, &problems, None, self.output)
@@ -251,7 +252,8 @@ impl Verify {
 
 impl ExportTo {
     async fn run(self) -> anyhow::Result<()> {
-        let bus = self.installation.bus(Role::Operator).await?;
+        let bus = self.installation.bus_to_look().await?;
+        let problems = unvouched(&bus).await?;
         let bounds = bounds(&bus).await?;
         let mut writer = file::Writer::create(&self.file, &bounds)?;
         let last = bounds.last;
@@ -263,7 +265,7 @@ impl ExportTo {
         .await?;
         let verdict = chain.end();
         writer.finish(verdict.last.as_ref().map(|(_, hash)| hash.as_str()))?;
-        conclude(&verdict, &[], Some(&self.file), self.output)
+        conclude(&verdict, &problems, Some(&self.file), self.output)
     }
 }
 
@@ -272,10 +274,45 @@ async fn bounds(bus: &Bus) -> anyhow::Result<Bounds> {
     let read_ms = BrokerTime::once_ms(bus).await;
     let read_ms = read_ms.map_err(|why| anyhow!("the broker's clock cannot be read: {why}"))?;
     // First: what is noted later may be beyond what is read.
-    let witness = witness(bus).await?;
+    let witness = match noted(bus).await? {
+        Noted::Entry { witness, .. } => Some(witness),
+        Noted::Nothing | Noted::Unreadable { .. } => None,
+    };
     let bounds = bus.bounds(Stream::Audit).await?;
     let made_ms = i64::try_from(bounds.made / 1_000_000).unwrap_or(i64::MAX);
     Ok(Bounds { first: bounds.first, last: bounds.last, made_ms, read_ms, witness })
+}
+
+/// How the end of the trail stands to the entry that was noted of it, by its number; none where nothing was noted. Else why
+/// the note cannot be read.
+///
+/// # Errors
+/// When the broker does not answer.
+pub(super) async fn noted_end(bus: &Bus) -> anyhow::Result<Result<Option<(u64, End)>, String>> {
+    let read_ms = super::approval::now_ms(bus).await?;
+    // First: what is added meanwhile is noted later.
+    let (witness, at_ms) = match noted(bus).await? {
+        Noted::Nothing => return Ok(Ok(None)),
+        Noted::Unreadable { why } => return Ok(Err(why)),
+        Noted::Entry { witness, at_ms } => (witness, at_ms),
+    };
+    let there = bus.at(Stream::Audit, witness.number).await?.map(|entry| entry.payload);
+    let first = bus.bounds(Stream::Audit).await?.first;
+    Ok(Ok(Some((witness.number, end(&witness, at_ms, there.as_deref(), first, read_ms)))))
+}
+
+/// What the entries that are there cannot tell of those that are not.
+async fn unvouched(bus: &Bus) -> anyhow::Result<Vec<String>> {
+    Ok(match noted_end(bus).await? {
+        Err(why) => vec![format!(
+            "what was noted of the newest entry cannot be read, so an end that was cut off would not be seen: {why}"
+        )],
+        Ok(Some((number, End::TakenOut))) => vec![format!(
+            "entry {number} and all before it were taken out before they were {} days old",
+            audit::KEPT_DAYS
+        )],
+        Ok(_) => vec![],
+    })
 }
 
 /// Every entry up to a sequence.

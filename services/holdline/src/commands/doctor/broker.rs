@@ -4,15 +4,14 @@
 use std::collections::BTreeMap;
 
 use async_nats::jetstream::stream::Info;
+use holdline_decide::audit::End;
 use holdline_proto::audit;
 use holdline_proto::limits::MESSAGE_BYTES_MAX;
-use holdline_proto::topology::Stream;
-use holdline_stage::audit::witness;
-use holdline_stage::bus::StoreError;
 
 use super::Scene;
 use super::finding::Finding;
 use crate::broker::{Sync, binary, config};
+use crate::commands::audit::noted_end;
 use crate::provision::{self, Standing};
 
 /// A limit of a stream or of the account that is taken up so far needs a person, in percent.
@@ -41,33 +40,52 @@ pub(super) async fn look(scene: &Scene) -> anyhow::Result<Vec<Finding>> {
     found.push(account(scene).await);
     found.push(trail(scene).await.unwrap_or_else(|error| {
         let todo = "`holdline provision` makes its stream, where an older version has set the broker up";
-        Finding::unknown(TRAIL, format!("it cannot be read: {error}"), todo)
+        Finding::unknown(TRAIL, format!("it cannot be read: {error:#}"), todo)
     }));
     Ok(found)
 }
 
 /// Whether the audit trail still has the end that was noted apart from it. All of it is `holdline audit verify`'s.
-async fn trail(scene: &Scene) -> Result<Finding, StoreError> {
-    // First: what is added meanwhile is noted later.
-    let Some(noted) = witness(&scene.bus).await? else {
-        return Ok(Finding::well(TRAIL, "nothing was noted of it yet"));
-    };
-    let number = noted.number;
-    let found = match scene.bus.at(Stream::Audit, number).await? {
-        Some(entry) if audit::hash(&entry.payload) == noted.hash => {
-            return Ok(Finding::well(TRAIL, format!("entry {number}, as it was noted")));
+async fn trail(scene: &Scene) -> anyhow::Result<Finding> {
+    Ok(match noted_end(&scene.bus).await? {
+        Ok(None) => Finding::well(TRAIL, "nothing was noted of it yet"),
+        Ok(Some((number, end))) => ended(number, end),
+        Err(why) => Finding::person(
+            TRAIL,
+            format!("what was noted of it in WITNESS cannot be read: {why}"),
+            "`holdline audit verify --from HASH`, with a hash that you have kept: without the note, an end that was cut off \
+             shows by that alone. A newer holdline may have written it; else find out who did. The next entry is noted anew",
+        ),
+    })
+}
+
+/// What the end of the trail comes to, and what to do about it.
+fn ended(number: u64, end: End) -> Finding {
+    match end {
+        End::AsNoted => Finding::well(TRAIL, format!("entry {number}, as it was noted")),
+        End::Aged => {
+            Finding::well(TRAIL, format!("entry {number} was the last one, and has left at its time"))
         }
-        Some(_) => format!("entry {number} is not the one that was noted"),
-        None if scene.bus.bounds(Stream::Audit).await?.first > number => {
-            return Ok(Finding::well(
-                TRAIL,
-                format!("entry {number} was the last one, and has left at its time"),
-            ));
-        }
-        None => format!("entry {number} was noted, and is not there"),
-    };
-    let todo = "`holdline audit verify` says what is missing; docs/audit.md what may have led to it";
-    Ok(Finding::person(TRAIL, found, todo))
+        End::Replaced => Finding::person(
+            TRAIL,
+            format!("entry {number} is not the one that was noted"),
+            "`holdline audit verify` says what was replaced; docs/audit.md what may have led to it",
+        ),
+        End::Missing => Finding::person(
+            TRAIL,
+            format!("entry {number} was noted, and is not there"),
+            "`holdline audit verify` says what is missing; docs/audit.md what may have led to it",
+        ),
+        End::TakenOut => Finding::person(
+            TRAIL,
+            format!(
+                "entry {number} and all before it were taken out before they were {} days old",
+                audit::KEPT_DAYS
+            ),
+            "find out who could: the stream was made again or kept for a shorter time, which takes the provisioner's seed or \
+             the broker's disk. What was exported is what is left of it: `holdline audit verify FILE`",
+        ),
+    }
 }
 
 fn server(version: &str, payload_max: usize) -> Finding {

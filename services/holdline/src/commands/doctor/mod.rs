@@ -27,11 +27,9 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use holdline_decide::playbook::Set;
 use holdline_proto::playbooks::{INSTALLATION, Installation as Installed};
-use holdline_proto::topology::{Bucket, Role};
+use holdline_proto::topology::Bucket;
 use holdline_proto::wire;
-use holdline_stage::admin::Health;
 use holdline_stage::bus::Bus;
-use holdline_stage::run::Tasks;
 use holdline_stage::secret::Lookup;
 use holdline_stage::settings::Nats;
 use serde_json::{Value, json};
@@ -172,8 +170,8 @@ impl Doctor {
         // Two crypto providers are never compiled in, but reqwest wants to be told all the same.
         rustls::crypto::ring::default_provider().install_default().ok();
         let data = self.installation.nats.is_none().then(|| DataDir(self.installation.data.clone()));
-        let nats = self.installation.connection(Role::Operator)?;
-        let bus = Bus::connect(Role::Operator, &nats, &Tasks::default(), &Health::default()).await?;
+        let nats = self.installation.connection(self.installation.looking())?;
+        let bus = self.installation.bus_to_look().await?;
         // A broker that is in trouble is no reason to look at nothing.
         let partitions = partitions(&bus).await.map_err(|error| format!("{error:#}"));
         let set = approval::current(&bus).await.map_err(|error| format!("{error:#}"));

@@ -10,8 +10,9 @@ pub(super) fn look(scene: &Scene) -> Vec<Finding> {
     if set.platform.is_some() {
         found.push(Finding::unknown(
             "licence",
-            "not checked: no call of the platform is known here that tells what an organisation has",
-            "see in Admin that the organisation has what the actions are about: emergency groups, data tables, outbound \
+            "not checked: the platform lists an organisation's products by ids of its own, and no source says which of them the \
+             actions need",
+            "see in Admin (or by GET /api/v2/authorization/products) that the organisation has what the actions are about: emergency groups, data tables, outbound \
              dialling, edges of its own",
         ));
         found.push(Finding::well(
