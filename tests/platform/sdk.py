@@ -218,9 +218,10 @@ def telephony_objects(telephony, url):
     edge = telephony.call(api, "get_telephony_providers_edges").entities[0].id
     telephony.call(api, "get_telephony_providers_edge", edge)
     service = gc.EdgeServiceStateRequest()
-    for service.in_service in (False, True):
+    status = lambda: telephony.call(api, "get_telephony_providers_edge", edge).status_code
+    for service.in_service, settled in ((False, "INACTIVE"), (True, "ACTIVE")):
         telephony.call(api, "post_telephony_providers_edge_statuscode", edge, body=service)
-        telephony.call(api, "get_telephony_providers_edge", edge)
+        until(f"an edge that is {settled}", lambda: status() == settled)
     trunks = telephony.call(api, "get_telephony_providers_edges_trunks", page_size=2)
     expect("trunks of a page", (len(trunks.entities), trunks.page_count), (2, 2))
     trunk = telephony.call(api, "get_telephony_providers_edges_trunk", trunks.entities[0].id).id

@@ -45,7 +45,7 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
 /// The platform counts the calls of a client in windows of this length.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Between the acceptance of an asynchronous change (a campaign's status, a member's state, an edge's reboot)
+/// Between the acceptance of an asynchronous change (a campaign's status, a member's state, an edge's service or reboot)
 /// and its effect.
 const SETTLE: Duration = Duration::from_millis(500);
 

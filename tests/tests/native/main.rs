@@ -39,6 +39,8 @@ struct Action {
     kind: &'static str,
     client: &'static str,
     parameters: Value,
+    /// What its playbook does; nothing: this action alone.
+    steps: &'static str,
     /// `revert.do`
     back: &'static str,
     /// The fields of `verify`.
@@ -46,7 +48,7 @@ struct Action {
 }
 
 const fn action(name: &'static str, kind: &'static str, parameters: Value) -> Action {
-    Action { name, kind, client: "routing", parameters, back: "undo", verify: None }
+    Action { name, kind, client: "routing", parameters, steps: "", back: "undo", verify: None }
 }
 
 fn group() -> Action {
@@ -204,10 +206,11 @@ fn playbooks(name: &str, simulator: &Simulator, actions: &[Action]) -> PathBuf {
         std::fs::write(folder.join(format!("subscriptions/{name}.json")), file.to_string()).unwrap();
         let verify = action.verify.as_ref().map_or(String::new(), |verify| format!(", verify: {{{verify}}}"));
         let verify = verify.replace(SIMULATOR, &simulator.url());
+        let steps = if action.steps.is_empty() { name } else { action.steps };
         let playbook = format!(
             "playbook: {name}\nmode: live\non:\n  subscription: {name}\n  entity: data.gatewayId\n  \
              failed: status == 'FAILED'\n  healthy: status == 'HEALTHY'\nconfirm: {{failures: 3, stable_for: 0s}}\n\
-             act:\n  failed: {{do: [{name}], class: failover, deadline: 60s{verify}}}\n\
+             act:\n  failed: {{do: [{steps}], class: failover, deadline: 60s{verify}}}\n\
              revert: {{healthy: 2, stable_for: 0s, silence: 15m, do: {}}}\n",
             action.back
         );

@@ -156,3 +156,50 @@ async fn e11_what_the_platform_only_says_is_found_out() {
     assert_eq!((world.writes("emergencygroups").len(), world.group()["enabled"].clone()), (1, json!(false)));
     world.ends_well();
 }
+
+/// What takes its time is looked at until it shows: out of service, and gone and there again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e11_an_edge_is_looked_at_until_it_has_settled() {
+    let edge = |name, kind, edge: &str, back| Action {
+        client: "telephony",
+        back,
+        ..action(name, kind, json!({"edge": edge, "drain_s": 0}))
+    };
+    let actions = [
+        edge("out", "edge.out_of_service", EDGE_MAIN, "undo"),
+        edge("reboot", "edge.reboot", EDGE_BRANCH, "[reboot]"),
+    ];
+    // The edge that reboots is gone when it is looked at first, ten seconds after the call.
+    let options = Options { settle: Duration::from_secs(8), ..Options::default() };
+    let world = World::start("native-edges", options, &actions).await;
+    for (name, path, key, field, meanwhile, then) in [
+        ("out", "/statuscode", EDGE_MAIN, "statusCode", "ACTIVE", "INACTIVE"),
+        ("reboot", "/reboot", EDGE_BRANCH, "onlineStatus", "OFFLINE", "ONLINE"),
+    ] {
+        let (proven, own) = (world.proven(), format!("/api/v2/telephony/providers/edges/{key}"));
+        let looks = || {
+            let calls = world.simulator.calls().into_iter();
+            calls.filter(|call| call.method == "GET" && call.path == own).count()
+        };
+        world.fails(name).await;
+        let began = clock::now();
+        while world.writes(path).is_empty() {
+            assert!(began.elapsed() < SOON, "{name}: {}", world.installation.log_of("executor", 0));
+            clock::sleep(Duration::from_millis(50)).await;
+        }
+        let before = looks();
+        while looks() == before {
+            assert!(began.elapsed() < SOON, "{name}: {}", world.installation.log_of("executor", 0));
+            clock::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(world.simulator.object(Kind::EDGE, key)[field], meanwhile, "{name}");
+        assert_eq!(world.proven(), proven, "{name}: it has not settled");
+        world.until_proven(proven + 1).await;
+        assert_eq!(world.simulator.object(Kind::EDGE, key)[field], then, "{name}");
+        assert!(looks() > before + 1, "{name}: {} looks", looks());
+        assert_eq!(world.writes(path).len(), 1, "{name}");
+    }
+    world.recovers("out").await;
+    world.until(Kind::EDGE, EDGE_MAIN, "back", |edge| edge["statusCode"] == "ACTIVE").await;
+    world.ends_well();
+}

@@ -60,6 +60,10 @@ async fn e2_a_relapse_while_an_undo_takes_effect_is_remedied() {
     let actions = [
         action("stop", "campaign.stop", json!({"campaign": CAMPAIGN})),
         action("members", "queue.members", json!({"queue": QUEUE, "members": MEMBERS, "joined": false})),
+        Action {
+            client: "telephony",
+            ..action("edge", "edge.out_of_service", json!({"edge": EDGE_MAIN, "drain_s": 1}))
+        },
     ];
     let options = Options { settle: Duration::from_secs(4), ..Options::default() };
     let world = World::start("native-relapse", options, &actions).await;
@@ -67,6 +71,7 @@ async fn e2_a_relapse_while_an_undo_takes_effect_is_remedied() {
     for (name, kind, key, path, field, done, undone) in [
         ("stop", Kind::CAMPAIGN, CAMPAIGN, CAMPAIGN, "campaignStatus", json!("off"), json!("on")),
         ("members", Kind::QUEUE_MEMBER, &member, "/members", "joined", json!(false), json!(true)),
+        ("edge", Kind::EDGE, EDGE_MAIN, "/statuscode", "statusCode", json!("INACTIVE"), json!("ACTIVE")),
     ] {
         world.fails(name).await;
         world.until(kind, key, name, |object| object[field] == done).await;
@@ -89,5 +94,44 @@ async fn e2_a_relapse_while_an_undo_takes_effect_is_remedied() {
         world.until(kind, key, name, |object| object[field] == undone).await;
         world.until_over().await;
     }
+    world.ends_well();
+}
+
+/// Of several steps the last that was done is undone first, each exactly: here both write the same field. What was never
+/// done is not undone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e2_several_steps_are_undone_last_first_as_far_as_they_were_done() {
+    let sends = |name, destination: &str| {
+        let values = json!({"destination": destination});
+        action(name, "datatable_row.set", json!({"table": TABLE, "key": ROWS[0], "values": values}))
+    };
+    let actions = [
+        Action { steps: "both, other", ..sends("both", "first") },
+        sends("other", "second"),
+        Action { steps: "half, group", ..sends("half", "half") },
+        group(),
+    ];
+    let world = World::start("native-steps", Options::default(), &actions).await;
+    let row = format!("{TABLE}/{}", ROWS[0]);
+    let before = world.simulator.object(Kind::DATA_TABLE_ROW, &row);
+    let written = || -> Vec<Value> {
+        let calls = world.simulator.calls().into_iter().filter(|call| call.method == "PUT");
+        calls.map(|call| call.body.unwrap()["destination"].clone()).collect()
+    };
+    world.fails("both").await;
+    world.until(Kind::DATA_TABLE_ROW, &row, "both", |row| row["destination"] == "second").await;
+    world.recovers("both").await;
+    world.until_over().await;
+    assert_eq!(written(), ["first", "second", "first", "primary"]);
+    assert_eq!(world.simulator.object(Kind::DATA_TABLE_ROW, &row), before);
+    // The second step is refused for good: that is held, and the end of the trouble undoes the first alone.
+    world.simulator.forget_calls();
+    world.simulator.fault(Fault::status("/api/v2/architect/emergencygroups", 403));
+    world.report("half", "gw-2", "FAILED", 3).await;
+    world.until_held("403").await;
+    world.report("half", "gw-2", "HEALTHY", 2).await;
+    world.until_over().await;
+    assert_eq!(written(), ["half", "primary"]);
+    assert_eq!(world.simulator.object(Kind::DATA_TABLE_ROW, &row), before);
     world.ends_well();
 }

@@ -70,28 +70,34 @@ const ROUTES: &[Route] = &[
     route(Method::PUT, ROUTE, TELEPHONY, |state, asked| replace(state, Kind::OUTBOUND_ROUTE, asked)),
 ];
 
-/// Takes an edge out of service, or puts it back. One that is out carries no new calls and stays online.
+/// Takes an edge out of service, or puts it back: accepted at once, so by and by. One that is out carries no new calls and
+/// stays online.
 fn status_code(state: &mut State, asked: &Asked) -> Answer {
     let key = asked.key();
     state.world.find(Kind::EDGE, &key)?;
     let in_service = asked.body.get("inService").and_then(Value::as_bool);
     let in_service = in_service.ok_or_else(|| Refusal::bad_request("inService is required"))?;
-    let (code, draining) = if in_service { ("ACTIVE", "NONE") } else { ("INACTIVE", "WAIT") };
-    state.world.set(Kind::EDGE, &key, &json!({ "statusCode": code, "callDrainingState": draining }))?;
-    if !in_service {
-        let due_us = asked.now.us.saturating_add(micros(state.options.settle));
-        state.world.later(due_us, Kind::EDGE, &key, json!({ "callDrainingState": "COMPLETE" }))?;
-    }
+    let settled = if in_service {
+        json!({ "statusCode": "ACTIVE", "callDrainingState": "NONE" })
+    } else {
+        state.world.set(Kind::EDGE, &key, &json!({ "callDrainingState": "WAIT" }))?;
+        json!({ "statusCode": "INACTIVE", "callDrainingState": "COMPLETE" })
+    };
+    let due_us = asked.now.us.saturating_add(micros(state.options.settle));
+    state.world.later(due_us, Kind::EDGE, &key, settled)?;
     ok(json!("OK"))
 }
 
-/// Offline at once, online again by and by.
+/// Offline by and by, and online again as long after that.
 fn reboot(state: &mut State, asked: &Asked) -> Answer {
     let key = asked.key();
     state.world.find(Kind::EDGE, &key)?;
-    state.set_edge(&key, false)?;
-    let due_us = asked.now.us.saturating_add(micros(state.options.settle));
-    state.world.later(due_us, Kind::EDGE, &key, json!({ "onlineStatus": "ONLINE" }))?;
+    let settle_us = micros(state.options.settle);
+    let mut due_us = asked.now.us;
+    for status in ["OFFLINE", "ONLINE"] {
+        due_us = due_us.saturating_add(settle_us);
+        state.world.later(due_us, Kind::EDGE, &key, json!({ "onlineStatus": status }))?;
+    }
     ok(json!("OK"))
 }
 
