@@ -161,6 +161,15 @@ impl World {
         }
     }
 
+    /// Waits until so many incidents are open.
+    async fn until_incidents(&self, open: usize) {
+        let began = clock::now();
+        while self.incidents().as_array().unwrap().len() != open {
+            assert!(began.elapsed() < SOON, "{open}: {:#}", self.incidents());
+            clock::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     async fn until_over(&self) {
         let began = clock::now();
         while self.incidents() != json!([]) {

@@ -122,3 +122,53 @@ async fn e2_two_changes_of_one_object_are_both_undone() {
     assert_eq!(content(world.simulator.object(Kind::IVR, IVR_SALES)), before);
     world.ends_well();
 }
+
+/// Two remedies share a member of a queue, and not all: the end of one would take him from the other, so the second is
+/// held. Once the first is over and its undo has taken effect, it can be done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e2_members_whom_two_remedies_share_in_part_stay_with_the_first() {
+    let leave = |name, members: [&str; 2]| {
+        action(name, "queue.members", json!({"queue": QUEUE, "members": members, "joined": false}))
+    };
+    let actions = [leave("first", [MEMBERS[0], MEMBERS[1]]), leave("second", [MEMBERS[1], MEMBERS[2]])];
+    let pager = Target::start().await;
+    let world = World::start_with("native-members", Options::default(), &actions, Some(&pager)).await;
+    let joined = |n: usize| {
+        world.simulator.object(Kind::QUEUE_MEMBER, &format!("{QUEUE}/{}", MEMBERS[n]))["joined"].clone()
+    };
+    let shared = format!("{QUEUE}/{}", MEMBERS[1]);
+    world.report("first", "gw-1", "FAILED", 3).await;
+    world.until(Kind::QUEUE_MEMBER, &shared, "left", |member| member["joined"] == false).await;
+    // The same list for another entity is no other list.
+    world.report("first", "gw-3", "FAILED", 3).await;
+    world.until_incidents(2).await;
+    world.report("second", "gw-2", "FAILED", 3).await;
+    let pages = pager.wait_for(1, SOON).await;
+    assert!(pages[0].body.contains("gw-2 of second"), "{}", pages[0].body);
+    assert!(pages[0].body.contains("has changed some of these members"), "{}", pages[0].body);
+    assert_eq!((joined(1), joined(2), world.writes("/members").len()), (json!(false), json!(true), 1));
+    // Nothing of it is undone, as nothing was done.
+    world.report("second", "gw-2", "HEALTHY", 2).await;
+    world.until_incidents(2).await;
+    assert_eq!((joined(1), world.writes("/members").len()), (json!(false), 1));
+    for entity in ["gw-1", "gw-3"] {
+        world.report("first", entity, "HEALTHY", 2).await;
+    }
+    world.until(Kind::QUEUE_MEMBER, &shared, "back", |member| member["joined"] == true).await;
+    world.until_over().await;
+    assert_eq!((joined(0), joined(1), joined(2)), (json!(true), json!(true), json!(true)));
+    assert_eq!((world.writes("/members").len(), pager.calls().len()), (2, 1));
+    // What may not have taken effect is waited for, and held by nobody.
+    world.report("second", "gw-4", "FAILED", 3).await;
+    let looks = || {
+        let calls = world.simulator.calls().into_iter();
+        calls.filter(|call| call.method == "GET" && call.path.ends_with("/members")).count()
+    };
+    let (before, began) = (looks(), clock::now());
+    while looks() < before + 2 {
+        assert!(began.elapsed() < SOON, "{}", world.installation.logs());
+        clock::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!((world.writes("/members").len(), pager.calls().len()), (2, 1));
+    world.ends_well();
+}

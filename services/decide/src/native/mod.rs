@@ -18,6 +18,7 @@ mod emergency_group;
 mod flow;
 mod in_force;
 mod ivr;
+mod lists;
 mod outbound_route;
 mod proof;
 mod queue;
@@ -31,6 +32,7 @@ pub use change::{
     plan, reconciled, stamp, undo,
 };
 pub use in_force::{BEGUN_MAX, InForce, Known, Stands};
+pub use lists::{LISTS_MAX, Lists, collide};
 pub use proof::{Proof, Shows, proof, shows};
 pub use written::Written;
 
