@@ -11,7 +11,9 @@ Exits 1 and names every deviation. The simulator should settle quickly, and not 
 waits out Retry-After by itself, so errors are asked for without it.
 """
 
+import collections
 import json
+import pathlib
 import re
 import sys
 import time
@@ -34,6 +36,37 @@ deviations = []
 carried_out = set()
 answers = 0
 notifications = 0
+
+
+# A call as the SDK has it: its path's parameters in their order, the body's, and the model of that.
+Method = collections.namedtuple("Method", "api name parameters body carries")
+
+
+def nameless(path):
+    return re.sub(r"\{\w+\}", "{}", path)
+
+
+def sdk_methods():
+    """Every call of the SDK by HTTP method and path, whatever the path's parameters are called."""
+    found = {}
+    for file in (pathlib.Path(gc.__file__).parent / "apis").glob("*_api.py"):
+        text = file.read_text()
+        api = re.search(r"^class (\w+)\(", text, re.M).group(1)
+        for function in text.split("\n    def ")[1:]:
+            by = re.search(r"call_api\(resource_path, '(\w+)'", function)
+            if by is None:
+                continue
+            path = re.search(r"resource_path = '([^']+)'", function).group(1)
+            named = dict(re.findall(r"path_params\['(\w+)'\] = params\['(\w+)'\]", function))
+            parameters = [named[name] for name in re.findall(r"\{(\w+)\}", path)]
+            body = re.search(r"body_params = params\['(\w+)'\]", function)
+            carries = body and re.search(rf":param (.+) {body.group(1)}:", function).group(1)
+            method = Method(api, function.split("(")[0], parameters, body and body.group(1), carries)
+            found[by.group(1), nameless(path)] = method
+    return found
+
+
+METHODS = sdk_methods()
 
 
 def deviation(where, what):
@@ -137,11 +170,6 @@ def architect(routing):
         for problem in gc_validate.validate("ErrorBody", json.loads(error.body)):
             deviation("a stale version", problem)
 
-    ivr = routing.call("ArchitectApi", "get_architect_ivrs").entities[0]
-    ivr = routing.call("ArchitectApi", "get_architect_ivr", ivr.id)
-    ivr.dnis = ["+13175550199"]
-    expect("IVR", routing.call("ArchitectApi", "put_architect_ivr", ivr.id, ivr).dnis, ["+13175550199"])
-
 
 def rows_and_flows(routing, url):
     table, key = next(iter(raw(url, "GET", "/simulator/objects/data_table_row")[1])).split("/")
@@ -168,11 +196,6 @@ def outbound(routing):
     until("a stopped campaign", lambda: status() == "off")
     routing.call("OutboundApi", "post_outbound_campaign_start", campaign)
     until("a started campaign", lambda: status() == "on")
-    throttle = gc.CampaignPatchRequest()
-    throttle.outbound_line_count, throttle.abandon_rate = 1, 0.0
-    routing.call("OutboundApi", "patch_outbound_campaign", campaign, throttle)
-    patched = routing.call("OutboundApi", "get_outbound_campaign", campaign)
-    expect("a patched campaign", (patched.outbound_line_count, patched.abandon_rate), (1, 0.0))
 
 
 def queues(routing):
@@ -195,9 +218,10 @@ def telephony_objects(telephony, url):
     edge = telephony.call(api, "get_telephony_providers_edges").entities[0].id
     telephony.call(api, "get_telephony_providers_edge", edge)
     service = gc.EdgeServiceStateRequest()
-    for service.in_service in (False, True):
+    status = lambda: telephony.call(api, "get_telephony_providers_edge", edge).status_code
+    for service.in_service, settled in ((False, "INACTIVE"), (True, "ACTIVE")):
         telephony.call(api, "post_telephony_providers_edge_statuscode", edge, body=service)
-        telephony.call(api, "get_telephony_providers_edge", edge)
+        until(f"an edge that is {settled}", lambda: status() == settled)
     trunks = telephony.call(api, "get_telephony_providers_edges_trunks", page_size=2)
     expect("trunks of a page", (len(trunks.entities), trunks.page_count), (2, 2))
     trunk = telephony.call(api, "get_telephony_providers_edges_trunk", trunks.entities[0].id).id
@@ -324,7 +348,49 @@ def untried(url):
         if path.startswith("/api/v2/") and not path.startswith("/api/v2/events/"):
             pattern = re.compile(re.sub(r"\\\{[a-z]+\\\}", "[^/]+", re.escape(path)) + "$")
             if not any(method == route["method"] and pattern.match(called) for method, called in carried_out):
-                deviation(f"{route['method']} {path}", "this script does not try it")
+                yield route
+
+
+def arguments(path, uri):
+    """The path's parameters, as an object's own address has them; none if it is no address of that kind."""
+    pairs = list(zip(path.split("/"), uri.split("/")))
+    if any(not name.startswith("{") and name != part for name, part in pairs):
+        return None
+    found = [part for name, part in pairs if name.startswith("{")]
+    return found if len(found) == path.count("{") else None
+
+
+def try_plain(platform, method, reads, found, example):
+    """Calls with the route's example; else what is read is put back, and stays as it was."""
+    given = dict(zip(method.parameters, found))
+    if method.carries is None or example is not None:
+        platform.call(method.api, method.name, **given, **({} if example is None else {method.body: example}))
+    elif reads is not None:
+        read = lambda: platform.call(reads.api, reads.name, **dict(zip(reads.parameters, found)))
+        before = read()
+        platform.call(method.api, method.name, **given, **{method.body: before})
+        ours = lambda object: {k: v for k, v in object.to_dict().items() if not re.match("version|modified|date_", k)}
+        expect(f"{method.name}, as it was read", ours(read()), ours(before))
+
+
+def plain(url, routing, telephony):
+    """Tries what nothing else here tries."""
+    kinds = raw(url, "GET", "/simulator/objects")[1].values()
+    addresses = [object.get("selfUri", "") for kind in kinds for object in kind.values()]
+    for route in untried(url):
+        by, path = route["method"], route["path"]
+        method, reads = METHODS.get((by, nameless(path))), METHODS.get(("GET", nameless(path)))
+        found = [] if "{" not in path else next(filter(None, (arguments(path, uri) for uri in addresses)), None)
+        if method is None:
+            deviation(f"{by} {path}", "the platform has no such call")
+        elif found is not None:
+            of_telephony = any(permission.startswith("telephony:") for permission in route["permissions"])
+            try:
+                try_plain(telephony if of_telephony else routing, method, reads, found, route["example"])
+            except ApiException as error:
+                deviation(f"{by} {path}", f"{error.status}: {error.body}")
+    for route in untried(url):
+        deviation(f"{route['method']} {route['path']}", "this script does not try it; give the route an example")
 
 
 def drive(url, client, secret, telephony_client, telephony_secret):
@@ -338,7 +404,8 @@ def drive(url, client, secret, telephony_client, telephony_secret):
     channels(telephony, url, edge, trunk)
     operational_events(routing, url)
     errors(url, client, secret)
-    untried(url)
+    # The tokens from above are revoked.
+    plain(url, Platform(url, client, secret), Platform(url, telephony_client, telephony_secret))
 
 
 def hold_at_least(where, found, wanted):
@@ -353,38 +420,34 @@ def hold_at_least(where, found, wanted):
         expect(where, found, wanted)
 
 
-# What calls carry, by method and path. A row of a data table has the columns that its owner gave it.
-BODIES = [
-    ("PUT", "/api/v2/architect/emergencygroups/[^/]+", "EmergencyGroup"),
-    ("PUT", "/api/v2/architect/ivrs/[^/]+", "IVR"),
-    ("PUT", "/api/v2/flows/datatables/[^/]+/rows/[^/]+", "dict(str, object)"),
-    ("POST", "/api/v2/flows/executions", "FlowExecutionLaunchRequest"),
-    ("PATCH", "/api/v2/outbound/campaigns/[^/]+", "CampaignPatchRequest"),
-    ("POST", "/api/v2/outbound/campaigns/[^/]+/(start|stop)", None),
-    ("PUT", "/api/v2/routing/queues/[^/]+", "Queue"),
-    ("PATCH", "/api/v2/routing/queues/[^/]+/members", "list[QueueMember]"),
-    ("PUT", "/api/v2/telephony/providers/edges/sites/[^/]+/outboundroutes/[^/]+", "OutboundRouteBase"),
-    ("POST", "/api/v2/telephony/providers/edges/[^/]+/statuscode", "EdgeServiceStateRequest"),
-    ("POST", "/api/v2/telephony/providers/edges/[^/]+/reboot", "EdgeRebootParameters"),
-]
+def called(by, path):
+    """The SDK's method of a call. Of several that its path may be, the one that leaves least open."""
+    matches = [
+        (pattern.count("{}"), method)
+        for (of, pattern), method in METHODS.items()
+        if of == by and re.fullmatch(re.escape(pattern).replace(r"\{\}", "[^/]+"), path)
+    ]
+    return min(matches, default=(0, None), key=lambda match: match[0])[1]
 
 
 def bodies(url):
     """Holds what others have sent against the models of it: the simulator would take what the platform refuses."""
     for call in raw(url, "GET", "/simulator/calls")[1]["calls"]:
-        method, path = call["method"], call["path"]
-        if method == "GET" or not path.startswith("/api/v2/"):
+        by, path = call["method"], call["path"]
+        if by == "GET" or not path.startswith("/api/v2/"):
             continue
-        models = [model for by, pattern, model in BODIES if by == method and re.fullmatch(pattern, path)]
-        if not models:
-            deviation(f"{method} {path}", "this script does not know what it carries")
-        elif models[0] is None:
-            expect(f"{method} {path}", call["body"], None)
+        method = called(by, path)
+        if method is None:
+            deviation(f"{by} {path}", "the platform has no such call")
+        elif method.carries is None:
+            expect(f"{by} {path}", call["body"], None)
         else:
+            # A row of a data table has the columns that its owner gave it.
+            model = "dict(str, object)" if method.carries == "object" else method.carries
             problems = []
-            gc_validate.check(models[0], call["body"], models[0], problems)
+            gc_validate.check(model, call["body"], model, problems)
             for problem in problems:
-                deviation(f"{method} {path}", problem)
+                deviation(f"{by} {path}", problem)
 
 
 def read(url, client, secret, telephony_client, telephony_secret):

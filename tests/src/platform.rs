@@ -20,7 +20,7 @@ pub fn content(mut object: Value) -> Value {
 pub fn found_group(simulator: &Simulator, entity: &str) -> Value {
     let mut group = simulator.group(GROUP_EVACUATION);
     group["id"] = json!(entity);
-    simulator.add(Kind::EmergencyGroup, entity, group.clone()).unwrap();
+    simulator.add(Kind::EMERGENCY_GROUP, entity, group.clone()).unwrap();
     group
 }
 

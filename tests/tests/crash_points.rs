@@ -468,7 +468,7 @@ async fn f1_e9_a_crash_at_every_line_of_a_native_action_writes_once_and_restores
     let points: Vec<(Point, String)> =
         walk_natively().into_iter().map(|point| (point, format!("native-{}", point.name()))).collect();
     let before: Vec<_> = points.iter().map(|(_, entity)| found_group(&simulator, entity)).collect();
-    let group = |entity: &str| simulator.object(Kind::EmergencyGroup, entity);
+    let group = |entity: &str| simulator.object(Kind::EMERGENCY_GROUP, entity);
     for (status, times, enabled) in [("FAILED", 3, true), ("HEALTHY", 2, false)] {
         for (point, entity) in &points {
             installation.service("executor", 0).signal("TERM");

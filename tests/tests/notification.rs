@@ -298,7 +298,7 @@ async fn g9_whatever_happens_to_a_channel_an_outage_is_found() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e2_e11_g9_a_trunk_goes_down_and_the_emergency_group_is_enabled_verified_and_restored() {
     let world = World::with(platform(|_| {}).await, "notification-trunk", 1, 1, evacuation).await;
-    let group = || world.simulator.object(Kind::EmergencyGroup, GROUP_EVACUATION);
+    let group = || world.simulator.object(Kind::EMERGENCY_GROUP, GROUP_EVACUATION);
     let before = content(group());
     assert!(before["emergencyCallFlows"].as_array().is_some_and(|flows| !flows.is_empty()), "{before:#}");
     let verified =
@@ -527,10 +527,10 @@ const TRUNK_LIST: &str = "/api/v2/telephony/providers/edges/trunks";
 
 /// So many trunks besides those that are there.
 fn many_trunks(simulator: &Simulator, count: usize) {
-    let trunk = simulator.object(Kind::Trunk, TRUNK_PRIMARY);
+    let trunk = simulator.object(Kind::TRUNK, TRUNK_PRIMARY);
     for number in 0..count {
         let (mut trunk, id) = (trunk.clone(), format!("a{number:04}"));
         trunk["id"] = json!(id);
-        simulator.add(Kind::Trunk, &id, trunk).unwrap();
+        simulator.add(Kind::TRUNK, &id, trunk).unwrap();
     }
 }

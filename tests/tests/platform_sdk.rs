@@ -26,7 +26,7 @@ async fn the_official_sdk_finds_no_deviation() {
     // And would find one.
     let simulator = start().await;
     let broken = json!({ "statusCode": "BROKEN", "invented": 1, "managed": "yes" });
-    simulator.edit(Kind::Edge, EDGE_MAIN, &broken).unwrap();
+    simulator.edit(Kind::EDGE, EDGE_MAIN, &broken).unwrap();
     let (code, text) = hold(&simulator, &sdk).await;
     assert_eq!(code, 1, "{text}");
     for named in ["Edge.statusCode: 'BROKEN'", "Edge.invented: unknown field", "Edge.managed: want bool"] {

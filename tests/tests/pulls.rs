@@ -137,11 +137,11 @@ fn is_poll(call: &Call) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e5_polls_and_remedies_share_the_limits_and_a_part_is_kept_for_remedies() {
     let simulator = platform(Some(ALLOWED)).await;
-    let trunk = simulator.object(Kind::Trunk, TRUNK_PRIMARY);
+    let trunk = simulator.object(Kind::TRUNK, TRUNK_PRIMARY);
     for number in 0..600 {
         let (mut trunk, id) = (trunk.clone(), format!("far-{number}"));
         trunk["id"] = json!(id);
-        simulator.add(Kind::Trunk, &id, trunk).unwrap();
+        simulator.add(Kind::TRUNK, &id, trunk).unwrap();
     }
     // Seven pages a look: twice as much as there may be of all calls.
     let installation = installed("pulls", &simulator, 8);

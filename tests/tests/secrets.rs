@@ -495,7 +495,7 @@ async fn g7_no_secret_is_in_a_log_a_stream_a_file_a_page_or_a_command_line() {
     }
     let enabled = |is: bool| {
         let simulator = &simulator;
-        move || async move { simulator.object(holdline_simulator::Kind::EmergencyGroup, ENTITY)["enabled"] == is }
+        move || async move { simulator.object(holdline_simulator::Kind::EMERGENCY_GROUP, ENTITY)["enabled"] == is }
     };
     until("enabled", || installation.log_of("executor", 0), enabled(true)).await;
     // Everything that can go wrong with Vault goes wrong; then a secret is replaced.

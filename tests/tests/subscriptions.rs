@@ -121,7 +121,7 @@ impl World {
     }
 
     fn there(&self) -> Vec<Value> {
-        let mut there = self.simulator.objects(Kind::Subscription);
+        let mut there = self.simulator.objects(Kind::SUBSCRIPTION);
         there.sort_by_key(|found| found["name"].as_str().unwrap().to_string());
         there
     }

@@ -80,7 +80,16 @@ pub fn shares(command: &Command, published_ms: i64, intent: &Intent) -> Option<S
 /// # Errors
 /// Names the placeholder that cannot be filled, or the parameter that cannot be used.
 pub fn change(native: &Native, command: &Command) -> Result<Change, String> {
-    let text = native.parameters.render(&command.values).map_err(|error| error.to_string())?;
+    change_by(native, &command.values)
+}
+
+/// What it is to change whatever the event says, if it takes nothing from one.
+pub fn fixed(native: &Native) -> Option<Change> {
+    change_by(native, &Values::default()).ok()
+}
+
+fn change_by(native: &Native, values: &Values) -> Result<Change, String> {
+    let text = native.parameters.render(values).map_err(|error| error.to_string())?;
     let parameters: serde_json::Map<_, _> =
         serde_json::from_str(&text).map_err(|error| format!("`parameters`: {error}"))?;
     let given = Given(&parameters);

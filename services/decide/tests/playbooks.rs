@@ -579,6 +579,33 @@ fn a2_a_warning_may_not_do_what_a_failure_does_whatever_it_calls_it() {
 }
 
 #[test]
+fn members_that_two_remedies_share_in_part_are_told() {
+    let check = |one: &str, other: &str, revert: &str, expected: &[&str]| {
+        let mut bundle = sample("loop");
+        let settings = "platform: {region: mypurecloud.ie, clients: {one: {id: env:A, secret: env:B}}}\n";
+        *bundle.files.get_mut("holdline.yaml").unwrap() += settings;
+        for (name, members) in [("first", one), ("second", other)] {
+            let action = format!(
+                r#"{{"name": "{name}", "actionType": "GENESYS", "kind": "queue.members", "parameters": {{"queue": "q", "members": {members}}}}}"#
+            );
+            bundle.files.insert(format!("actions/{name}.json"), action);
+        }
+        let playbook = bundle.files.get_mut("loop.playbook.yaml").unwrap();
+        *playbook =
+            playbook.replace("do: [remediate]", "do: [first, second]").replace("do: [revert]", revert);
+        let findings = playbook::load(&bundle).1;
+        let codes: Vec<&str> =
+            findings.iter().map(|finding| finding.code).filter(|code| *code != "unused").collect();
+        assert_eq!(codes, expected, "{one} {other} {revert}: {findings:?}");
+    };
+    check(r#"["a", "b"]"#, r#"["b", "c"]"#, "do: undo", &["members-shared"]);
+    check(r#"["a", "b"]"#, r#"["b", "a"]"#, "do: undo", &[]);
+    check(r#"["a", "b"]"#, r#"["c"]"#, "do: undo", &[]);
+    check(r#"["a", "b"]"#, r#"["b", "{{data.gatewayId}}"]"#, "do: undo", &[]);
+    check(r#"["a", "b"]"#, r#"["b", "c"]"#, "do: [revert]", &[]);
+}
+
+#[test]
 fn d2_the_subscriptions_of_a_playbook_repeat_alike() {
     let mut bundle = sample("loop");
     let text = bundle.files.get_mut("loop.playbook.yaml").unwrap();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use holdline_decide::native::{Change, InForce, Written};
+use holdline_decide::native::{Change, InForce, Lists, Written};
 use holdline_proto::command::Command;
 use holdline_proto::topology::{Bucket, token};
 use holdline_proto::wire::{self, Wire};
@@ -32,7 +32,23 @@ pub(crate) fn remedy(command: &Command) -> String {
 /// # Errors
 /// When the broker does not answer.
 pub(crate) async fn of(bus: &Bus, change: &Change, command: &Command) -> Result<Entry<InForce>, StoreError> {
-    read(bus, token(&["kept", &change.identity().unwrap_or_else(|| remedy(command))])).await
+    under(bus, &change.identity().unwrap_or_else(|| remedy(command))).await
+}
+
+/// The same of a change of this identity.
+///
+/// # Errors
+/// When the broker does not answer.
+pub(crate) async fn under(bus: &Bus, identity: &str) -> Result<Entry<InForce>, StoreError> {
+    read(bus, token(&["kept", identity])).await
+}
+
+/// Looks up which lists of members of a queue changes of ours are about.
+///
+/// # Errors
+/// When the broker does not answer.
+pub(crate) async fn lists(bus: &Bus, object: &str) -> Result<Entry<Lists>, StoreError> {
+    read(bus, token(&["lists", object])).await
 }
 
 /// Looks up what we have written to an object.

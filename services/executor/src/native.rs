@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use holdline_decide::execute::{self, Answer as Answered, Next, UNCHANGED};
-use holdline_decide::native::{self, BEGUN_MAX, Call, Change, InForce, Kept, Plan, Written};
+use holdline_decide::native::{
+    self, BEGUN_MAX, Call, Change, InForce, Kept, LISTS_MAX, Plan, Stands, Written,
+};
 use holdline_decide::playbook::{Doing, Native, Platform, Set};
 use holdline_platform::rate::Pace;
 use holdline_platform::{Failed, Response};
@@ -143,6 +145,10 @@ impl Executor {
         }
         // Who is never undone would keep all others from being undone.
         let relies = set.rules(&command.key).is_some_and(|rules| rules.revert.undo);
+        let plan = match command.undo {
+            None if relies => self.beside(&change).await?.unwrap_or(plan),
+            Some(_) | None => plan,
+        };
         let now_ms = self.time.now_ms();
         let carried = |known: InForce, kept: Kept| match (command.undo, relies) {
             (Some(_), _) => known.undone(now_ms),
@@ -218,6 +224,46 @@ impl Executor {
             self.note_written(&change, written).await?;
         }
         self.conclude(work, command, next, intent, revision, lock, &caller.pace.host).await
+    }
+
+    /// Why members of a queue cannot be changed beside what else is in force of the same queue. `None`: they can, and
+    /// are noted among it.
+    async fn beside(&self, change: &Change) -> Result<Option<Plan>, StoreError> {
+        let (Change::Members(_), Some(queue)) = (change, change.object()) else { return Ok(None) };
+        let mut entry = kept::lists(&self.bus, &queue).await?;
+        if let Some(error) = &entry.unreadable {
+            let reason = format!("which of the queue's members we have changed cannot be read: {error}");
+            return Ok(Some(Plan::Refused(reason)));
+        }
+        let before = entry.known.take().unwrap_or_default();
+        let mut lists = before.clone();
+        for other in before.in_the_way(change) {
+            let known = kept::under(&self.bus, &other).await?;
+            let stands = match (&known.known, &known.unreadable) {
+                (_, Some(_)) => Stands::Yes,
+                (Some(known), None) => known.stands(self.time.now_ms()),
+                (None, None) => Stands::No,
+            };
+            match stands {
+                Stands::No => lists = lists.without(&other),
+                Stands::Passing if before.shares(change, &other) => return Ok(Some(Plan::Wait)),
+                Stands::Yes if before.shares(change, &other) => {
+                    let whose = known.known.unwrap_or_default().relying.into_iter().next();
+                    let whose = whose.unwrap_or_else(|| "not known".into());
+                    return Ok(Some(Plan::Refused(format!(
+                        "another remedy ({whose}) has changed some of these members and not the same, and the end of \
+                         one would take them from the other: a person has to do it"
+                    ))));
+                }
+                Stands::Yes | Stands::Passing => {}
+            }
+        }
+        let Some(lists) = lists.with(change) else {
+            let reason = format!("{LISTS_MAX} lists of members of this queue are in force already");
+            return Ok(Some(Plan::Refused(reason)));
+        };
+        kept::write(&self.bus, &entry, lists).await?;
+        Ok(None)
     }
 
     /// What we have written to the object of a change.

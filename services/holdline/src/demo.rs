@@ -94,7 +94,7 @@ impl Demo {
 
     /// The carriers that outbound calls leave by, in their order, as the simulator has it now.
     fn carriers(&self) -> String {
-        let route = self.platform.object(Kind::OutboundRoute, &format!("{SITE_MAIN}/{ROUTE}"));
+        let route = self.platform.object(Kind::OUTBOUND_ROUTE, &format!("{SITE_MAIN}/{ROUTE}"));
         let bases = route.get("externalTrunkBases").and_then(Value::as_array);
         let name = |base: &Value| match base.get("id").and_then(Value::as_str) {
             Some(TRUNK_BASE_PRIMARY) => "the primary carrier",

@@ -151,7 +151,7 @@ impl Simulator {
 
     /// An emergency group as it stands.
     pub fn group(&self, id: &str) -> Value {
-        self.object(Kind::EmergencyGroup, id)
+        self.object(Kind::EMERGENCY_GROUP, id)
     }
 
     /// Orders a fault.

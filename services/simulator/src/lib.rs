@@ -1,8 +1,8 @@
 //! Plays Genesys Cloud for demonstrations and tests: its REST API, its notification channels, its token
 //! endpoint, its status page, and the subscription API that the guide imagines beside them.
 //!
-//! [`serve`] is the way of a call; [`api`] has the endpoints, one table of routes a file; [`world`] the objects
-//! they work on and [`organisation`] those that are there at the start. [`control`] is what a test or a
+//! [`serve`] is the way of a call; [`api`] has the endpoints and the objects that are there at the start, a file for each
+//! family; [`world`] what all objects have in common, and [`organisation`] who they belong to. [`control`] is what a test or a
 //! demonstration does behind the platform's back. Everything is in memory behind one mutex ([`state`]);
 //! endpoints are functions from that state and a call to an answer.
 //!
@@ -45,7 +45,7 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
 /// The platform counts the calls of a client in windows of this length.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Between the acceptance of an asynchronous change (a campaign's status, a member's state, an edge's reboot)
+/// Between the acceptance of an asynchronous change (a campaign's status, a member's state, an edge's service or reboot)
 /// and its effect.
 const SETTLE: Duration = Duration::from_millis(500);
 

@@ -10,11 +10,11 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api;
 use crate::control::Unknown;
 use crate::faults::{Fault, SocketFault};
 use crate::serve::Shared;
 use crate::world::Kind;
+use crate::{api, state};
 
 type Platform = State<Arc<Shared>>;
 
@@ -23,6 +23,7 @@ pub(crate) fn router() -> Router<Arc<Shared>> {
     Router::new()
         .route("/trunks/{id}", post(trunk))
         .route("/edges/{id}", post(edge))
+        .route("/objects", get(every_object))
         .route("/objects/{kind}", get(objects))
         .route("/objects/{kind}/{*key}", get(object).patch(edit))
         .route("/incidents", post(incident))
@@ -68,12 +69,20 @@ async fn edge(State(shared): Platform, Path(id): Path<String>, Json(to): Json<Ed
     answer(shared.set_edge(&id, to.online))
 }
 
+/// Every object, by kind and key.
+async fn every_object(State(shared): Platform) -> Json<Value> {
+    let all = |kind: Kind| (kind.0.name.to_string(), shared.with(|state, _| of_kind(state, kind)));
+    Json(api::kinds().map(all).collect::<serde_json::Map<_, _>>().into())
+}
+
 async fn objects(State(shared): Platform, Path(kind): Path<Kind>) -> Json<Value> {
-    let of_kind = shared.with(|state, _| {
-        let objects = state.world.below(kind, "");
-        objects.map(|(key, object)| (key.to_string(), object.clone())).collect::<serde_json::Map<_, _>>()
-    });
-    Json(Value::Object(of_kind))
+    Json(shared.with(|state, _| of_kind(state, kind)))
+}
+
+fn of_kind(state: &state::State, kind: Kind) -> Value {
+    let objects = state.world.below(kind, "");
+    let objects = objects.map(|(key, object)| (key.to_string(), object.clone()));
+    objects.collect::<serde_json::Map<_, _>>().into()
 }
 
 async fn object(State(shared): Platform, Path((kind, key)): Path<(Kind, String)>) -> Response {
@@ -167,9 +176,16 @@ async fn revoke(State(shared): Platform) -> Json<Value> {
 
 /// Every endpoint of the platform, so that a test can say which it has not tried.
 async fn routes() -> Json<Value> {
-    let all = api::ROUTES.iter().copied().flatten();
-    let route = |route: &api::Route| json!({ "method": route.method.as_str(), "path": route.path, "permissions": route.any_of });
-    Json(all.map(route).collect())
+    let route = |route: &api::Route| {
+        let example = route.example.and_then(|body| serde_json::from_str::<Value>(body).ok());
+        json!({
+            "method": route.method.as_str(),
+            "path": route.path,
+            "permissions": route.any_of,
+            "example": example,
+        })
+    };
+    Json(api::routes().map(route).collect())
 }
 
 async fn calls(State(shared): Platform) -> Json<Value> {

@@ -101,7 +101,7 @@ async fn settle(shared: Arc<Shared>) {
 
 fn router(shared: Arc<Shared>) -> Router {
     let mut platform = Router::new().route("/oauth/token", post(token));
-    for route in api::ROUTES.iter().copied().flatten() {
+    for route in api::routes() {
         // It fails for methods that HTTP does not name; the tables have none, and `GET /simulator/routes` and
         // the SDK's script would show it.
         let Ok(method) = MethodFilter::try_from(route.method.clone()) else { continue };

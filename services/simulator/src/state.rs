@@ -90,8 +90,8 @@ impl State {
 
     /// Lets happen what is due.
     pub(crate) fn settle(&mut self, now: Now) {
-        for edge in self.world.settle(now) {
-            self.tell_edge(&edge);
+        for change in self.world.settle(now) {
+            (change.kind.0.settled)(self, &change.key, &change.fields);
         }
         self.channels.settle(self.options.closing_notice, now, &mut self.ids);
     }

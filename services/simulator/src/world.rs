@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
-use crate::organisation;
 use crate::refusal::Refusal;
-use crate::state::Now;
+use crate::state::{Now, State};
+use crate::{api, organisation};
 
 /// Objects of all kinds.
 const OBJECTS_MAX: usize = 10_000;
@@ -19,78 +19,67 @@ const PENDING_MAX: usize = 1_000;
 /// Operational events that can be asked for; the oldest go first.
 const OPERATIONAL_EVENTS_MAX: usize = 1_000;
 
-/// What an object is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    EmergencyGroup,
-    Ivr,
-    /// Its key is `table/key`.
-    DataTableRow,
-    /// Its key is `site/route`.
-    OutboundRoute,
-    Campaign,
-    Queue,
-    /// Its key is `queue/user`.
-    QueueMember,
-    Edge,
-    Trunk,
-    Flow,
-    FlowExecution,
-    /// Of the API that the guide imagines.
-    Subscription,
+/// What an object is. Each kind stands in the file of its endpoints (`api`), with all that sets it apart.
+#[derive(Clone, Copy)]
+pub struct Kind(pub(crate) &'static Traits);
+
+/// How the platform treats the objects of a kind.
+pub(crate) struct Traits {
+    /// As in `/simulator/objects/{kind}`.
+    pub(crate) name: &'static str,
+    /// Fields that a caller may write where objects are replaced as a whole. What he leaves out is gone; what else he
+    /// sends is ignored.
+    pub(crate) writable: &'static [&'static str],
+    /// What a write leaves behind besides.
+    pub(crate) marks: Marks,
+    /// The objects that are there at the start, with their keys.
+    pub(crate) founded: fn(date: &str) -> Vec<(String, Value)>,
+    /// Fields of an object have changed by themselves.
+    pub(crate) settled: fn(&mut State, key: &str, fields: &Value),
 }
 
-/// Fields that a caller may write, for the kinds that are replaced as a whole. What he leaves out is gone; what
-/// else he sends is ignored.
-const EMERGENCY_GROUP: &[&str] = &["name", "division", "description", "enabled", "emergencyCallFlows"];
-const IVR: &[&str] = &[
-    "name",
-    "division",
-    "description",
-    "dnis",
-    "openHoursFlow",
-    "closedHoursFlow",
-    "holidayHoursFlow",
-    "scheduleGroup",
-];
-const OUTBOUND_ROUTE: &[&str] =
-    &["name", "description", "classificationTypes", "enabled", "distribution", "externalTrunkBases"];
-const QUEUE: &[&str] = &[
-    "name",
-    "division",
-    "description",
-    "mediaSettings",
-    "routingRules",
-    "conditionalGroupRouting",
-    "conditionalGroupActivation",
-    "bullseye",
-    "scoringMethod",
-    "lastAgentRoutingMode",
-    "acwSettings",
-    "skillEvaluationMethod",
-    "memberGroups",
-    "queueFlow",
-    "emailInQueueFlow",
-    "messageInQueueFlow",
-    "whisperPrompt",
-    "onHoldPrompt",
-    "defaultMediaLanguage",
-    "autoAnswerOnly",
-    "cannedResponseLibraries",
-    "enableTranscription",
-    "enableAudioMonitoring",
-    "enableManualAssignment",
-    "agentOwnedRouting",
-    "directRouting",
-    "callingPartyName",
-    "callingPartyNumber",
-    "defaultScripts",
-    "outboundMessagingAddresses",
-    "outboundEmailAddress",
-    "peerId",
-    "suppressInQueueCallRecording",
-];
+impl Traits {
+    /// Nothing is there, and nothing is special.
+    pub(crate) const PLAIN: Traits =
+        Traits { name: "", writable: &[], marks: Marks::None, founded: |_| vec![], settled: |_, _, _| {} };
+}
+
+/// What a write leaves behind: a version that is one higher where the object has one, and so much besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Marks {
+    /// Not even a version.
+    None,
+    /// `dateModified`
+    Date,
+    /// `modifiedBy` as well.
+    Author,
+    /// `modifiedByApp` as well.
+    App,
+}
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Kind) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for Kind {}
+
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.name)
+    }
+}
+
+impl<'de> Deserialize<'de> for Kind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Kind, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let known = api::kinds().find(|kind| kind.0.name == name);
+        known.ok_or_else(|| {
+            serde::de::Error::custom(format!("there is no kind {name}: GET /simulator/objects has them"))
+        })
+    }
+}
 
 /// Fields that are the platform's own and outlast a replacement.
 const KEPT: &[&str] = &[
@@ -106,18 +95,6 @@ const KEPT: &[&str] = &[
     "selfUri",
 ];
 
-impl Kind {
-    fn writable(self) -> &'static [&'static str] {
-        match self {
-            Kind::EmergencyGroup => EMERGENCY_GROUP,
-            Kind::Ivr => IVR,
-            Kind::OutboundRoute => OUTBOUND_ROUTE,
-            Kind::Queue => QUEUE,
-            _ => &[],
-        }
-    }
-}
-
 /// Who changes an object.
 pub(crate) enum Author<'a> {
     /// A person at the administration's pages.
@@ -128,16 +105,17 @@ pub(crate) enum Author<'a> {
 
 /// A change that happens later: fields of an object.
 #[derive(Clone)]
-struct Pending {
+pub(crate) struct Pending {
     due_us: u64,
-    kind: Kind,
-    key: String,
-    fields: Value,
+    pub(crate) kind: Kind,
+    pub(crate) key: String,
+    pub(crate) fields: Value,
 }
 
 #[derive(Clone)]
 pub(crate) struct World {
-    objects: BTreeMap<(Kind, String), Value>,
+    /// By the names of their kinds, and their keys.
+    objects: BTreeMap<(&'static str, String), Value>,
     pending: Vec<Pending>,
     /// Newest last.
     pub(crate) operational_events: VecDeque<Value>,
@@ -147,9 +125,12 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(now: Now) -> World {
-        let objects = organisation::objects(&now.date()).into_iter();
+        let date = now.date();
+        let founded = |kind: Kind| {
+            (kind.0.founded)(&date).into_iter().map(move |(key, object)| ((kind.0.name, key), object))
+        };
         World {
-            objects: objects.map(|(kind, key, object)| ((kind, key), object)).collect(),
+            objects: api::kinds().flat_map(founded).collect(),
             pending: vec![],
             operational_events: VecDeque::new(),
             secret_tokens: BTreeMap::new(),
@@ -157,7 +138,7 @@ impl World {
     }
 
     pub(crate) fn get(&self, kind: Kind, key: &str) -> Option<&Value> {
-        self.objects.get(&(kind, key.to_string()))
+        self.objects.get(&(kind.0.name, key.to_string()))
     }
 
     /// The object, or 404.
@@ -166,21 +147,21 @@ impl World {
     }
 
     fn find_mut(&mut self, kind: Kind, key: &str) -> Result<&mut Map<String, Value>, Refusal> {
-        let object = self.objects.get_mut(&(kind, key.to_string())).ok_or_else(Refusal::not_found)?;
+        let object = self.objects.get_mut(&(kind.0.name, key.to_string())).ok_or_else(Refusal::not_found)?;
         object.as_object_mut().ok_or_else(Refusal::not_found)
     }
 
     /// Objects of a kind whose key begins with this (`site/`), by key.
     pub(crate) fn below(&self, kind: Kind, prefix: &str) -> impl Iterator<Item = (&str, &Value)> {
         self.objects
-            .range((kind, prefix.to_string())..)
-            .take_while(move |((of, key), _)| *of == kind && key.starts_with(prefix))
+            .range((kind.0.name, prefix.to_string())..)
+            .take_while(move |((of, key), _)| *of == kind.0.name && key.starts_with(prefix))
             .map(|((_, key), object)| (key.as_str(), object))
     }
 
     /// Adds an object, or takes another in its place.
     pub(crate) fn put(&mut self, kind: Kind, key: &str, object: Value) -> Result<(), Refusal> {
-        let key = (kind, key.to_string());
+        let key = (kind.0.name, key.to_string());
         if self.objects.len() >= OBJECTS_MAX && !self.objects.contains_key(&key) {
             return Err(Refusal::bad_request(format!("there are {OBJECTS_MAX} objects already")));
         }
@@ -189,7 +170,7 @@ impl World {
     }
 
     pub(crate) fn remove(&mut self, kind: Kind, key: &str) -> Result<(), Refusal> {
-        self.objects.remove(&(kind, key.to_string())).map(|_| ()).ok_or_else(Refusal::not_found)
+        self.objects.remove(&(kind.0.name, key.to_string())).map(|_| ()).ok_or_else(Refusal::not_found)
     }
 
     /// Takes a caller's whole object in the place of the one that is there: what he left out is gone.
@@ -215,7 +196,7 @@ impl World {
                 return Err(Refusal::stale(given, current, stale_status));
             }
         }
-        let taken = kind.writable().iter().map(|name| (*name, body.get(*name)));
+        let taken = kind.0.writable.iter().map(|name| (*name, body.get(*name)));
         let kept = KEPT.iter().map(|name| (*name, old.get(*name)));
         let mut new: Map<String, Value> = taken
             .chain(kept)
@@ -263,20 +244,14 @@ impl World {
         self.pending.iter().map(|pending| pending.due_us).min()
     }
 
-    /// Lets changes happen that are due, and says of which edges somebody has to be told.
-    pub(crate) fn settle(&mut self, now: Now) -> Vec<String> {
-        let (due, pending): (Vec<_>, Vec<_>) =
+    /// Lets changes happen that are due, and gives them.
+    pub(crate) fn settle(&mut self, now: Now) -> Vec<Pending> {
+        let (mut due, pending): (Vec<_>, Vec<_>) =
             self.pending.drain(..).partition(|pending| pending.due_us <= now.us);
         self.pending = pending;
-        let mut edges = vec![];
-        for change in due {
-            // What has been deleted since cannot change any more.
-            let changed = self.set(change.kind, &change.key, &change.fields).is_ok();
-            if changed && change.kind == Kind::Edge && change.fields.get("onlineStatus").is_some() {
-                edges.push(change.key);
-            }
-        }
-        edges
+        // What has been deleted since cannot change any more.
+        due.retain(|change| self.set(change.kind, &change.key, &change.fields).is_ok());
+        due
     }
 
     pub(crate) fn note_operational_event(&mut self, event: Value) {
@@ -307,22 +282,22 @@ fn merge(object: &mut Map<String, Value>, fields: &Value) {
 
 /// Version, date and author, as far as objects of the kind have them.
 fn stamp(kind: Kind, object: &mut Map<String, Value>, author: &Author<'_>, now: Now) {
-    if matches!(kind, Kind::DataTableRow | Kind::QueueMember | Kind::Subscription) {
+    let marks = kind.0.marks;
+    if marks == Marks::None {
         return;
     }
     if let Some(version) = object.get("version").and_then(Value::as_i64) {
         object.insert("version".into(), json!(version + 1));
     }
     object.insert("dateModified".into(), json!(now.date()));
-    if kind == Kind::Campaign {
-        return;
-    }
     let (by, app) = match author {
         Author::Human => (organisation::HUMAN, None),
         Author::App(client) => (*client, Some(*client)),
     };
-    object.insert("modifiedBy".into(), json!(by));
-    if kind != Kind::Queue {
+    if marks >= Marks::Author {
+        object.insert("modifiedBy".into(), json!(by));
+    }
+    if marks >= Marks::App {
         merge(object, &json!({ "modifiedByApp": app }));
     }
 }

@@ -31,7 +31,7 @@ async fn a_group_is_replaced_as_a_whole_and_only_at_its_version() {
         assert_eq!(error["message"], "Version 7 does not match the current version 8");
 
         // A person was there in between.
-        simulator.edit(Kind::EmergencyGroup, GROUP_EVACUATION, &json!({ "enabled": false })).unwrap();
+        simulator.edit(Kind::EMERGENCY_GROUP, GROUP_EVACUATION, &json!({ "enabled": false })).unwrap();
         let current = simulator.group(GROUP_EVACUATION);
         assert_eq!((&current["version"], &current["modifiedBy"]), (&json!(9), &json!(HUMAN)));
         assert_eq!(current.get("modifiedByApp"), None);
@@ -198,7 +198,7 @@ async fn a_campaign_is_stopping_before_it_is_off() {
     let caller = Caller::of(&simulator, CLIENT, CLIENT_SECRET).await;
     let campaign = format!("/api/v2/outbound/campaigns/{CAMPAIGN}");
     assert_eq!(caller.call("POST", &format!("{campaign}/stop"), &Value::Null).await.0, 204);
-    assert_eq!(simulator.object(Kind::Campaign, CAMPAIGN)["campaignStatus"], "stopping");
+    assert_eq!(simulator.object(Kind::CAMPAIGN, CAMPAIGN)["campaignStatus"], "stopping");
     assert_eq!(caller.call("POST", &format!("{campaign}/start"), &Value::Null).await.0, 400);
 }
 
@@ -209,20 +209,20 @@ async fn what_is_asynchronous_happens_later() {
     let caller = Caller::of(&simulator, CLIENT, CLIENT_SECRET).await;
     let campaign = format!("/api/v2/outbound/campaigns/{CAMPAIGN}");
     assert_eq!(caller.call("POST", &format!("{campaign}/stop"), &Value::Null).await.0, 204);
-    until(|| simulator.object(Kind::Campaign, CAMPAIGN)["campaignStatus"] == "off").await;
+    until(|| simulator.object(Kind::CAMPAIGN, CAMPAIGN)["campaignStatus"] == "off").await;
     assert_eq!(caller.call("POST", &format!("{campaign}/start"), &Value::Null).await.0, 204);
-    until(|| simulator.object(Kind::Campaign, CAMPAIGN)["campaignStatus"] == "on").await;
+    until(|| simulator.object(Kind::CAMPAIGN, CAMPAIGN)["campaignStatus"] == "on").await;
     assert_eq!(
         caller.call("PATCH", &campaign, &json!({ "outboundLineCount": 1, "name": "no" })).await.0,
         204
     );
-    let patched = simulator.object(Kind::Campaign, CAMPAIGN);
+    let patched = simulator.object(Kind::CAMPAIGN, CAMPAIGN);
     assert_eq!((&patched["outboundLineCount"], &patched["name"]), (&json!(1), &json!("Renewals")));
 
     let members = format!("/api/v2/routing/queues/{QUEUE}/members");
     let leave = json!([{ "id": MEMBERS[0], "joined": false }]);
     assert_eq!(caller.call("PATCH", &members, &leave).await.0, 202);
-    let joined = |id: &str| simulator.object(Kind::QueueMember, &format!("{QUEUE}/{id}"))["joined"].clone();
+    let joined = |id: &str| simulator.object(Kind::QUEUE_MEMBER, &format!("{QUEUE}/{id}"))["joined"].clone();
     until(|| joined(MEMBERS[0]) == false).await;
     assert_eq!(joined(MEMBERS[1]), true);
     let page = caller.get(&format!("{members}?joined=true&pageSize=3&pageNumber=2")).await;
@@ -314,7 +314,7 @@ async fn everything_can_be_done_over_http_as_well() {
     };
     let down = json!({ "connected": false, "options": [true] });
     check("POST", &format!("/trunks/{TRUNK_PRIMARY}"), down, 200).await;
-    let trunk = simulator.object(Kind::Trunk, TRUNK_PRIMARY);
+    let trunk = simulator.object(Kind::TRUNK, TRUNK_PRIMARY);
     assert_eq!(
         (&trunk["optionsStatus"][0]["optionState"], &trunk["optionsStatus"][1]["optionState"]),
         (&json!(true), &json!(false))

@@ -12,6 +12,8 @@ pub(super) static STOP: Kind = Kind {
     can_be_looked_at: true,
     needs: "outbound:campaign:stop and outbound:campaign:start",
     change: stop,
+    #[cfg(test)]
+    tried: tests::stop,
 };
 
 fn stop(given: &Given<'_>) -> Result<Change, String> {
@@ -47,6 +49,8 @@ pub(super) static THROTTLE: Kind = Kind {
     can_be_looked_at: true,
     needs: "outbound:campaign:edit",
     change: throttle,
+    #[cfg(test)]
+    tried: tests::throttle,
 };
 
 fn throttle(given: &Given<'_>) -> Result<Change, String> {
@@ -59,4 +63,38 @@ fn throttle(given: &Given<'_>) -> Result<Change, String> {
             .into());
     }
     Ok(Change::Object(Object { path, query: "", set, method: Method::Patch, stamp: Stamp::None }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::change::Plan;
+    use super::super::proof::Shows;
+    use super::super::trial::Trial;
+
+    pub(super) fn stop(trial: &Trial) {
+        let is = |status: &str| json!({"campaignStatus": status});
+        let parameters = || json!({"campaign": "c"});
+        let there = ("POST", "/api/v2/outbound/campaigns/c/stop", Value::Null);
+        let back = ("POST", "/api/v2/outbound/campaigns/c/start", Value::Null);
+        trial.changes(parameters(), is("on"), is("off"), there, back);
+        for (status, expected) in [("stopping", Plan::Wait), ("complete", Plan::Already)] {
+            assert_eq!(trial.undone(parameters(), is("on"), is(status)), expected, "{status}");
+        }
+        trial.shows(&parameters(), is("stopping"), Some(Shows::Worked));
+        trial.shows(&parameters(), is("on"), Some(Shows::NotYet));
+    }
+
+    pub(super) fn throttle(trial: &Trial) {
+        let lines = |count: u32| json!({"outboundLineCount": count, "abandonRate": 3.0});
+        let path = "/api/v2/outbound/campaigns/c";
+        let parameters = json!({"campaign": "c", "outbound_lines": 5});
+        let patch = |count: u32| ("PATCH", path, json!({"outboundLineCount": count}));
+        trial.changes(parameters.clone(), lines(50), lines(5), patch(5), patch(50));
+        trial.shows(&parameters, json!({"outboundLineCount": 5.0}), Some(Shows::Worked));
+        trial.shows(&parameters, lines(50), Some(Shows::NotYet));
+        trial.refuses(json!({"campaign": "c"}), "changes nothing");
+        trial.refuses(json!({"campaign": "c", "outbound_lines": 2.5}), "a whole number");
+    }
 }

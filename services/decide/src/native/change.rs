@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdline_proto::digest::Digest;
-use holdline_proto::wire::Wire;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::proof::{Course, SETTLES_WITHIN_MS};
+use super::in_force::Known;
+use super::proof::Course;
 use super::written::Written;
 use crate::playbook::Method;
 
@@ -96,10 +96,6 @@ pub struct Launch {
     pub course: Course,
 }
 
-impl Wire for InForce {
-    const KIND: &'static str = "pre-image";
-}
-
 impl Change {
     /// Names what is changed and to what: the same for every incident that wants it so. `None`: nothing stays changed.
     pub fn identity(&self) -> Option<String> {
@@ -159,97 +155,6 @@ impl Call {
     /// Looks at a page of a list; the first is 1.
     pub fn page(path: &str, number: usize) -> Call {
         Call::get(format!("{path}?pageSize={PAGE_SIZE}&pageNumber={number}"))
-    }
-}
-
-/// A change that is in force, and who relies on it: several entities may want the same of one object, such as the
-/// emergency group of all trunks of a site. It is made once, and undone when the last of them is over.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct InForce {
-    pub kept: Kept,
-    /// Remedies (incident and step) that were carried out by it and will be undone.
-    pub relying: BTreeSet<String>,
-    /// Remedies of which a call may have led to it, and that is not known.
-    #[serde(default)]
-    pub begun: BTreeSet<String>,
-    /// Nobody relies on it any more, and it is not known to be undone yet.
-    #[serde(default)]
-    pub owed: bool,
-    /// When it was undone last, if nobody has wanted it since. Unix milliseconds.
-    #[serde(default)]
-    pub undone_ms: Option<i64>,
-}
-
-/// What is known of a change before it is made.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Known<'a> {
-    Nothing,
-    /// It may stand already, by a call of ours before which this was there.
-    MayStand(&'a Kept),
-    /// Nobody relies on it any more, and it was not undone: it may stand still, unless a person has seen to that.
-    Owed(&'a Kept),
-    /// It was undone a moment ago, which may not show yet: this is what was put back.
-    Undone(&'a Kept),
-}
-
-/// Remedies of one change that may be begun and not known to be through. Beyond: the next is refused, and people are told.
-pub const BEGUN_MAX: usize = 1_000;
-
-impl InForce {
-    /// Whether what was there before is still to be put back by somebody.
-    pub fn is_live(&self) -> bool {
-        self.owed || !self.relying.is_empty()
-    }
-
-    /// What a remedy goes by. `perhaps_done`: a call of its own may have led to the change.
-    pub fn known(&self, remedy: &str, perhaps_done: bool, now_ms: i64) -> Known<'_> {
-        let by_others = self.begun.iter().any(|other| other != remedy);
-        let is_young = |undone_ms: i64| now_ms < undone_ms.saturating_add(SETTLES_WITHIN_MS);
-        match self.undone_ms {
-            // What was kept was kept before the call.
-            _ if self.kept.wrote.is_empty() => Known::Nothing,
-            _ if perhaps_done || by_others || !self.relying.is_empty() => Known::MayStand(&self.kept),
-            _ if self.owed => Known::Owed(&self.kept),
-            Some(undone_ms) if is_young(undone_ms) => Known::Undone(&self.kept),
-            Some(_) | None => Known::Nothing,
-        }
-    }
-
-    /// The trouble of a remedy is over, whatever comes of undoing it: what it needed is owed, unless others need it.
-    /// `perhaps_undone`: an undo of it may have begun already.
-    #[must_use]
-    pub fn without(mut self, remedy: &str, perhaps_undone: bool) -> InForce {
-        let needed = self.relying.remove(remedy) | self.begun.remove(remedy);
-        self.owed = self.relying.is_empty() && (self.owed || needed || perhaps_undone);
-        self
-    }
-
-    /// It is about to be brought about by a remedy.
-    #[must_use]
-    pub fn beginning(mut self, remedy: &str, kept: Kept) -> InForce {
-        self.begun.insert(remedy.into());
-        InForce { kept, ..self }
-    }
-
-    /// It is certain that no call of this remedy has led to it.
-    #[must_use]
-    pub fn not_begun(mut self, remedy: &str) -> InForce {
-        self.begun.remove(remedy);
-        self
-    }
-
-    /// It has been brought about by a remedy, or stood already.
-    #[must_use]
-    pub fn carried(mut self, remedy: &str, kept: Kept) -> InForce {
-        self.begun.remove(remedy);
-        self.relying.insert(remedy.into());
-        InForce { kept, owed: false, undone_ms: None, ..self }
-    }
-
-    /// It is undone: nobody has anything to put back.
-    #[must_use]
-    pub fn undone(self, now_ms: i64) -> InForce {
-        InForce { begun: BTreeSet::new(), owed: false, undone_ms: Some(now_ms), ..self }
     }
 }
 
@@ -570,7 +475,8 @@ fn post((path, body): &(String, Option<Value>)) -> Call {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Given, KINDS, kind};
+    use super::super::in_force::InForce;
+    use super::super::{Given, kind};
     use super::*;
 
     fn change(name: &str, parameters: Value) -> Change {
@@ -584,158 +490,6 @@ mod tests {
         match plan {
             Plan::Send(call) => (call.method.name(), call.path, call.body.unwrap_or_default()),
             other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn e2_every_kind_changes_what_it_names_and_puts_it_back() {
-        let check = |name,
-                     parameters,
-                     before: Value,
-                     after: Value,
-                     there: (&str, &str, Value),
-                     back: Value| {
-            let change = change(name, parameters);
-            let (planned, kept) = plan(&change, Known::Nothing, &before);
-            let (method, path, body) = sent(planned);
-            assert_eq!((method, path.as_str(), body), there, "{name}");
-            let kept = noted(&change, &kept, &after);
-            // Again, after a crash or for another incident that wants the same: it is so already, and what was
-            // there before stays known.
-            assert_eq!(
-                plan(&change, Known::MayStand(&kept), &after),
-                (Plan::Already, kept.clone()),
-                "{name}"
-            );
-            if name == "campaign.stop" {
-                assert_eq!(undo(&change, &kept, &Written::default(), &after, 0), Plan::Wait);
-                assert_eq!(
-                    undo(&change, &kept, &Written::default(), &json!({"campaignStatus": "complete"}), 0),
-                    Plan::Already
-                );
-                sent(undo(&change, &kept, &Written::default(), &json!({"campaignStatus": "off"}), 0));
-                return;
-            }
-            let (_, _, body) = sent(undo(&change, &kept, &Written::default(), &after, 0));
-            assert_eq!(body, back, "{name}");
-            // Of members it may show what was before our own write took effect.
-            if name != "queue.members" {
-                assert_eq!(undo(&change, &kept, &Written::default(), &before, 0), Plan::Already, "{name}");
-            }
-        };
-        let group = |enabled, version| {
-            json!({"id": "g", "name": "Voice", "enabled": enabled, "version": version,
-                   "emergencyCallFlows": [{"emergencyFlow": {"id": "f"}, "ivrs": [{"id": "i"}]}]})
-        };
-        let group_path = "/api/v2/architect/emergencygroups/g";
-        check(
-            "emergency_group.set",
-            json!({"group": "g"}),
-            group(false, 4),
-            group(true, 5),
-            ("PUT", group_path, group(true, 4)),
-            group(false, 5),
-        );
-        check(
-            "datatable_row.set",
-            json!({"table": "t", "key": "lisbon", "values": {"route": "backup"}}),
-            json!({"key": "lisbon", "route": "primary", "weight": 3}),
-            json!({"key": "lisbon", "route": "backup", "weight": 3}),
-            (
-                "PUT",
-                "/api/v2/flows/datatables/t/rows/lisbon",
-                json!({"key": "lisbon", "route": "backup", "weight": 3}),
-            ),
-            json!({"key": "lisbon", "route": "primary", "weight": 3}),
-        );
-        let route = |order: [&str; 2], version| {
-            let bases: Vec<Value> =
-                order.iter().map(|id| json!({"id": id, "name": "named", "selfUri": "/x"})).collect();
-            json!({"id": "r", "version": version, "externalTrunkBases": bases})
-        };
-        let mut reordered = route(["a", "b"], 7);
-        reordered["externalTrunkBases"] = json!([{"id": "b"}, {"id": "a"}]);
-        check(
-            "outbound_route.reorder",
-            json!({"site": "s", "route": "r", "trunk_bases": ["b", "a"]}),
-            route(["a", "b"], 7),
-            route(["b", "a"], 8),
-            ("PUT", "/api/v2/telephony/providers/edges/sites/s/outboundroutes/r", reordered),
-            route(["a", "b"], 8),
-        );
-        check(
-            "campaign.stop",
-            json!({"campaign": "c"}),
-            json!({"campaignStatus": "on"}),
-            json!({"campaignStatus": "stopping"}),
-            ("POST", "/api/v2/outbound/campaigns/c/stop", Value::Null),
-            Value::Null,
-        );
-        check(
-            "campaign.throttle",
-            json!({"campaign": "c", "outbound_lines": 5}),
-            json!({"outboundLineCount": 50, "abandonRate": 3.0}),
-            json!({"outboundLineCount": 5, "abandonRate": 3.0}),
-            ("PATCH", "/api/v2/outbound/campaigns/c", json!({"outboundLineCount": 5})),
-            json!({"outboundLineCount": 50}),
-        );
-        check(
-            "ivr.route",
-            json!({"ivr": "i", "open_hours_flow": "f2"}),
-            json!({"version": 1, "openHoursFlow": {"id": "f1", "name": "Open"}, "dnis": ["+1"]}),
-            json!({"version": 2, "openHoursFlow": {"id": "f2", "name": "Backup"}, "dnis": ["+1"]}),
-            (
-                "PUT",
-                "/api/v2/architect/ivrs/i",
-                json!({"version": 1, "openHoursFlow": {"id": "f2"}, "dnis": ["+1"]}),
-            ),
-            json!({"version": 2, "openHoursFlow": {"id": "f1", "name": "Open"}, "dnis": ["+1"]}),
-        );
-        let members = |a, b| json!({"entities": [{"id": "a", "joined": a}, {"id": "b", "joined": b}, {"id": "c", "joined": true}]});
-        check(
-            "queue.members",
-            json!({"queue": "q", "members": ["a", "b"], "joined": false}),
-            members(true, false),
-            members(false, false),
-            ("PATCH", "/api/v2/routing/queues/q/members", json!([{"id": "a", "joined": false}])),
-            json!([{"id": "a", "joined": true}]),
-        );
-        check(
-            "queue.put",
-            json!({"queue": "q", "set": {"autoAnswerOnly": true}}),
-            json!({"name": "Sales", "dateModified": "1"}),
-            json!({"name": "Sales", "autoAnswerOnly": true, "dateModified": "2"}),
-            (
-                "PUT",
-                "/api/v2/routing/queues/q",
-                json!({"name": "Sales", "autoAnswerOnly": true, "dateModified": "1"}),
-            ),
-            json!({"name": "Sales", "dateModified": "2"}),
-        );
-        check(
-            "edge.out_of_service",
-            json!({"edge": "e", "drain_s": 60}),
-            json!({"statusCode": "ACTIVE"}),
-            json!({"statusCode": "INACTIVE"}),
-            (
-                "POST",
-                "/api/v2/telephony/providers/edges/e/statuscode",
-                json!({"inService": false, "callDrainingWaitTimeSeconds": 60}),
-            ),
-            json!({"inService": true}),
-        );
-    }
-
-    #[test]
-    fn what_cannot_be_looked_at_is_only_started() {
-        for (name, parameters) in
-            [("edge.reboot", json!({"edge": "e"})), ("flow.execute", json!({"flow": "f", "input": {"a": 1}}))]
-        {
-            let change = change(name, parameters);
-            assert_eq!(change.look(), None, "{name}");
-            assert!(!kind(name).unwrap().can_be_looked_at);
-            assert_eq!(change.identity(), None, "{name}");
-            assert_eq!(sent(plan(&change, Known::Nothing, &Value::Null).0).0, "POST", "{name}");
         }
     }
 
@@ -830,49 +584,6 @@ mod tests {
             matches!(&undone, Plan::Refused(reason) if reason.contains("outboundLineCount had no value")),
             "{undone:?}"
         );
-    }
-
-    #[test]
-    fn e2_a_change_is_put_back_when_the_last_who_needs_it_is_over() {
-        let kept = Kept::default;
-        let both = InForce::default().beginning("a", kept()).carried("a", kept()).carried("b", kept());
-        let first = both.clone().without("a", false);
-        assert!((first.is_live(), first.owed) == (true, false), "b needs it");
-        let last = first.clone().without("b", false);
-        assert!(last.owed, "nobody needs it");
-        // Until that is known, it is owed; whoever comes meanwhile goes on with what was there before.
-        let next = last.clone().carried("c", kept());
-        assert!((next.owed, next.clone().without("a", false).owed) == (false, false), "c needs it");
-        assert!(!last.undone(0).is_live());
-        // A call that may have led to it has to be undone as well, and so has an undo that may have failed half-way.
-        assert!(InForce::default().beginning("a", kept()).without("a", false).owed);
-        assert!(InForce::default().without("a", true).owed);
-        assert!(!InForce::default().without("a", false).is_live());
-        // Who has only begun keeps nobody else from undoing it.
-        assert!(InForce::default().carried("a", kept()).beginning("b", kept()).without("a", false).owed);
-    }
-
-    #[test]
-    fn e2_what_another_has_begun_may_stand_and_what_was_undone_may_still_show() {
-        let enabled = |is: bool| Fields::from_iter([("enabled".to_string(), json!(is))]);
-        let kept = Kept { before: enabled(false), wrote: enabled(true), ..Kept::default() };
-        let check = |what: &str, known: InForce, remedy, perhaps_done, now_ms, expected: Known<'_>| {
-            assert_eq!(known.known(remedy, perhaps_done, now_ms), expected, "{what}");
-        };
-        let begun = InForce::default().beginning("a", kept.clone());
-        check("another's call may have led to it", begun.clone(), "b", false, 0, Known::MayStand(&kept));
-        check("its own has not", begun.clone(), "a", false, 0, Known::Nothing);
-        check("its own may have", begun.clone(), "a", true, 0, Known::MayStand(&kept));
-        check("another's certainly has not", begun.clone().not_begun("a"), "b", false, 0, Known::Nothing);
-        let undone = begun.carried("a", kept.clone()).without("a", false).undone(1_000);
-        check("just undone", undone.clone(), "b", false, 120_999, Known::Undone(&kept));
-        check("undone long ago", undone.clone(), "b", false, 121_000, Known::Nothing);
-        let tried = undone.clone().beginning("b", kept.clone()).not_begun("b");
-        check("a call that did not leave changes nothing", tried, "b", false, 2_000, Known::Undone(&kept));
-        let owed = InForce::default().carried("a", kept.clone()).without("a", true);
-        check("its undo was given up", owed, "b", false, 0, Known::Owed(&kept));
-        check("nothing was kept", InForce::default(), "b", true, 0, Known::Nothing);
-        check("wanted again", undone.carried("b", kept.clone()), "c", false, 2_000, Known::MayStand(&kept));
     }
 
     #[test]
@@ -974,37 +685,6 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
-        let refuse = |name, parameters: Value, expected: &str| {
-            let kind = kind(name).unwrap();
-            let given = Given(parameters.as_object().unwrap());
-            let found = given.check(kind).and_then(|()| (kind.change)(&given)).unwrap_err();
-            assert!(found.contains(expected), "{name}: {found}");
-        };
-        refuse("emergency_group.set", json!({}), "lacks `group`");
-        refuse("emergency_group.set", json!({"group": ".."}), "expected an id");
-        refuse("emergency_group.set", json!({"group": "g", "enabled": "yes"}), "true or false");
-        refuse("emergency_group.set", json!({"group": "g", "on": true}), "no parameter `on`");
-        refuse("outbound_route.reorder", json!({"site": "s", "route": "r", "trunk_bases": []}), "1 to 100");
-        refuse(
-            "outbound_route.reorder",
-            json!({"site": "s", "route": "r", "trunk_bases": ["a"], "distribution": "ANY"}),
-            "SEQUENTIAL or RANDOM",
-        );
-        refuse("campaign.throttle", json!({"campaign": "c"}), "changes nothing");
-        refuse("campaign.throttle", json!({"campaign": "c", "outbound_lines": 2.5}), "a whole number");
-        refuse("edge.reboot", json!({"edge": "e", "drain_s": -1}), "a whole number");
-        refuse("edge.reboot", json!({"edge": "e", "drain_s": 86_401}), "at most 86400");
-        refuse("ivr.route", json!({"ivr": "i"}), "changes nothing");
-        let stop = change("campaign.stop", json!({"campaign": "c"}));
-        let found = plan(&stop, Known::Nothing, &json!({"campaignStatus": "invalid"})).0;
-        assert_eq!(found, Plan::Refused("campaignStatus is invalid; expected on".into()));
-        let members = change("queue.members", json!({"queue": "q", "members": ["z"]}));
-        let found = plan(&members, Known::Nothing, &json!({"entities": []})).0;
-        assert_eq!(found, Plan::Refused("z is no member of the queue".into()));
-    }
-
-    #[test]
     fn ids_stay_one_segment_of_their_path() {
         let Change::Object(object) = change("emergency_group.set", json!({"group": "a/../b?c"})) else {
             panic!("an object")
@@ -1013,9 +693,12 @@ mod tests {
     }
 
     #[test]
-    fn kinds_are_listed_once() {
-        let mut names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
-        names.dedup();
-        assert!(names.is_sorted() && names.len() == KINDS.len(), "{names:?}");
+    fn what_cannot_be_done_as_things_are_is_refused() {
+        let stop = change("campaign.stop", json!({"campaign": "c"}));
+        let found = plan(&stop, Known::Nothing, &json!({"campaignStatus": "invalid"})).0;
+        assert_eq!(found, Plan::Refused("campaignStatus is invalid; expected on".into()));
+        let members = change("queue.members", json!({"queue": "q", "members": ["z"]}));
+        let found = plan(&members, Known::Nothing, &json!({"entities": []})).0;
+        assert_eq!(found, Plan::Refused("z is no member of the queue".into()));
     }
 }

@@ -30,6 +30,8 @@ pub(super) static OUT_OF_SERVICE: Kind = Kind {
     can_be_looked_at: true,
     needs: TELEPHONY,
     change: out_of_service,
+    #[cfg(test)]
+    tried: tests::out_of_service,
 };
 
 fn out_of_service(given: &Given<'_>) -> Result<Change, String> {
@@ -55,6 +57,8 @@ pub(super) static REBOOT: Kind = Kind {
     can_be_looked_at: false,
     needs: TELEPHONY,
     change: reboot,
+    #[cfg(test)]
+    tried: tests::reboot,
 };
 
 fn reboot(given: &Given<'_>) -> Result<Change, String> {
@@ -73,4 +77,34 @@ fn reboot(given: &Given<'_>) -> Result<Change, String> {
             within_ms: BACK_WITHIN_MS,
         },
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::proof::Shows;
+    use super::super::trial::Trial;
+
+    pub(super) fn out_of_service(trial: &Trial) {
+        let is = |status: &str| json!({"statusCode": status});
+        let path = "/api/v2/telephony/providers/edges/e/statuscode";
+        let parameters = json!({"edge": "e", "drain_s": 60});
+        let there = ("POST", path, json!({"inService": false, "callDrainingWaitTimeSeconds": 60}));
+        let back = ("POST", path, json!({"inService": true}));
+        trial.changes(parameters.clone(), is("ACTIVE"), is("INACTIVE"), there, back);
+        trial.shows(&parameters, is("INACTIVE"), Some(Shows::Worked));
+        trial.shows(&parameters, is("ACTIVE"), Some(Shows::NotYet));
+    }
+
+    pub(super) fn reboot(trial: &Trial) {
+        let path = "/api/v2/telephony/providers/edges/e";
+        let (is, parameters) = (|status: &str| json!({"onlineStatus": status}), json!({"edge": "e"}));
+        let body = json!({"callDrainingWaitTimeSeconds": 300});
+        trial.starts(parameters.clone(), &format!("{path}/reboot"), body);
+        assert_eq!(trial.shows(&parameters, is("ONLINE"), Some(Shows::Worked)), path);
+        trial.shows(&parameters, is("OFFLINE"), Some(Shows::NotYet));
+        trial.refuses(json!({"edge": "e", "drain_s": -1}), "a whole number");
+        trial.refuses(json!({"edge": "e", "drain_s": 86_401}), "at most 86400");
+    }
 }

@@ -12,6 +12,8 @@ pub(super) static EXECUTE: Kind = Kind {
     can_be_looked_at: false,
     needs: "architect:flow:launch",
     change: execute,
+    #[cfg(test)]
+    tried: tests::execute,
 };
 
 /// A workflow of the customer's has come to its end this long after it was started, or people are told. Milliseconds.
@@ -35,4 +37,25 @@ fn execute(given: &Given<'_>) -> Result<Change, String> {
         within_ms: ENDS_WITHIN_MS,
     };
     Ok(Change::Launch(Launch { path: PATH.into(), body, course }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::proof::Shows;
+    use super::super::trial::Trial;
+
+    pub(super) fn execute(trial: &Trial) {
+        let (is, parameters) = (|status: &str| json!({"status": status}), json!({"flow": "f"}));
+        let path = "/api/v2/flows/executions";
+        trial.starts(parameters.clone(), path, json!({"flowId": "f"}));
+        let with_input = json!({"flow": "f", "input": {"a": 1}});
+        trial.starts(with_input, path, json!({"flowId": "f", "inputData": {"a": 1}}));
+        let looked_at = trial.shows(&parameters, is("COMPLETED"), Some(Shows::Worked));
+        assert_eq!(looked_at, "/api/v2/flows/executions/started%2F1");
+        trial.shows(&parameters, is("RUNNING"), Some(Shows::NotYet));
+        trial.shows(&parameters, is("ERROR"), Some(Shows::Failed));
+        trial.shows(&parameters, json!({}), None);
+    }
 }

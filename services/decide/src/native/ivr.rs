@@ -23,6 +23,8 @@ pub(super) static ROUTE: Kind = Kind {
     can_be_looked_at: true,
     needs: "routing:callRoute:edit",
     change: route,
+    #[cfg(test)]
+    tried: tests::route,
 };
 
 fn route(given: &Given<'_>) -> Result<Change, String> {
@@ -37,4 +39,23 @@ fn route(given: &Given<'_>) -> Result<Change, String> {
         return Err("`parameters` changes nothing: name a flow or `dnis`".into());
     }
     Ok(put(path, set, Stamp::Version))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::proof::Shows;
+    use super::super::trial::Trial;
+
+    pub(super) fn route(trial: &Trial) {
+        let named = |version, id: &str, name: &str| json!({"version": version, "openHoursFlow": {"id": id, "name": name}, "dnis": ["+1"]});
+        let (path, parameters) = ("/api/v2/architect/ivrs/i", json!({"ivr": "i", "open_hours_flow": "f2"}));
+        let routed = json!({"version": 1, "openHoursFlow": {"id": "f2"}, "dnis": ["+1"]});
+        let (there, back) = (("PUT", path, routed), ("PUT", path, named(2, "f1", "Open")));
+        trial.changes(parameters.clone(), named(1, "f1", "Open"), named(2, "f2", "Backup"), there, back);
+        trial.shows(&parameters, named(2, "f2", "Backup"), Some(Shows::Worked));
+        trial.shows(&parameters, named(1, "f1", "Open"), Some(Shows::NotYet));
+        trial.refuses(json!({"ivr": "i"}), "changes nothing");
+    }
 }

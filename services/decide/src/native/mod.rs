@@ -5,7 +5,7 @@
 //! and [`undo`]; and so is what proves that it has come about: [`proof`]. The executor looks, plans, keeps the pre-image,
 //! calls, notes what the answer said, and looks again.
 //!
-//! A new kind touches: its file here, [`KINDS`], `docs/actions.md`, the simulator's endpoint, and a test.
+//! What a new kind touches, `docs/actions.md` says under "Adding a kind".
 
 use serde_json::{Map, Value};
 
@@ -16,17 +16,23 @@ mod change;
 mod edge;
 mod emergency_group;
 mod flow;
+mod in_force;
 mod ivr;
+mod lists;
 mod outbound_route;
 mod proof;
 mod queue;
 mod row;
+#[cfg(test)]
+mod trial;
 mod written;
 
 pub use change::{
-    BEGUN_MAX, Call, Change, Fields, InForce, Kept, Known, Launch, Members, Object, PAGE_SIZE, Plan, Stamp,
-    Switch, add_page, noted, plan, reconciled, stamp, undo,
+    Call, Change, Fields, Kept, Launch, Members, Object, PAGE_SIZE, Plan, Stamp, Switch, add_page, noted,
+    plan, reconciled, stamp, undo,
 };
+pub use in_force::{BEGUN_MAX, InForce, Known, Stands};
+pub use lists::{LISTS_MAX, Lists, collide};
 pub use proof::{Proof, Shows, proof, shows};
 pub use written::Written;
 
@@ -43,6 +49,9 @@ pub struct Kind {
     pub needs: &'static str,
     /// What is to be changed; else which parameter cannot be used, and why.
     pub change: fn(&Given<'_>) -> Result<Change, String>,
+    /// Its cases. No kind comes without.
+    #[cfg(test)]
+    tried: fn(&trial::Trial),
 }
 
 impl std::fmt::Debug for Kind {

@@ -9,6 +9,8 @@ pub(super) static SET: Kind = Kind {
     can_be_looked_at: true,
     needs: "architect:datatableRow:edit or architect:datatable:edit",
     change: set,
+    #[cfg(test)]
+    tried: tests::set,
 };
 
 fn set(given: &Given<'_>) -> Result<Change, String> {
@@ -17,4 +19,23 @@ fn set(given: &Given<'_>) -> Result<Change, String> {
     let query = "?showbrief=false";
     let set = given.object("values");
     Ok(Change::Object(Object { path, query, set, method: Method::Put, stamp: Stamp::None }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::proof::Shows;
+    use super::super::trial::Trial;
+
+    pub(super) fn set(trial: &Trial) {
+        let row = |route: &str| json!({"key": "lisbon", "route": route, "weight": 3});
+        let path = "/api/v2/flows/datatables/t/rows/lisbon";
+        let parameters = json!({"table": "t", "key": "lisbon", "values": {"route": "backup"}});
+        let (there, back) = (("PUT", path, row("backup")), ("PUT", path, row("primary")));
+        trial.changes(parameters.clone(), row("primary"), row("backup"), there, back);
+        let path = trial.shows(&parameters, row("backup"), Some(Shows::Worked));
+        assert!(path.ends_with("?showbrief=false"), "{path}");
+        trial.shows(&parameters, row("primary"), Some(Shows::NotYet));
+    }
 }

@@ -15,7 +15,9 @@ use super::{Action, Doing, Facts, Lane, On, Path, Playbook, Predicate, Set, Subs
 use crate::approval::{APPROVERS_MAX, Approval, Right, Terms, When};
 use crate::budget::{AtMost, BlastRadius};
 use crate::debounce::{CAUSAL_DEPTH_MAX, Rules};
+use crate::execute;
 use crate::explain::duration;
+use crate::native;
 use crate::source::channel::{CHANNELS_PER_CLIENT_MAX, TOPICS_MAX};
 use crate::verify::Look;
 
@@ -56,6 +58,7 @@ pub(super) fn load(bundle: &Bundle) -> (Option<Set>, Vec<Finding>) {
     let playbooks = join(&mut drafts, &mut findings);
     check_loops(&drafts, &playbooks, &mut findings);
     check_classes(&drafts, &playbooks, &mut findings);
+    check_members(&drafts, &playbooks, &mut findings);
     // While something cannot be read, what uses what cannot be said.
     if !findings.has_errors() {
         check_use(&drafts, &playbooks, &mut findings);
@@ -623,6 +626,38 @@ fn check_classes(drafts: &Drafts<'_>, playbooks: &BTreeMap<String, Playbook>, fi
                     failing.name, warned.name
                 ),
                 "give the warning an action of its own",
+            );
+        }
+    }
+}
+
+/// Two remedies of one queue that share members and are not the same are not both in force: the second is held.
+fn check_members(drafts: &Drafts<'_>, playbooks: &BTreeMap<String, Playbook>, findings: &mut Findings) {
+    let undone = |rules: &Rules, name: &String| rules.revert.undo && rules.act.contains(name);
+    let is_undone = |name: &String| {
+        let lanes = [Lane::Failover, Lane::Scaling];
+        let rules = playbooks.values().flat_map(|playbook| lanes.map(|lane| playbook.rules(lane)));
+        rules.flatten().any(|rules| undone(rules, name))
+    };
+    // What takes its members from an event is known when it comes.
+    let changes: Vec<_> = drafts
+        .actions
+        .iter()
+        .filter(|(name, _)| is_undone(name))
+        .filter_map(|(name, filed)| match &filed.value.what {
+            Doing::Native(native) => Some((name, filed, execute::fixed(native)?)),
+            Doing::Webhook(_) => None,
+        })
+        .collect();
+    for (number, (name, filed, change)) in changes.iter().enumerate() {
+        let others = changes.iter().take(number);
+        for (other, ..) in others.filter(|(_, _, other)| native::collide(change, other)) {
+            findings.warning(
+                "members-shared",
+                filed.source,
+                &filed.at,
+                format!("{name} and {other} share some members of one queue and not all: whichever comes second is held"),
+                "name the same members in both, or none that are in both",
             );
         }
     }

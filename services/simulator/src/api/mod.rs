@@ -1,5 +1,5 @@
-//! The endpoints, a table of routes a file. An endpoint is a function from the platform's state and a call to
-//! an answer.
+//! The platform's families of objects, a file each: what is there at the start, how it changes, and a table of the
+//! endpoints. An endpoint is a function from the platform's state and a call to an answer.
 
 pub(crate) mod architect;
 pub(crate) mod notifications;
@@ -24,17 +24,47 @@ const PAGE_SIZE: usize = 25;
 /// Entities of a page.
 const PAGE_SIZE_MAX: usize = 100;
 
-/// Every endpoint.
-pub(crate) const ROUTES: &[&[Route]] = &[
-    architect::ROUTES,
-    outbound::ROUTES,
-    routing::ROUTES,
-    telephony::ROUTES,
-    usage::ROUTES,
-    notifications::ROUTES,
-    subscriptions::ROUTES,
-    statuspage::ROUTES,
+/// The platform, part by part.
+const FAMILIES: &[Family] = &[
+    architect::FAMILY,
+    outbound::FAMILY,
+    routing::FAMILY,
+    telephony::FAMILY,
+    usage::FAMILY,
+    notifications::FAMILY,
+    subscriptions::FAMILY,
+    statuspage::FAMILY,
 ];
+
+/// Names of objects that are there at the start.
+pub(crate) mod founded {
+    pub use super::architect::founded::*;
+    pub use super::outbound::founded::*;
+    pub use super::routing::founded::*;
+    pub use super::telephony::founded::*;
+}
+
+/// A part of the platform: what there is in it, and what it can be asked.
+pub(crate) struct Family {
+    kinds: &'static [Kind],
+    routes: &'static [Route],
+}
+
+/// Every kind of object.
+pub(crate) fn kinds() -> impl Iterator<Item = Kind> {
+    FAMILIES.iter().flat_map(|family| family.kinds).copied()
+}
+
+/// Every endpoint.
+pub(crate) fn routes() -> impl Iterator<Item = &'static Route> {
+    FAMILIES.iter().flat_map(|family| family.routes)
+}
+
+/// Every permission that an endpoint or a topic asks for.
+pub(crate) fn permissions() -> impl Iterator<Item = &'static str> {
+    let of_routes = routes().flat_map(|route| route.any_of).copied();
+    of_routes.chain(notifications::permissions())
+}
 
 /// A method and a path, who may, and what happens.
 pub(crate) struct Route {
@@ -43,6 +73,9 @@ pub(crate) struct Route {
     /// Any of these permissions will do; none are needed where there are none.
     pub(crate) any_of: &'static [&'static str],
     pub(crate) carry_out: fn(&mut State, &Asked) -> Answer,
+    /// A body that it can be called with, JSON, where it takes one that is not the object itself: the SDK's script
+    /// (`tests/platform/sdk.py`) tries by itself what it can.
+    pub(crate) example: Option<&'static str>,
 }
 
 const fn route(
@@ -51,7 +84,18 @@ const fn route(
     any_of: &'static [&'static str],
     carry_out: fn(&mut State, &Asked) -> Answer,
 ) -> Route {
-    Route { method, path, any_of, carry_out }
+    Route { method, path, any_of, carry_out, example: None }
+}
+
+/// The same with an example.
+const fn route_with(
+    method: Method,
+    path: &'static str,
+    any_of: &'static [&'static str],
+    example: &'static str,
+    carry_out: fn(&mut State, &Asked) -> Answer,
+) -> Route {
+    Route { method, path, any_of, carry_out, example: Some(example) }
 }
 
 /// A call that may be carried out.

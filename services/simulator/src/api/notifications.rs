@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use axum::http::Method;
 use serde_json::{Value, json};
 
-use super::{Answer, Asked, Route, no_content, ok, route};
+use super::{Answer, Asked, Family, Route, no_content, ok, route};
 use crate::channels::{Channel, TOPICS_MAX};
 use crate::oauth::Client;
 use crate::refusal::Refusal;
@@ -26,7 +26,9 @@ const TOPICS: [(&str, &str); 7] = [
     ("v2.audits.entitytype.{id}.entityid.{id}", "audits:audit:view"),
 ];
 
-pub(super) const ROUTES: &[Route] = &[
+pub(super) const FAMILY: Family = Family { kinds: &[], routes: ROUTES };
+
+const ROUTES: &[Route] = &[
     route(Method::GET, "/api/v2/notifications/availabletopics", &[], |_, _| {
         let topic = |(id, permission): &(&str, &str)| {
             json!({
@@ -62,6 +64,11 @@ pub(super) const ROUTES: &[Route] = &[
         no_content()
     }),
 ];
+
+/// The permissions that topics need.
+pub(super) fn permissions() -> impl Iterator<Item = &'static str> {
+    TOPICS.iter().map(|(_, permission)| *permission)
+}
 
 fn find<'a>(state: &'a mut State, asked: &Asked) -> Result<&'a mut Channel, Refusal> {
     state.channels.find(&asked.client.id, asked.first()).ok_or_else(Refusal::not_found)

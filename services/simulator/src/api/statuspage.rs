@@ -2,9 +2,11 @@
 
 use axum::http::Method;
 
-use super::{Route, ok, route};
+use super::{Family, Route, ok, route};
 
-pub(super) const ROUTES: &[Route] = &[
+pub(super) const FAMILY: Family = Family { kinds: &[], routes: ROUTES };
+
+const ROUTES: &[Route] = &[
     route(Method::GET, "/statuspage/api/v2/summary.json", &[], |state, _| ok(state.statuspage.summary())),
     route(Method::GET, "/statuspage/api/v2/components.json", &[], |state, _| {
         ok(state.statuspage.components())

@@ -4,10 +4,10 @@
 use axum::http::Method;
 use serde_json::{Map, Value, json};
 
-use super::{Answer, Asked, Reply, Route, list, no_content, ok, route, show};
+use super::{Answer, Asked, Family, Reply, Route, list, no_content, ok, route, show};
 use crate::refusal::Refusal;
 use crate::state::State;
-use crate::world::Kind;
+use crate::world::{Kind, Traits};
 
 const SUBSCRIPTIONS: &str = "/api/v2/events/subscriptions";
 const SUBSCRIPTION: &str = "/api/v2/events/subscriptions/{id}";
@@ -18,19 +18,26 @@ const REQUIRED: [&str; 4] = ["name", "topicName", "callbackUrl", "authType"];
 /// What else it may have. `secretToken` is taken and never given back.
 const OPTIONAL: [&str; 2] = ["filterExpression", "retryPolicy"];
 
-pub(super) const ROUTES: &[Route] = &[
+impl Kind {
+    /// Of the API that the guide imagines.
+    pub const SUBSCRIPTION: Kind = Kind(&Traits { name: "subscription", ..Traits::PLAIN });
+}
+
+pub(super) const FAMILY: Family = Family { kinds: &[Kind::SUBSCRIPTION], routes: ROUTES };
+
+const ROUTES: &[Route] = &[
     route(Method::GET, SUBSCRIPTIONS, &[], |state, asked| {
-        list(state, Kind::Subscription, "", SUBSCRIPTIONS, asked)
+        list(state, Kind::SUBSCRIPTION, "", SUBSCRIPTIONS, asked)
     }),
     route(Method::POST, SUBSCRIPTIONS, &[], |state, asked| {
         let id = state.ids.next();
         let body = Some(take(state, &id, asked)?);
         Ok(Reply { status: 201, body })
     }),
-    route(Method::GET, SUBSCRIPTION, &[], |state, asked| show(state, Kind::Subscription, asked)),
+    route(Method::GET, SUBSCRIPTION, &[], |state, asked| show(state, Kind::SUBSCRIPTION, asked)),
     route(Method::PUT, SUBSCRIPTION, &[], change),
     route(Method::DELETE, SUBSCRIPTION, &[], |state, asked| {
-        state.world.remove(Kind::Subscription, &asked.key())?;
+        state.world.remove(Kind::SUBSCRIPTION, &asked.key())?;
         state.world.secret_tokens.remove(&asked.key());
         no_content()
     }),
@@ -38,7 +45,7 @@ pub(super) const ROUTES: &[Route] = &[
 
 fn change(state: &mut State, asked: &Asked) -> Answer {
     let id = asked.key();
-    state.world.find(Kind::Subscription, &id)?;
+    state.world.find(Kind::SUBSCRIPTION, &id)?;
     ok(take(state, &id, asked)?)
 }
 
@@ -54,7 +61,7 @@ fn take(state: &mut State, id: &str, asked: &Asked) -> Result<Value, Refusal> {
     subscription.insert("id".into(), json!(id));
     subscription.insert("selfUri".into(), json!(SUBSCRIPTION.replace("{id}", id)));
     let subscription = Value::Object(subscription);
-    state.world.put(Kind::Subscription, id, subscription.clone())?;
+    state.world.put(Kind::SUBSCRIPTION, id, subscription.clone())?;
     // As the rest of it: what is left out is gone.
     match asked.body.get("secretToken").and_then(Value::as_str) {
         Some(secret) => state.world.secret_tokens.insert(id.into(), secret.into()),

@@ -4,7 +4,7 @@ use axum::http::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Answer, Asked, Route, ok, route};
+use super::{Answer, Asked, Family, Route, ok, route};
 use crate::organisation::{OPERATIONAL_EVENT_DEFINITIONS, ORGANISATION};
 use crate::refusal::Refusal;
 use crate::state::{Now, State};
@@ -17,7 +17,9 @@ const SEE: &[&str] = &["usage:events:view"];
 /// Events of one answer.
 const EVENTS_MAX: usize = 200;
 
-pub(super) const ROUTES: &[Route] = &[
+pub(super) const FAMILY: Family = Family { kinds: &[], routes: ROUTES };
+
+const ROUTES: &[Route] = &[
     route(Method::GET, "/api/v2/usage/events/definitions", SEE, |_, _| {
         let definition =
             |(id, name, text): &(&str, &str, &str)| json!({ "id": id, "name": name, "description": text });
