@@ -70,10 +70,13 @@ pub(crate) struct Call {
     pub effect: bool,
 }
 
+/// In order: (direction, deciding event).
+type Effects = Vec<(String, String)>;
+
 struct Seen {
     calls: Mutex<Vec<Call>>,
-    /// By kind and entity, in order: (direction, deciding event).
-    effects: Mutex<HashMap<(String, String), Vec<(String, String)>>>,
+    /// By kind and entity.
+    effects: Mutex<HashMap<(String, String), Effects>>,
     keys: Mutex<HashSet<String>>,
     manner: Mutex<Manner>,
     /// Calls that followed a redirection to another host. None may.
@@ -125,8 +128,8 @@ impl Target {
         self.seen.astray.load(Ordering::SeqCst)
     }
 
-    /// Effects on an entity so far, in order: (direction, deciding event).
-    pub(crate) fn effects(&self, kind: &str, entity: &str) -> Vec<(String, String)> {
+    /// Effects on an entity so far.
+    pub(crate) fn effects(&self, kind: &str, entity: &str) -> Effects {
         let effects = self.seen.effects.lock().unwrap();
         effects.get(&(kind.to_string(), entity.to_string())).cloned().unwrap_or_default()
     }
