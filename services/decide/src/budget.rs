@@ -192,6 +192,16 @@ pub fn take(
     Ok(Some(Spent { taken: left }))
 }
 
+/// What was taken, with what an incident has of it counted from now on: it is about to be used, and may have been taken
+/// long before, by an issue of its command that became late.
+pub fn renewed(spent: &Spent, budget: &Budget, incident: &str, now_ms: i64) -> Spent {
+    let mut taken = spent.taken.clone();
+    for own in taken.iter_mut().filter(|taken| taken.what == budget.what && taken.incident == incident) {
+        own.at_ms = own.at_ms.max(now_ms);
+    }
+    Spent { taken }
+}
+
 /// Whether what an incident has of a budget was taken by this issue of its command, and not for an earlier remedy.
 pub fn took(spent: &Spent, budget: &Budget, remedy: &Remedy<'_>) -> bool {
     let is_its = |taken: &&Taken| taken.what == budget.what && taken.incident == remedy.incident;
@@ -301,6 +311,11 @@ mod tests {
         let left = without(&spent, &budget, "5").unwrap();
         assert_eq!(left.taken.iter().map(|taken| taken.what.as_str()).collect::<Vec<_>>(), ["c"]);
         assert!(take(&left, &budget, &by("6"), 2_000, &BTreeSet::new()).is_ok());
+        // What is used later counts from then on, and so is in others' way for longer.
+        let (renewed, full) = (renewed(&spent, &budget, "5", 1_500), spent.taken.len());
+        let at_ms = |spent: &Spent, of: &str| spent.taken.iter().find(|t| t.incident == of).unwrap().at_ms;
+        assert_eq!((renewed.taken.len(), at_ms(&renewed, "5")), (full, 1_500));
+        assert!(renewed.taken.iter().all(|taken| taken.incident == "5" || spent.taken.contains(taken)));
         // Only the issue that took it has it to give back.
         let other = Remedy { issue: "another", ..by("5") };
         assert_eq!((took(&spent, &budget, &by("5")), took(&spent, &budget, &other)), (true, false));

@@ -142,7 +142,7 @@ impl<B: Books> Taking<'_, B> {
             return Err(StoreError::Fenced);
         }
         for budget in taken {
-            self.give_back(budget).await?;
+            self.give_back(budget, &is_sure).await?;
         }
         Ok(Err(why))
     }
@@ -159,10 +159,10 @@ impl<B: Books> Taking<'_, B> {
             };
             let (taken, returns) = match self.take_one(&spent, budget).await? {
                 Ok(Some(taken)) => (taken, true),
-                // Written all the same: a server that lags may still show what was given back.
+                // Written in any case: a server that lags may still show what was given back.
                 Ok(None) => {
                     let returns = self.returns(&spent, budget);
-                    (spent, returns)
+                    (budget::renewed(&spent, budget, self.remedy.incident, self.books.now_ms()), returns)
                 }
                 Err(spent) => return Ok(Err(spent)),
             };
@@ -182,10 +182,14 @@ impl<B: Books> Taking<'_, B> {
         self.unused && budget::took(spent, budget, &self.remedy)
     }
 
-    async fn give_back(&self, budget: &Budget) -> Result<(), StoreError> {
+    async fn give_back(&self, budget: &Budget, is_sure: &impl Fn() -> bool) -> Result<(), StoreError> {
         let mut tries = 0;
         loop {
             let Ok((revision, spent)) = self.books.look(budget).await? else { return Ok(()) };
+            // In this order: who has the lock after that look writes before he goes by it, and this is refused.
+            if !is_sure() {
+                return Err(StoreError::Fenced);
+            }
             let Some(left) = budget::without(&spent, budget, self.remedy.incident) else { return Ok(()) };
             match self.books.write(budget, revision, &left).await {
                 Ok(()) => return Ok(()),

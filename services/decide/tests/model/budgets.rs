@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use holdline_decide::budget::{
-    self, AtMost, BlastRadius, Budget, Per, Remedy, earlier, is_over, lasting, take, took, without,
+    self, AtMost, BlastRadius, Budget, Per, Remedy, earlier, is_over, lasting, renewed, take, took, without,
 };
 use holdline_proto::budget::{Spent, Taken};
 use holdline_proto::command::{Command, Course, Direction};
@@ -27,11 +27,14 @@ const SHARE_PERCENT: u32 = 25;
 const GROUP_SIZE: u32 = 4;
 const AT_ONCE: usize = 1;
 
-/// How often so much time passes that no remedy is recent any more.
-const LAPSES: i64 = 2;
+/// How often so much time passes that no share of the group is recent any more; after all of it no remedy is.
+const LAPSES: i64 = 3;
+const LAPSE_MS: i64 = WITHIN_MS / LAPSES;
 
 pub(crate) struct Budgets {
     faults: u8,
+    /// They are locks that run out; if not, crashes.
+    deposing: bool,
     gone: Option<Guard>,
     /// What each incident's remedy takes of.
     budgets: Vec<Vec<Budget>>,
@@ -75,6 +78,8 @@ enum Phase {
 #[derive(Debug, Clone, PartialEq, Hash)]
 struct Work {
     incident: usize,
+    /// When its command was issued: what is late is issued anew.
+    issued_ms: i64,
     step: Step,
     /// What this issue of its command has taken, now or in an earlier delivery.
     taken: [bool; 2],
@@ -143,10 +148,10 @@ fn command(incident: usize) -> Command {
 }
 
 impl Budgets {
-    pub(crate) fn new(faults: u8, gone: Option<Guard>) -> Budgets {
+    pub(crate) fn new(deposing: bool, faults: u8, gone: Option<Guard>) -> Budgets {
         let guard = budget::Guard {
             at_most: Some(AtMost { actions: ACTIONS, per: Per::Playbook, within_ms: WITHIN_MS }),
-            blast_radius: Some(BlastRadius { share_percent: SHARE_PERCENT, within_ms: WITHIN_MS / 2 }),
+            blast_radius: Some(BlastRadius { share_percent: SHARE_PERCENT, within_ms: LAPSE_MS }),
         };
         let sizes = BTreeMap::from([("g".to_string(), GROUP_SIZE)]);
         let of = |incident| {
@@ -156,7 +161,7 @@ impl Budgets {
             }
             budgets
         };
-        Budgets { faults, gone, budgets: (0..INCIDENTS).map(of).collect() }
+        Budgets { faults, deposing, gone, budgets: (0..INCIDENTS).map(of).collect() }
     }
 
     fn without(&self, guard: Guard) -> bool {
@@ -171,7 +176,9 @@ impl Budgets {
             |incident| state.work.iter().flatten().any(|work| work.incident == incident && work.sure);
         for (incident, at) in state.incidents.iter().enumerate() {
             if at.phase == Phase::Confirmed && !at_work(incident) {
-                let idle = state.work.iter().position(Option::is_none);
+                // Whoever is deposed is there from the beginning; the other does the rest.
+                let first = usize::from(self.deposing);
+                let idle = (first..2).find(|executor| state.work[*executor].is_none());
                 steps.extend(idle.map(|executor| Action::Deliver { executor, incident }));
             }
         }
@@ -181,7 +188,8 @@ impl Budgets {
     }
 
     /// What `holdline_executor::budget` makes of an entry.
-    fn look(&self, state: &State, incident: usize, nth: usize) -> Result<Option<Spent>, String> {
+    fn look(&self, state: &State, work: &Work, nth: usize) -> Result<Option<Spent>, String> {
+        let Work { incident, issued_ms, .. } = *work;
         let budget = &self.budgets[incident][nth];
         // Which incident has it is read off the name, and a delivery has none.
         let name = if self.without(Guard::BudgetOnce) {
@@ -201,12 +209,24 @@ impl Budgets {
         };
         let before = earlier(spent, budget).chain(lasting(spent, budget, state.now_ms));
         let over = before.filter(|taken| ended(taken)).map(|taken| taken.incident.clone()).collect();
-        take(spent, budget, &Remedy { incident: &name, issue: &issue(state) }, state.now_ms, &over)
+        take(spent, budget, &Remedy { incident: &name, issue: &issued_ms.to_string() }, state.now_ms, &over)
+    }
+
+    fn renewed(&self, state: &State, work: &Work, nth: usize) -> Spent {
+        let entry = &state.entries[nth];
+        match self.without(Guard::BudgetRenewed) {
+            true => (**entry).clone(),
+            false => {
+                let (budget, name) = (&self.budgets[work.incident][nth], format!("i{}", work.incident));
+                renewed(entry, budget, &name, state.now_ms)
+            }
+        }
     }
 
     /// Whether this issue of an incident's command has taken what the incident has.
-    fn took(&self, state: &State, incident: usize, nth: usize) -> bool {
-        let (name, issue) = (format!("i{incident}"), issue(state));
+    fn took(&self, state: &State, work: &Work, nth: usize) -> bool {
+        let incident = work.incident;
+        let (name, issue) = (format!("i{incident}"), work.issued_ms.to_string());
         let remedy = Remedy { incident: &name, issue: &issue };
         took(&state.entries[nth], &self.budgets[incident][nth], &remedy)
     }
@@ -217,8 +237,8 @@ impl Budgets {
         let last = self.budgets[incident].len() - 1;
         match work.step {
             Step::Look(nth) => {
-                work.taken[nth] = self.took(state, incident, nth);
-                if work.refused.is_none() && self.look(state, incident, nth).is_err() {
+                work.taken[nth] = self.took(state, &work, nth);
+                if work.refused.is_none() && self.look(state, &work, nth).is_err() {
                     work.refused = Some(nth);
                 }
                 match work.refused {
@@ -229,11 +249,11 @@ impl Budgets {
             }
             Step::Take(nth) => match work.read.take() {
                 None => {
-                    let found = self.look(state, incident, nth);
-                    // Where there is nothing to take, what was read is written all the same.
+                    let found = self.look(state, &work, nth);
+                    // Where there is nothing to take, it is written from when it counts.
                     let (read, taken) = match found {
                         Ok(Some(taken)) => (Ok(taken), true),
-                        Ok(None) => (Ok((*state.entries[nth]).clone()), self.took(state, incident, nth)),
+                        Ok(None) => (Ok(self.renewed(state, &work, nth)), self.took(state, &work, nth)),
                         Err(why) => (Err(why), false),
                     };
                     work.taken[nth] = taken;
@@ -245,12 +265,15 @@ impl Budgets {
                     Ok(_) if !work.fresh && !self.without(Guard::BudgetFence) => {}
                     Ok(taken) => {
                         Self::write(state, nth, taken.clone());
-                        state.incidents[incident].has[nth] = true;
+                        // Whoever is deposed may take by what was once so.
+                        state.incidents[incident].has[nth] |= work.sure;
                         work.step = if nth < last { Step::Take(nth + 1) } else { Step::Call };
                     }
                 },
             },
             Step::GiveBack(nth) => match work.read.take() {
+                // Who has the lock by now may go by it.
+                None if !work.sure && !self.without(Guard::SureGivingBack) => return,
                 None => {
                     let budget = &self.budgets[incident][nth];
                     match without(&state.entries[nth], budget, &format!("i{incident}")) {
@@ -302,15 +325,17 @@ impl Budgets {
             work.taken[next] = false;
             state.work[executor] = Some(Work { step: Step::GiveBack(next), read: None, ..work });
         } else if !work.again {
-            state.work[executor] = Some(Work { again: true, ..Self::begin(work.incident, work.sure) });
+            state.work[executor] =
+                Some(Work { again: true, ..Self::begin(work.incident, work.issued_ms, work.sure) });
         } else if work.sure {
             state.incidents[work.incident].phase = Phase::Held;
         }
     }
 
-    fn begin(incident: usize, sure: bool) -> Work {
+    fn begin(incident: usize, issued_ms: i64, sure: bool) -> Work {
         Work {
             incident,
+            issued_ms,
             step: Step::Look(0),
             taken: [false; 2],
             refused: None,
@@ -328,11 +353,6 @@ impl Budgets {
         let at_once = state.incidents.iter().filter(|at| at.phase == Phase::Remedied).count();
         state.overdrawn |= recent > ACTIONS as usize || at_once > AT_ONCE;
     }
-}
-
-/// The issue of a command: what is late is issued anew.
-fn issue(state: &State) -> String {
-    state.now_ms.to_string()
 }
 
 /// What people are shown of an incident.
@@ -365,7 +385,7 @@ impl Model for Budgets {
             now_ms: BEGIN_MS,
             entries: [Printed::new(Spent::default()), Printed::new(Spent::default())],
             incidents: [confirmed.clone(), confirmed.clone(), confirmed],
-            work: [None, None],
+            work: [self.deposing.then(|| Self::begin(0, BEGIN_MS, true)), None],
             left_ms: vec![],
             overdrawn: false,
             robbed: false,
@@ -381,15 +401,16 @@ impl Model for Budgets {
                 actions.push(Action::End { incident });
             }
         }
-        if state.now_ms < BEGIN_MS + LAPSES * WITHIN_MS {
+        if state.now_ms < BEGIN_MS + LAPSES * LAPSE_MS {
             actions.push(Action::Lapse);
         }
         if state.faults > 0 {
-            let working = (0..2).filter(|executor| state.work[*executor].is_some());
-            actions.extend(working.clone().map(|executor| Action::Crash { executor }));
-            let sure =
-                working.filter(|executor| state.work[*executor].as_ref().is_some_and(|work| work.sure));
-            actions.extend(sure.map(|executor| Action::Depose { executor }));
+            let at = |executor: &usize| state.work[*executor].as_ref().is_some_and(|work| work.sure);
+            let fault = |executor| match self.deposing {
+                true => Action::Depose { executor },
+                false => Action::Crash { executor },
+            };
+            actions.extend((0..if self.deposing { 1 } else { 2 }).filter(at).map(fault));
         }
     }
 
@@ -398,14 +419,14 @@ impl Model for Budgets {
         match action {
             Action::Deliver { executor, incident } => {
                 state.incidents[incident].deliveries += u8::from(self.without(Guard::BudgetOnce));
-                state.work[executor] = Some(Self::begin(incident, true));
+                state.work[executor] = Some(Self::begin(incident, before.now_ms, true));
             }
             Action::Work { executor } => self.work(&mut state, executor),
             Action::End { incident } => state.incidents[incident].phase = Phase::Over,
             Action::Lapse => {
-                state.now_ms += WITHIN_MS;
-                // All of it is late by now, and decided anew.
-                state.work = [None, None];
+                state.now_ms += LAPSE_MS;
+                // All of it is late by now, and decided anew; whoever stands still does not know.
+                state.work.iter_mut().for_each(|work| drop(work.take_if(|work| work.sure)));
                 state.incidents.iter_mut().for_each(|at| at.has[0] = false);
             }
             Action::Depose { executor } => {

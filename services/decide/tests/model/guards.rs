@@ -78,6 +78,8 @@ pub(crate) enum Guard {
     BudgetFence,
     /// An incident has its share once. Without: each delivery takes one.
     BudgetOnce,
+    /// What was taken counts from when it is used. Without: from when it was taken.
+    BudgetRenewed,
     /// What is taken of one budget goes back if another refuses. Without: it stays taken.
     GivingBack,
     /// It goes back under a lock that is sure. Without: whoever is deposed gives back what his successor goes by.
@@ -102,7 +104,7 @@ pub(crate) enum Guard {
 
 impl Guard {
     /// Every guard: the mutants walk this list.
-    pub(crate) const ALL: [Guard; 46] = [
+    pub(crate) const ALL: [Guard; 47] = [
         Guard::DedupClaim,
         Guard::ClaimInRecord,
         Guard::RecordFence,
@@ -139,6 +141,7 @@ impl Guard {
         Guard::LastWord,
         Guard::BudgetFence,
         Guard::BudgetOnce,
+        Guard::BudgetRenewed,
         Guard::GivingBack,
         Guard::SureGivingBack,
         Guard::BudgetWhileOpen,
@@ -185,7 +188,7 @@ impl Guard {
             | Guard::Seal
             | Guard::TermsInForce
             | Guard::LastWord => "A4 nothing leaves that people have not allowed",
-            Guard::BudgetFence | Guard::SureGivingBack | Guard::BudgetWhileOpen => {
+            Guard::BudgetFence | Guard::BudgetRenewed | Guard::SureGivingBack | Guard::BudgetWhileOpen => {
                 "A5 no budget is overdrawn"
             }
             Guard::GivingBack => "A5 what one budget refuses costs no other",

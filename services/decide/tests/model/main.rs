@@ -90,8 +90,11 @@ fn approving(soft: bool, gone: Option<Guard>, wanted: Option<&'static str>) -> B
     search(&name, approvals::Approvals::new(soft, gone), wanted)
 }
 
-fn taking(gone: Option<Guard>, wanted: Option<&'static str>) -> Broken {
-    search(&format!("budgets without {gone:?}"), budgets::Budgets::new(faults(), gone), wanted)
+/// One lock that runs out, or as many crashes as elsewhere.
+fn taking(deposing: bool, gone: Option<Guard>, wanted: Option<&'static str>) -> Broken {
+    let name = format!("budgets, locks run out {deposing}, without {gone:?}");
+    let faults = if deposing { faults() - 1 } else { faults() };
+    search(&name, budgets::Budgets::new(deposing, faults, gone), wanted)
 }
 
 /// One fault for each of the two, and one between them.
@@ -127,7 +130,9 @@ fn a4_approvals_hold() {
 
 #[test]
 fn a5_budgets_hold() {
-    assert_eq!(taking(None, None), Broken::new());
+    for deposing in [false, true] {
+        assert_eq!(taking(deposing, None, None), Broken::new());
+    }
 }
 
 #[test]
@@ -170,9 +175,10 @@ fn every_guard_that_is_taken_away_is_missed() {
             Guard::Seal | Guard::TermsInForce => approving(true, gone, wanted),
             Guard::BudgetFence
             | Guard::BudgetOnce
+            | Guard::BudgetRenewed
             | Guard::GivingBack
-            | Guard::SureGivingBack
-            | Guard::BudgetWhileOpen => taking(gone, wanted),
+            | Guard::BudgetWhileOpen => taking(false, gone, wanted),
+            Guard::SureGivingBack => taking(true, gone, wanted),
             Guard::Reliance
             | Guard::RelianceFence
             | Guard::EveryWriteIsFenced
