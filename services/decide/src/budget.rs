@@ -312,9 +312,9 @@ mod tests {
         assert_eq!(left.taken.iter().map(|taken| taken.what.as_str()).collect::<Vec<_>>(), ["c"]);
         assert!(take(&left, &budget, &by("6"), 2_000, &BTreeSet::new()).is_ok());
         // What is used later counts from then on, and so is in others' way for longer.
-        let (renewed, full) = (renewed(&spent, &budget, "5", 1_500), spent.taken.len());
+        let (renewed, full) = (renewed(&spent, &budget, "5", 2_500), spent.taken.len());
         let at_ms = |spent: &Spent, of: &str| spent.taken.iter().find(|t| t.incident == of).unwrap().at_ms;
-        assert_eq!((renewed.taken.len(), at_ms(&renewed, "5")), (full, 1_500));
+        assert_eq!((renewed.taken.len(), at_ms(&renewed, "5")), (full, 2_500));
         assert!(renewed.taken.iter().all(|taken| taken.incident == "5" || spent.taken.contains(taken)));
         // Only the issue that took it has it to give back.
         let other = Remedy { issue: "another", ..by("5") };
