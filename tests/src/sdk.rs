@@ -18,6 +18,9 @@ fn scripts() -> PathBuf {
 /// fresh environment will do.
 pub async fn fetched(place: &Path) -> PathBuf {
     let installed = place.join("platform-sdk-269.0.0");
+    // Tests of one binary run at the same time, and a developer may run two binaries at once.
+    let lock = std::fs::File::create(place.join("platform-sdk-lock")).unwrap();
+    let _lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await.unwrap().unwrap();
     if installed.is_dir() {
         return installed;
     }
