@@ -129,6 +129,15 @@ struct World {
 }
 
 impl World {
+    async fn around(installation: &Installation, target: &Target) -> World {
+        World {
+            sender: Sender::new(installation.gateways(), "telephony"),
+            target: target.clone(),
+            client: installation.client("provisioner").await,
+            delivered: Arc::default(),
+        }
+    }
+
     async fn deliver(&self, entity: &str, status: Status) {
         let delivered = {
             let mut all = self.delivered.lock().unwrap();
@@ -361,12 +370,7 @@ async fn f1_n4_e9_a_crash_at_every_named_line_loses_nothing_and_repeats_nothing(
         installation.spawn(stage, 0);
     }
     installation.wait_ready();
-    let world = World {
-        sender: Sender::new(installation.gateways(), "telephony"),
-        target: target.clone(),
-        client: installation.client("provisioner").await,
-        delivered: Arc::default(),
-    };
+    let world = World::around(&installation, &target).await;
     // Something is there to be taken over.
     world.outage("before").await;
 
@@ -435,14 +439,9 @@ async fn freeze(
 async fn f5_o1_o2_who_comes_back_to_a_fence_when_others_have_gone_on_is_refused() {
     let target = Target::start().await;
     let mut installation = Installation::start("fences", &playbooks(&target), 2, "default");
-    let client = installation.client("provisioner").await;
-    shorten_duplicate_windows(&async_nats::jetstream::new(client.clone()), DUPLICATE_WINDOW).await;
-    let world = World {
-        sender: Sender::new(installation.gateways(), "telephony"),
-        target: target.clone(),
-        client,
-        delivered: Arc::default(),
-    };
+    let world = World::around(&installation, &target).await;
+    let broker = async_nats::jetstream::new(world.client.clone());
+    shorten_duplicate_windows(&broker, DUPLICATE_WINDOW).await;
     let driving = Tasks::default();
     for (point, role) in FENCES.into_iter().filter(|(point, role)| is_wanted(*point, role)) {
         freeze(&mut installation, &world, &driving, point, role).await;
@@ -550,12 +549,7 @@ async fn f1_a4_a5_a_crash_at_every_line_of_what_people_allow_has_it_sent_once_an
         installation.spawn(stage, 0);
     }
     installation.wait_ready();
-    let world = World {
-        sender: Sender::new(installation.gateways(), "telephony"),
-        target: target.clone(),
-        client: installation.client("provisioner").await,
-        delivered: Arc::default(),
-    };
+    let world = World::around(&installation, &target).await;
     let driving = Tasks::default();
     let mut ids = vec![];
     for point in points {
