@@ -161,6 +161,11 @@ pub fn is_over(taken: &Taken, view: Option<&View>, now_ms: i64) -> bool {
     }
 }
 
+/// Whether an incident took this from a budget.
+fn is_its(taken: &Taken, budget: &Budget, incident: &str) -> bool {
+    taken.what == budget.what && taken.incident == incident
+}
+
 /// Takes one from a budget. `None`: the incident has it already. `over`: incidents that are known to be over; whichever
 /// are not here count as long as the budget has it so.
 ///
@@ -177,7 +182,7 @@ pub fn take(
     let lasts = |taken: &Taken| budget.while_open && !over.contains(&taken.incident);
     let counts = |taken: &&Taken| is_recent(taken, budget, now_ms) || lasts(taken);
     let mut left: Vec<Taken> = spent.taken.iter().filter(counts).cloned().collect();
-    if left.iter().any(|taken| taken.what == budget.what && taken.incident == incident) {
+    if left.iter().any(|taken| is_its(taken, budget, incident)) {
         return Ok(None);
     }
     // The same entity in another incident is no further one. What the earlier one did may still stand.
@@ -196,7 +201,7 @@ pub fn take(
 /// long before, by an issue of its command that became late.
 pub fn renewed(spent: &Spent, budget: &Budget, incident: &str, now_ms: i64) -> Spent {
     let mut taken = spent.taken.clone();
-    for own in taken.iter_mut().filter(|taken| taken.what == budget.what && taken.incident == incident) {
+    for own in taken.iter_mut().filter(|taken| is_its(taken, budget, incident)) {
         own.at_ms = own.at_ms.max(now_ms);
     }
     Spent { taken }
@@ -204,14 +209,13 @@ pub fn renewed(spent: &Spent, budget: &Budget, incident: &str, now_ms: i64) -> S
 
 /// Whether what an incident has of a budget was taken by this issue of its command, and not for an earlier remedy.
 pub fn took(spent: &Spent, budget: &Budget, remedy: &Remedy<'_>) -> bool {
-    let is_its = |taken: &&Taken| taken.what == budget.what && taken.incident == remedy.incident;
-    spent.taken.iter().filter(is_its).any(|taken| taken.issue == remedy.issue)
+    spent.taken.iter().any(|taken| is_its(taken, budget, remedy.incident) && taken.issue == remedy.issue)
 }
 
 /// Gives back what an incident has taken for a remedy that does not leave. `None`: it has nothing of it.
 pub fn without(spent: &Spent, budget: &Budget, incident: &str) -> Option<Spent> {
-    let is_its = |taken: &Taken| taken.what == budget.what && taken.incident == incident;
-    let left: Vec<Taken> = spent.taken.iter().filter(|taken| !is_its(taken)).cloned().collect();
+    let left: Vec<Taken> =
+        spent.taken.iter().filter(|taken| !is_its(taken, budget, incident)).cloned().collect();
     (left.len() < spent.taken.len()).then_some(Spent { taken: left })
 }
 
