@@ -109,6 +109,10 @@ pub struct Incident {
     /// earlier version has acted: then all.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub acted_steps: BTreeSet<u32>,
+    /// Steps of its revert that were carried out, and of which a look has not told yet whether they worked (E11): each with
+    /// the number of its decision.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unproven: BTreeSet<(u32, u32)>,
     /// Waits for a person, and why.
     #[serde(default)]
     pub held: Option<Hold>,

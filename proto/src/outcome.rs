@@ -26,6 +26,10 @@ pub struct Outcome {
     /// Whose it was, where a call was answered.
     #[serde(default)]
     pub shares: Option<Shares>,
+    /// It was carried out, and a [`Done::Verified`] of the same issue will follow, whatever is seen: a revert is not over
+    /// before.
+    #[serde(default)]
+    pub verdict_follows: bool,
 }
 
 /// Where the time went from the acceptance of the deciding event to the target's answer (E8). Milliseconds by the
@@ -80,6 +84,7 @@ impl Outcome {
             attempts,
             took_ms: 0,
             shares: None,
+            verdict_follows: false,
         }
     }
 }
@@ -104,7 +109,7 @@ pub enum Done {
     },
     /// It is not known whether it happened and it must not be repeated: a person has to look.
     Held { reason: String },
-    /// What a look after the remedy has shown, or what its entity's events have said (E11). It comes after
+    /// What a look after the remedy or its revert has shown, or what its entity's events have said (E11). It comes after
     /// [`Done::Carried`], as an outcome of its own; what events say the debouncer concludes itself.
     Verified {
         /// `None`: it could not be told.

@@ -169,6 +169,10 @@ pub(crate) struct Scope {
 /// A client of a crowd that is not let in within this is the last one.
 const CROWD_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Events of a hot entity: two seconds of them. What must come of them is told by a reference that looks through all of them
+/// for each.
+const HOT_EVENTS_MAX: usize = 10_000;
+
 /// The kinds that a plan deals from, as long as the deck lasts, then anew.
 const KINDS: u64 = 28;
 
@@ -341,7 +345,7 @@ impl<'a> Hand<'a> {
                 self.world.spawn(*replica, &How { clock_shift_ms: Some(*shift), ..How::default() });
             }
             Fault::Storm => self.traffic.storm(self.storm),
-            Fault::HotEntity => self.traffic.hot(self.storm * 5),
+            Fault::HotEntity => self.traffic.hot((self.storm * 5).min(HOT_EVENTS_MAX)),
             Fault::Poison(seed) => self.poison(*seed).await,
             Fault::SlowClients(gateway) => self.crowd(*gateway).await,
             Fault::Push(number) => {

@@ -1,7 +1,7 @@
 //! What a command sends, and what an answer means.
 
 use crate::native::{Change, Given};
-use crate::playbook::{Action, Credential, Doing, Method, Native, Playbook, RenderError, Webhook};
+use crate::playbook::{Action, Credential, Doing, Method, Native, Playbook, RenderError, Set, Webhook};
 use crate::rate::Limits;
 use holdline_proto::cause::{CORRELATION_HEADER, Cause};
 use holdline_proto::command::{Command, Course, Direction, Intent};
@@ -81,6 +81,19 @@ pub fn shares(command: &Command, published_ms: i64, intent: &Intent) -> Option<S
 /// Names the placeholder that cannot be filled, or the parameter that cannot be used.
 pub fn change(native: &Native, command: &Command) -> Result<Change, String> {
     change_by(native, &command.values)
+}
+
+/// The native actions among the remedies of a command's incident: each as its command would be, and what it changes.
+pub fn native_steps(set: &Set, command: &Command) -> Vec<(Command, Change)> {
+    let steps = set.rules(&command.key).map(|rules| rules.act.as_slice()).unwrap_or_default();
+    let native = |(step, name): (u32, &String)| {
+        let Doing::Native(native) = &set.actions.get(name)?.what else { return None };
+        let direction = Direction::Remediate;
+        let remedy = Command { direction, step, undo: None, action: name.clone(), ..command.clone() };
+        let change = change(native, &remedy).ok()?;
+        Some((remedy, change))
+    };
+    (0..).zip(steps).filter_map(native).collect()
 }
 
 /// What it is to change whatever the event says, if it takes nothing from one.

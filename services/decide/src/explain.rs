@@ -74,14 +74,16 @@ pub fn sentence(decision: &Decision) -> String {
                 format!("{} for {entity}: its deadline passed before a call left.", outcome.action)
             }
             Done::Held { reason } => format!("{} for {entity} is held: {reason}.", outcome.action),
-            Done::Verified { worked: Some(true), seen } => {
-                format!("{} for {entity} worked ({seen}).", outcome.action)
-            }
-            Done::Verified { worked: Some(false), seen } => {
-                format!("{} for {entity} did not work ({seen}).", outcome.action)
-            }
-            Done::Verified { worked: None, seen } => {
-                format!("Whether {} for {entity} worked is not known ({seen}).", outcome.action)
+            Done::Verified { worked, seen } => {
+                let what = match outcome.direction {
+                    Direction::Revert => format!("Undoing ({})", outcome.action),
+                    Direction::Remediate | Direction::Page => outcome.action.clone(),
+                };
+                match worked {
+                    Some(true) => format!("{what} for {entity} worked ({seen})."),
+                    Some(false) => format!("{what} for {entity} did not work ({seen})."),
+                    None => format!("{what} for {entity}: whether it worked is not known ({seen})."),
+                }
             }
             Done::AwaitsApproval { approval, unless_denied, .. } => format!(
                 "{} for {entity} {} (`holdline approve {approval}`, `holdline deny {approval}`).",

@@ -1,5 +1,6 @@
-//! Whether a remedy worked (E11): what is looked at after it was carried out, and what that says; or what its entity's
-//! events must say. Worked, failed or unknown; the answer to our own call proves nothing, so it is never asked.
+//! Whether a remedy worked, and whether it is undone (E11): what is looked at after it was carried out, and what that says;
+//! or what its entity's events must say. Worked, failed or unknown; the answer to our own call proves nothing, so it is
+//! never asked.
 //!
 //! What a playbook wants proven stands here; what every native action proves by itself in `native::proof`. Looks are
 //! judged here, for the executor; events where they are counted, in `debounce::verify`.
@@ -8,7 +9,7 @@ use holdline_proto::outcome::Done;
 use serde_json::{Value, json};
 
 use crate::debounce::Listening;
-use crate::native::{self, Change, Shows};
+use crate::native::{self, Change, InForce, Shows, Written};
 use crate::playbook::{Facts, Path, Predicate, Template};
 
 /// Between two looks, at first and at most: as long again as has been looked for. Milliseconds.
@@ -259,6 +260,28 @@ pub fn seen_of_change(change: &Change, answer: &Result<Value, String>) -> Seen {
         }
         Ok(Shows::Failed) => Seen { worked: Some(false), is_final: true, told: told("it has failed") },
         Err(reason) => Seen::nothing(told(&reason)),
+    }
+}
+
+/// The same of one that was undone.
+pub fn seen_of_undo(
+    change: &Change,
+    known: &InForce,
+    written: &Written,
+    answer: &Result<Value, String>,
+) -> Seen {
+    let body = match answer {
+        Ok(body) => body,
+        Err(reason) => return Seen::nothing(reason.clone()),
+    };
+    match native::shows_undone(change, known, written, body) {
+        Ok(Shows::Worked) => Seen { worked: Some(true), is_final: true, told: "it is undone".into() },
+        Ok(Shows::NotYet | Shows::Failed) => Seen {
+            worked: Some(false),
+            is_final: false,
+            told: format!("it is not as it was before; it shows {}", short(body)),
+        },
+        Err(reason) => Seen::nothing(format!("{reason}; it shows {}", short(body))),
     }
 }
 

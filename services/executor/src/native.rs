@@ -267,7 +267,7 @@ impl Executor {
     }
 
     /// What we have written to the object of a change.
-    async fn written(&self, change: &Change) -> Result<Option<Written>, StoreError> {
+    pub(crate) async fn written(&self, change: &Change) -> Result<Option<Written>, StoreError> {
         let Some(object) = change.object() else { return Ok(None) };
         let entry = kept::written(&self.bus, &object).await?;
         if let Some(error) = entry.unreadable {
@@ -307,13 +307,8 @@ impl Executor {
 
     /// An incident is over: it needs none of what it has changed any more, whatever comes of undoing it.
     async fn withdraw(&self, set: &Set, command: &Command) -> Result<(), StoreError> {
-        let steps = set.rules(&command.key).map(|rules| rules.act.as_slice()).unwrap_or_default();
-        for (step, name) in (0u32..).zip(steps).filter(|(step, _)| Some(*step) != command.undo) {
-            let Some(Doing::Native(native)) = set.actions.get(name).map(|action| &action.what) else {
-                continue;
-            };
-            let other = Command { step, undo: None, action: name.clone(), ..command.clone() };
-            let Ok(change) = execute::change(native, &other) else { continue };
+        let others = execute::native_steps(set, command).into_iter();
+        for (other, change) in others.filter(|(other, _)| Some(other.step) != command.undo) {
             let (remedy, mut entry) = (kept::remedy(&other), kept::of(&self.bus, &change, &other).await?);
             let concerned =
                 |known: &InForce| known.relying.contains(&remedy) || known.begun.contains(&remedy);

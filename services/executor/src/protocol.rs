@@ -102,7 +102,7 @@ impl Executor {
             }
         };
         if let Some(outcome) = self.outcome_under(&command, &command.issue_key()).await? {
-            return self.follow_up(&command, &outcome).await;
+            return self.follow_up(work, &command, &outcome).await;
         }
         let set = match self.playbooks.by_hash(&command.playbooks).await {
             Ok(set) => set,
@@ -492,35 +492,26 @@ impl Executor {
         {
             self.forget_begun(command).await?;
         }
-        // In this order: whoever waits for the lock finds the outcome.
-        let told = self.tell(command, result, attempts, shares).await;
-        lock.release(&self.bus).await;
-        let carried = told?;
-        crash::point(Point::BeforeAck);
-        let Some(status) = carried else { return Ok(Answer::Done) };
         // What it led to is looked at by and by.
-        let set = self.set_to_look_by(command).await?;
-        let look = set.as_ref().and_then(|set| verify::first_look(set, command, status));
-        Ok(look.unwrap_or(Answer::Done))
-    }
-
-    /// Gives what was answered, if the command was carried out.
-    async fn tell(
-        &self,
-        command: &Command,
-        result: Done,
-        attempts: u32,
-        shares: Option<Shares>,
-    ) -> Result<Option<u16>, StoreError> {
-        let carried = match result {
-            Done::Carried { status } => Some(status),
-            _ => None,
+        let look = match result {
+            Done::Carried { status } => self
+                .set_to_look_by(command)
+                .await
+                .map(|set| set.and_then(|set| verify::first_look(&set, command, status))),
+            _ => Ok(None),
         };
-        let since = self.time.now_ms().saturating_sub(command.decided_ms).max(0);
-        let took_ms = if carried.is_some() { since } else { 0 };
-        let outcome = Outcome { took_ms, shares, ..Outcome::of(command, result, attempts) };
-        self.publish(command, &command.issue_key(), &outcome).await?;
-        Ok(carried)
+        let took_ms = match result {
+            Done::Carried { .. } => self.time.now_ms().saturating_sub(command.decided_ms).max(0),
+            _ => 0,
+        };
+        let verdict_follows = matches!(look, Ok(Some(_)));
+        let outcome = Outcome { took_ms, shares, verdict_follows, ..Outcome::of(command, result, attempts) };
+        // In this order: whoever waits for the lock finds the outcome.
+        let told = self.publish(command, &command.issue_key(), &outcome).await;
+        lock.release(&self.bus).await;
+        told?;
+        crash::point(Point::BeforeAck);
+        Ok(look?.unwrap_or(Answer::Done))
     }
 
     /// Publishes an outcome under its key, once.
@@ -597,7 +588,8 @@ impl Executor {
         lock: Option<Lock>,
     ) -> Result<Answer, StoreError> {
         self.park(work, DeadLetter { reason: reason.clone(), ..DeadLetter::default() }).await?;
-        let told = self.tell(command, Done::Failed { reason, perhaps_done: false }, 0, None).await;
+        let outcome = Outcome::of(command, Done::Failed { reason, perhaps_done: false }, 0);
+        let told = self.publish(command, &command.issue_key(), &outcome).await;
         if let Some(lock) = lock {
             lock.release(&self.bus).await;
         }
@@ -606,7 +598,7 @@ impl Executor {
     }
 
     /// Keeps the command's bytes with what is said of them.
-    async fn park(&self, work: &Work, said: DeadLetter) -> Result<(), StoreError> {
+    pub(crate) async fn park(&self, work: &Work, said: DeadLetter) -> Result<(), StoreError> {
         let letter = DeadLetter {
             stage: Role::Executor.name().into(),
             subject: work.subject.clone(),

@@ -1,5 +1,5 @@
-//! After a remedy was carried out: does it work? The command stays with the broker until that is told, between the
-//! looks as well; what a look says stands in `decide::verify`.
+//! After a remedy or its undo was carried out: has it worked? The command stays with the broker until that is told, between
+//! the looks as well; what a look says stands in `decide::verify`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use holdline_decide::verify::{self, Look, Looking, Next, Verify};
 use holdline_platform::Failed;
 use holdline_platform::rate::Pace;
 use holdline_proto::command::{Command, Direction};
+use holdline_proto::dead_letter::DeadLetter;
 use holdline_proto::incident::{Phase, View};
 use holdline_proto::outcome::{Done, Outcome};
 use holdline_proto::topology::Bucket;
@@ -20,7 +21,7 @@ use holdline_proto::wire;
 use holdline_stage::bus::StoreError;
 use holdline_stage::clock;
 use holdline_stage::playbooks::SetError;
-use holdline_stage::queue::Answer;
+use holdline_stage::queue::{Answer, Work};
 use serde_json::{Value, json};
 
 use crate::call::Destination;
@@ -34,30 +35,40 @@ const NOT_NOW_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of an answer that are read.
 const BODY_BYTES_MAX: usize = 256 * 1024;
 
-/// What a remedy that was carried out is looked at for.
+/// What is looked at after a command was carried out.
 pub(crate) enum Probe<'a> {
     /// What its playbook says, of the last of its remedies.
     Asked(&'a Verify, &'a Look),
-    /// What it is to have changed.
-    Change(&'a Native, Box<Change>),
+    /// What it is to have changed, or to have put back.
+    Change { native: &'a Native, change: Box<Change>, is_undo: bool },
 }
 
 /// What is looked at after this command. Where events tell, the debouncer hears them.
 fn of<'a>(set: &'a Set, command: &Command) -> Option<Probe<'a>> {
     let playbook = set.playbooks.get(&command.key.playbook)?;
     let rules = playbook.rules(command.key.lane)?;
-    if command.direction != Direction::Remediate {
-        return None;
-    }
     let is_last = usize::try_from(command.step).is_ok_and(|step| step + 1 == rules.act.len());
-    if let Some(verify) = playbook.verify.get(&command.key.lane).filter(|_| is_last) {
-        return Some(Probe::Asked(verify, verify.look.as_ref()?));
+    let verify = playbook.verify.get(&command.key.lane);
+    match (verify.filter(|_| is_last), command.direction) {
+        (_, Direction::Page) => return None,
+        (Some(verify), Direction::Remediate) => return Some(Probe::Asked(verify, verify.look.as_ref()?)),
+        (_, Direction::Remediate | Direction::Revert) => {}
     }
-    match &set.actions.get(&command.action)?.what {
-        Doing::Native(native) => {
-            Some(Probe::Change(native, Box::new(execute::change(native, command).ok()?)))
-        }
-        Doing::Webhook(_) => None,
+    let Doing::Native(native) = &set.actions.get(&command.action)?.what else { return None };
+    let change = execute::change(native, command).ok()?;
+    // Of several steps that set the same, the one that is undone last shows.
+    let is_undone_further = command.undo.is_some_and(|undone| {
+        let steps = execute::native_steps(set, command);
+        steps.iter().any(|(remedy, other)| remedy.step < undone && other.overlaps(&change))
+    });
+    let is_undo = command.undo.is_some();
+    (!is_undone_further).then(|| Probe::Change { native, change: Box::new(change), is_undo })
+}
+
+impl Probe<'_> {
+    /// Whether this says something: nothing was called, where it had just been looked at and was so already.
+    fn says(&self, status: u16) -> bool {
+        !matches!((self, status), (Probe::Change { .. }, UNCHANGED))
     }
 }
 
@@ -75,12 +86,12 @@ impl From<String> for Unseen {
 }
 
 impl Executor {
-    /// The set of a remedy that was carried out, by which it may have to be looked at.
+    /// The set of a command that was carried out, by which it may have to be looked at.
     ///
     /// # Errors
     /// When it cannot be had now: then that is not known, and the command must come again.
     pub(crate) async fn set_to_look_by(&self, command: &Command) -> Result<Option<Arc<Set>>, StoreError> {
-        if command.direction != Direction::Remediate {
+        if command.direction == Direction::Page {
             return Ok(None);
         }
         match self.playbooks.by_hash(&command.playbooks).await {
@@ -94,51 +105,58 @@ impl Executor {
     /// A command whose outcome stands: what is still to be done about it.
     pub(crate) async fn follow_up(
         &self,
+        work: &Work,
         command: &Command,
         outcome: &StreamMessage,
     ) -> Result<Answer, StoreError> {
-        let Ok(Outcome { result: Done::Carried { status: carried }, .. }) = wire::decode(&outcome.payload)
+        let Ok(Outcome { result: Done::Carried { status }, verdict_follows, .. }) =
+            wire::decode(&outcome.payload)
         else {
             return Ok(Answer::Done);
         };
-        let Some(set) = self.set_to_look_by(command).await? else { return Ok(Answer::Done) };
-        let Some(probe) = of(&set, command) else { return Ok(Answer::Done) };
-        // Nothing was called: it had just been looked at, and was so already.
-        if matches!((&probe, carried), (Probe::Change(..), UNCHANGED)) {
-            return Ok(Answer::Done);
-        }
+        let is_revert = command.direction == Direction::Revert;
         let key = format!("{}-verified", command.issue_key());
-        if self.outcome_under(command, &key).await?.is_some() {
+        if is_revert && !verdict_follows
+            || self.outcome_under(command, &key).await?.is_some()
+            || self.is_over(command).await?
+        {
             return Ok(Answer::Done);
         }
+        let set = self.set_to_look_by(command).await?;
+        let probe = set.as_ref().and_then(|set| Some((set, of(set, command)?)));
+        let Some((set, probe)) = probe.filter(|(_, probe)| probe.says(status)) else {
+            if is_revert {
+                let seen = "it is not known any more what to look at".into();
+                self.judged(work, command, &key, Done::Verified { worked: None, seen }).await?;
+            }
+            return Ok(Answer::Done);
+        };
         let acted_ms = i64::try_from(outcome.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
         let proof = match &probe {
             Probe::Asked(..) => None,
-            Probe::Change(_, change) => {
+            Probe::Change { change, .. } => {
                 let kept = kept::of(&self.bus, change, command).await?.known.unwrap_or_default().kept;
                 native::proof(change, &kept)
             }
         };
-        let looking = match (&probe, &proof) {
-            (Probe::Asked(verify, _), _) => {
-                Looking { acted_ms, after_ms: verify.after_ms, within_ms: verify.within_ms }
-            }
-            (_, Some(proof)) => Looking { acted_ms, after_ms: proof.after_ms, within_ms: proof.within_ms },
-            (_, None) => Looking { acted_ms, after_ms: 0, within_ms: 0 },
+        let (after_ms, within_ms) = match (&probe, &proof) {
+            (Probe::Asked(verify, _), _) => (verify.after_ms, verify.within_ms),
+            (Probe::Change { .. }, Some(proof)) => (proof.after_ms, proof.within_ms),
+            (Probe::Change { .. }, None) => (0, 0),
         };
+        let looking = Looking { acted_ms, after_ms, within_ms };
         if let Some(wait_ms) = looking.due(self.time.now_ms()) {
             return Ok(later(wait_ms));
-        }
-        if self.is_over(command).await? {
-            return Ok(Answer::Done);
         }
         let mut tries = 0;
         loop {
             tries += 1;
             let answer = match (&probe, &proof) {
-                (Probe::Asked(_, look), _) => self.see(&set, command, look).await,
-                (Probe::Change(native, _), Some(proof)) => self.see_proof(&set, native, proof).await,
-                (Probe::Change(..), None) => Err(Unseen::Because("what was started has no known id".into())),
+                (Probe::Asked(_, look), _) => self.see(set, command, look).await,
+                (Probe::Change { native, .. }, Some(proof)) => self.see_proof(set, native, proof).await,
+                (Probe::Change { .. }, None) => {
+                    Err(Unseen::Because("what was started has no known id".into()))
+                }
             };
             let answer = match answer {
                 Err(Unseen::NotNow(wait)) if looking.waits_for_a_turn(self.time.now_ms()) => {
@@ -150,7 +168,13 @@ impl Executor {
             };
             let seen = match &probe {
                 Probe::Asked(verify, _) => verify::seen(verify, &answer),
-                Probe::Change(_, change) => verify::seen_of_change(change, &answer),
+                Probe::Change { change, is_undo: false, .. } => verify::seen_of_change(change, &answer),
+                Probe::Change { change, is_undo: true, .. } => {
+                    // After the look: who has changed it before that has said so before.
+                    let known = kept::of(&self.bus, change, command).await?.known.unwrap_or_default();
+                    let written = self.written(change).await?.unwrap_or_default();
+                    verify::seen_of_undo(change, &known, &written, &answer)
+                }
             };
             match looking.judge(seen, tries, self.time.now_ms()) {
                 Next::Look { after_ms } => return Ok(later(after_ms)),
@@ -160,10 +184,35 @@ impl Executor {
                     () = self.tasks.stopping() => return Ok(later(after_ms)),
                 },
                 Next::Report(done) => {
-                    self.publish(command, &key, &Outcome::of(command, done, 0)).await?;
+                    if let Probe::Change { change, is_undo: true, .. } = &probe
+                        && !has_worked(&done)
+                    {
+                        self.owe(change, command).await?;
+                    }
+                    self.judged(work, command, &key, done).await?;
                     return Ok(Answer::Done);
                 }
             }
+        }
+    }
+
+    /// Tells a verdict. A revert that is not proven can be had repeated, as one that did not go through.
+    async fn judged(&self, work: &Work, command: &Command, key: &str, done: Done) -> Result<(), StoreError> {
+        if let (Direction::Revert, false, Done::Verified { seen, .. }) =
+            (command.direction, has_worked(&done), &done)
+        {
+            let reason = format!("it was carried out, and is not seen to have worked: {seen}");
+            self.park(work, DeadLetter { reason, ..DeadLetter::default() }).await?;
+        }
+        self.publish(command, key, &Outcome::of(command, done, 0)).await
+    }
+
+    /// What was put back is not seen to be: it is to be put back still, unless somebody wants the change again.
+    async fn owe(&self, change: &Change, command: &Command) -> Result<(), StoreError> {
+        let mut entry = kept::of(&self.bus, change, command).await?;
+        match entry.known.take().filter(|known| !known.is_wanted()) {
+            Some(known) => kept::write(&self.bus, &entry, known.not_undone()).await.map(drop),
+            None => Ok(()),
         }
     }
 
@@ -245,16 +294,20 @@ impl Executor {
     }
 }
 
+fn has_worked(done: &Done) -> bool {
+    matches!(done, Done::Verified { worked: Some(true), .. })
+}
+
 /// After which wait a command that was carried out comes again to be looked at.
 pub(crate) fn first_look(set: &Set, command: &Command, status: u16) -> Option<Answer> {
-    match of(set, command)? {
-        Probe::Asked(verify, _) => Some(later(verify.after_ms)),
-        Probe::Change(..) if status == UNCHANGED => None,
-        Probe::Change(_, change) => {
-            // What was started is known by its id from then on; until then a moment will do.
-            Some(later(native::proof(&change, &Kept::default()).map_or(0, |proof| proof.after_ms)))
+    let after_ms = match of(set, command).filter(|probe| probe.says(status))? {
+        Probe::Asked(verify, _) => verify.after_ms,
+        // What was started is known by its id from then on; until then a moment will do.
+        Probe::Change { change, .. } => {
+            native::proof(&change, &Kept::default()).map_or(0, |proof| proof.after_ms)
         }
-    }
+    };
+    Some(later(after_ms))
 }
 
 fn later(wait_ms: i64) -> Answer {

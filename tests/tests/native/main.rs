@@ -136,7 +136,12 @@ impl World {
 
     /// Remedies that were looked at and stand.
     fn proven(&self) -> usize {
-        self.installation.log_of("executor", 0).matches("worked: Some(true)").count()
+        self.installation.log_of("executor", 0).matches("worked: Some(true)").count() - self.undone()
+    }
+
+    /// Remedies whose undo was looked at, and shows.
+    fn undone(&self) -> usize {
+        self.installation.log_of("executor", 0).matches("it is undone").count()
     }
 
     async fn until_proven(&self, remedies: usize) {

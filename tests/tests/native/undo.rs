@@ -75,23 +75,26 @@ async fn e2_a_relapse_while_an_undo_takes_effect_is_remedied() {
     ] {
         world.fails(name).await;
         world.until(kind, key, name, |object| object[field] == done).await;
+        let until_written = async |writes: usize| {
+            let began = clock::now();
+            while world.writes(path).len() < writes {
+                assert!(began.elapsed() < SOON, "{name}: {}", world.installation.log_of("executor", 0));
+                clock::sleep(Duration::from_millis(50)).await;
+            }
+        };
         world.recovers(name).await;
-        world.until_over().await;
+        until_written(2).await;
         assert_eq!(world.simulator.object(kind, key)[field], done, "{name}: the undo shows already");
-        assert_eq!(world.writes(path).len(), 2, "{name}");
         let proven = world.proven();
         world.fails(name).await;
-        let began = clock::now();
-        while world.writes(path).len() < 3 {
-            assert!(began.elapsed() < SOON, "{name}: {}", world.installation.log_of("executor", 0));
-            clock::sleep(Duration::from_millis(50)).await;
-        }
+        until_written(3).await;
         // Long enough for everything to have taken effect.
         world.until_proven(proven + 1).await;
         clock::sleep(Duration::from_secs(5)).await;
         assert_eq!(world.simulator.object(kind, key)[field], done, "{name}");
         world.recovers(name).await;
         world.until(kind, key, name, |object| object[field] == undone).await;
+        // The first as well, whose undo was overtaken.
         world.until_over().await;
     }
     world.ends_well();

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use holdline_proto::approval::{Ruled, Verdict as Word};
 use holdline_proto::command::{Command, Course};
 use holdline_proto::event::Origin;
-use holdline_proto::incident::{Incident, Lane};
+use holdline_proto::incident::{Incident, Lane, Phase};
 use holdline_proto::journal::{Decision, Disposition, Effect, Record, WakeUp, What};
 use holdline_proto::outcome::{Done, Outcome};
 use holdline_proto::playbooks::Bundle;
@@ -846,4 +846,78 @@ fn e11_a_verdict_and_a_silence_each_have_their_time() {
     // The silence comes first.
     let short = LOOP.replace("15m", "30s");
     check_in(&listening(&short), alive, "0 +1 x3 F", 1_000, &[act, (32.0, "restore gw")]);
+}
+
+/// A revert of which a look will tell whether it worked, and what comes of it: `verdicts` are told one after the other, each
+/// after the command has come back from the dead letters. Gives the world, and whether the incident is over and held.
+fn after_revert(timeline: &str, verdicts: &[Option<bool>]) -> (World, bool, bool) {
+    let silent = Circumstances {
+        outcomes: BTreeMap::from([("restore", None)]),
+        pager: true,
+        ..Circumstances::default()
+    };
+    let mut world = run(LOOP, silent, timeline, 40);
+    let mut at_ms = BEGIN + 41_000;
+    let outstanding =
+        |world: &World| world.live.tracks().values().find_map(|track| track.outstanding.clone());
+    let mut reverts = outstanding(&world).unwrap();
+    let incident = reverts.incident.clone();
+    let carried = |world: &mut World, at_ms: i64, command: &Command| {
+        let carried = Outcome::of(command, Done::Carried { status: 200 }, 1);
+        world.step(at_ms, Input::Outcome(&Outcome { verdict_follows: true, ..carried }));
+    };
+    carried(&mut world, at_ms, &reverts);
+    for (n, worked) in verdicts.iter().enumerate() {
+        if n > 0 {
+            let earlier = reverts;
+            world.step(at_ms, Input::Retried(&earlier));
+            reverts = outstanding(&world).unwrap();
+            carried(&mut world, at_ms, &reverts);
+            // What is said of an earlier issue is said of none that is waited for.
+            let late = Done::Verified { worked: Some(true), seen: "late".into() };
+            world.step(at_ms, Input::Outcome(&Outcome::of(&earlier, late, 0)));
+        }
+        at_ms += 1_000;
+        let verdict = Done::Verified { worked: *worked, seen: "seen".into() };
+        world.step(at_ms, Input::Outcome(&Outcome::of(&reverts, verdict, 0)));
+    }
+    let incidents = world.live.tracks().values().flat_map(|track| track.open.iter().chain(&track.closing));
+    let found = incidents.into_iter().find(|found| found.id == incident);
+    let (over, held) = (found.is_none(), found.is_some_and(|incident| incident.held.is_some()));
+    (world, over, held)
+}
+
+#[test]
+fn e11_a_revert_is_over_once_it_is_seen_to_have_worked() {
+    let check = |verdicts: &[Option<bool>], over: bool, pages: usize| {
+        let (world, found, held) = after_revert("0 +1 x3 F, 10 H, 11 H", verdicts);
+        assert_eq!(found, over, "{verdicts:?}\n{:#?}", world.decisions);
+        let paged = world.actions.iter().filter(|(_, action)| action == "page gw").count();
+        assert_eq!((paged, held), (pages, pages > 0 && !over), "{verdicts:?}");
+        let closed = world.decisions.iter().filter(|d| matches!(d.what, What::Closed { .. })).count();
+        assert_eq!(closed, usize::from(over), "{verdicts:?}");
+    };
+    check(&[], false, 0);
+    check(&[Some(true)], true, 0);
+    check(&[Some(false)], false, 1);
+    check(&[None], false, 1);
+    // A person has it repeated, with `holdline dlq replay`.
+    check(&[Some(false), Some(true)], true, 1);
+    check(&[None, Some(false)], false, 2);
+}
+
+#[test]
+fn e11_new_trouble_is_remedied_while_a_revert_is_not_proven_yet() {
+    let timeline = "0 +1 x3 F, 10 H, 11 H, 20 +1 x3 F";
+    // The remedy waits for the revert to be carried out, and not for its proof.
+    let acted = |verdicts: &[Option<bool>]| {
+        let (world, over, _) = after_revert(timeline, verdicts);
+        let track = world.live.tracks().values().next().unwrap();
+        let open = track.open.as_ref().map(|incident| (incident.phase, incident.held.is_some()));
+        assert_eq!(open, Some((Phase::Remediating, false)), "{verdicts:?}");
+        (world.actions.last().unwrap().1.clone(), over)
+    };
+    assert_eq!(acted(&[]), ("fail gw".into(), false));
+    assert_eq!(acted(&[Some(true)]), ("fail gw".into(), true));
+    assert_eq!(acted(&[Some(false)]), ("page gw".into(), false));
 }

@@ -161,6 +161,7 @@ impl Machine<'_> {
             depth: 0,
             acted: false,
             acted_steps: BTreeSet::new(),
+            unproven: BTreeSet::new(),
             held: None,
             probe: None,
             silence_judged: false,
@@ -468,6 +469,7 @@ impl Machine<'_> {
             Done::Carried { .. } => {
                 self.carried(&id, command.direction, command.step);
                 self.listen(&command);
+                self.await_proof(outcome);
             }
             Done::Failed { reason, perhaps_done } => {
                 self.gave_up(&command, reason, *perhaps_done);
@@ -488,23 +490,6 @@ impl Machine<'_> {
         self.settle(&id);
         self.advance(true);
         self.arm();
-    }
-
-    /// A remedy that did not work, or of which that is not known, is a person's business; what was done stays.
-    pub(super) fn verified(&mut self, outcome: &Outcome, worked: Option<bool>, seen: &str) {
-        let id = &outcome.incident;
-        // Once the trouble is over, what a look finds may be our own undoing.
-        if self.track.open.as_ref().is_none_or(|open| open.id != *id) {
-            return;
-        }
-        self.decide_for(id, What::Reported(Box::new(outcome.clone())));
-        let action = &outcome.action;
-        let reason = match worked {
-            Some(true) => return,
-            Some(false) => format!("{action} was carried out and did not work: {seen}"),
-            None => format!("{action} was carried out and it is not known whether it worked: {seen}"),
-        };
-        self.hold(id, Hold { reason, until_heard: false });
     }
 
     /// It was carried out, or may have been.
@@ -578,6 +563,9 @@ impl Machine<'_> {
         let replays = command.replays.saturating_add(1);
         if let Some(incident) = self.incident_mut(&command.incident) {
             incident.held.take_if(|hold| !hold.until_heard);
+            incident
+                .unproven
+                .retain(|(step, _)| command.direction != Direction::Revert || *step < command.step);
         }
         self.decide_for(&command.incident, What::Retried { action, replays });
         let actions = self.actions(command.direction).to_vec();
@@ -645,8 +633,10 @@ impl Machine<'_> {
         if self.under_way(id, Direction::Revert) {
             return;
         }
-        // A revert that did not go through stays in sight until a person has dealt with it.
-        if acted && held && self.track.closing.len() < LINEUP_MAX {
+        // A revert that did not go through stays in sight until a person has dealt with it, and one that has until it is
+        // seen to have worked.
+        let waits = (acted && held) || !incident.unproven.is_empty();
+        if waits && self.track.closing.len() < LINEUP_MAX {
             return;
         }
         let reason = match (acted, self.rules.revert.act.is_empty()) {

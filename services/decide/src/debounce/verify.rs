@@ -1,8 +1,9 @@
-//! Did it work, by what the entity's own events say after the remedy (E11)? Nothing is asked and nothing of ours is
-//! heard: not the answer to our call, and no event that is older than it.
+//! Did it work (E11)? What a look has told comes as an outcome; what the entity's own events say after the remedy is judged
+//! here. Nothing is asked for that and nothing of ours is heard: not the answer to our call, and no event that is older.
 
 use holdline_proto::command::{Command, Direction};
-use holdline_proto::incident::{Incident, Probe};
+use holdline_proto::incident::{Hold, Incident, Probe};
+use holdline_proto::journal::What;
 use holdline_proto::outcome::{Done, Outcome};
 use holdline_proto::signal::Said;
 
@@ -10,6 +11,52 @@ use super::track::Machine;
 use crate::explain::duration;
 
 impl Machine<'_> {
+    /// What a look has told, or what events have. What was done stays, whatever it is.
+    pub(super) fn verified(&mut self, outcome: &Outcome, worked: Option<bool>, seen: &str) {
+        let id = &outcome.incident;
+        let is_awaited = match outcome.direction {
+            // Once the trouble is over, what is found may be our own undoing.
+            Direction::Remediate => self.track.open.as_ref().is_some_and(|open| open.id == *id),
+            // That of an earlier issue says nothing: who has it repeated waits for the next.
+            Direction::Revert => self
+                .incident_mut(id)
+                .is_some_and(|incident| incident.unproven.remove(&(outcome.step, outcome.decision))),
+            Direction::Page => false,
+        };
+        if !is_awaited {
+            return;
+        }
+        self.decide_for(id, What::Reported(Box::new(outcome.clone())));
+        if worked != Some(true) {
+            self.not_proven(outcome, worked, seen);
+        }
+        self.settle(id);
+    }
+
+    /// A person's business, like what did not go through.
+    fn not_proven(&mut self, outcome: &Outcome, worked: Option<bool>, seen: &str) {
+        let undone = outcome.direction == Direction::Revert && self.rules.revert.undo;
+        let what = match undone {
+            true => format!("the undo of {}", outcome.action),
+            false => outcome.action.clone(),
+        };
+        let reason = match worked {
+            Some(_) => format!("{what} was carried out and did not work: {seen}"),
+            None => format!("{what} was carried out and it is not known whether it worked: {seen}"),
+        };
+        self.hold(&outcome.incident, Hold { reason, until_heard: false });
+    }
+
+    /// A step of a revert was reported carried: it is not over before a look has told whether it worked.
+    pub(super) fn await_proof(&mut self, outcome: &Outcome) {
+        if outcome.direction == Direction::Revert
+            && outcome.verdict_follows
+            && let Some(incident) = self.incident_mut(&outcome.incident)
+        {
+            incident.unproven.insert((outcome.step, outcome.decision));
+        }
+    }
+
     /// A command was reported carried: after the last remedy its entity is listened to.
     pub(super) fn listen(&mut self, command: &Command) {
         let Some(listening) = self.rules.listening else { return };
@@ -81,6 +128,7 @@ impl Machine<'_> {
                 attempts: 0,
                 took_ms: 0,
                 shares: None,
+                verdict_follows: false,
             },
             worked,
             &seen,

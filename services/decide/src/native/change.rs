@@ -116,6 +116,17 @@ impl Change {
         self.look().map(|(path, _)| path)
     }
 
+    /// Whether another change sets some of what this one sets.
+    pub fn overlaps(&self, other: &Change) -> bool {
+        self.object() == other.object()
+            && match (self, other) {
+                (Change::Object(one), Change::Object(other)) => {
+                    one.set.keys().any(|field| other.set.contains_key(field))
+                }
+                _ => self.object().is_some(),
+            }
+    }
+
     /// What is read before: a path with its query, and whether the answer comes in pages. `None`: there is
     /// nothing to look at, so a call that may have happened must not be repeated.
     pub fn look(&self) -> Option<(String, bool)> {
@@ -256,7 +267,7 @@ pub(super) fn is_made(change: &Change, now: &Fields, wrote: &Fields) -> bool {
     }
 }
 
-fn is_in(switch: &Switch, fields: &Fields, states: &[&str]) -> bool {
+pub(super) fn is_in(switch: &Switch, fields: &Fields, states: &[&str]) -> bool {
     fields.get(switch.field).and_then(Value::as_str).is_some_and(|state| states.contains(&state))
 }
 
@@ -371,7 +382,7 @@ pub(super) fn fields(change: &Change, shown: &Value) -> Result<(Fields, Fields),
 }
 
 /// Who is a member of a queue, and whether joined.
-fn joined(shown: &Value) -> BTreeMap<&str, &Value> {
+pub(super) fn joined(shown: &Value) -> BTreeMap<&str, &Value> {
     let entities = shown.get("entities").and_then(Value::as_array).into_iter().flatten();
     entities.filter_map(|member| Some((member.get("id")?.as_str()?, member.get("joined")?))).collect()
 }

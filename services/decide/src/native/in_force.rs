@@ -61,10 +61,15 @@ impl InForce {
         self.owed || !self.relying.is_empty()
     }
 
+    /// Whether somebody wants it, or may have made it, or it is still to be undone by somebody.
+    pub fn is_wanted(&self) -> bool {
+        self.is_live() || !self.begun.is_empty()
+    }
+
     /// Whether it has to be left alone.
     pub fn stands(&self, now_ms: i64) -> Stands {
         match self.undone_ms {
-            _ if self.is_live() || !self.begun.is_empty() => Stands::Yes,
+            _ if self.is_wanted() => Stands::Yes,
             Some(undone_ms) if is_young(undone_ms, now_ms) => Stands::Passing,
             Some(_) | None => Stands::No,
         }
@@ -118,6 +123,12 @@ impl InForce {
     #[must_use]
     pub fn undone(self, now_ms: i64) -> InForce {
         InForce { begun: BTreeSet::new(), owed: false, undone_ms: Some(now_ms), ..self }
+    }
+
+    /// It was undone, and that is not seen: what was there before is to be put back still.
+    #[must_use]
+    pub fn not_undone(self) -> InForce {
+        InForce { owed: true, undone_ms: None, ..self }
     }
 }
 

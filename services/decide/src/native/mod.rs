@@ -33,7 +33,7 @@ pub use change::{
 };
 pub use in_force::{BEGUN_MAX, InForce, Known, Stands};
 pub use lists::{LISTS_MAX, Lists, collide};
-pub use proof::{Proof, Shows, proof, shows};
+pub use proof::{Proof, Shows, proof, shows, shows_undone};
 pub use written::Written;
 
 /// A kind of native action.

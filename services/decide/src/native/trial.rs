@@ -6,8 +6,8 @@ use std::cell::Cell;
 use serde_json::Value;
 
 use super::change::{Call, Change, Kept, Plan, noted, plan, undo};
-use super::in_force::Known;
-use super::proof::{Shows, proof, shows};
+use super::in_force::{InForce, Known};
+use super::proof::{Shows, proof, shows, shows_undone};
 use super::written::Written;
 use super::{Given, KINDS, Kind};
 
@@ -57,6 +57,12 @@ impl Trial {
         let again = plan(&change, Known::MayStand(&kept), &after);
         assert_eq!(again, (Plan::Already, kept.clone()), "{name}");
         self.is(undo(&change, &kept, &Written::default(), &after, 0), back, "back");
+        let known =
+            InForce::default().carried("incident-0", kept.clone()).without("incident-0", false).undone(0);
+        for (shown, expected) in [(&before, Shows::Worked), (&after, Shows::NotYet)] {
+            let found = shows_undone(&change, &known, &Written::default(), shown);
+            assert_eq!(found, Ok(expected), "{name} {shown}");
+        }
         // Of members it may show what was before our own write took effect.
         if !matches!(change, Change::Members(_)) {
             let undone = undo(&change, &kept, &Written::default(), &before, 0);

@@ -74,7 +74,12 @@ pub(crate) struct Script {
     pub(crate) fewer_faults: u8,
     /// How the executor may answer the first issue of a command; a later one is carried out.
     pub(crate) answers: Vec<Done>,
+    /// A revert that was carried out is looked at, and a verdict follows: it has worked, or not.
+    pub(crate) proves: bool,
 }
+
+/// What the key of an issue ends with where its verdict is meant.
+const VERDICT: &str = "-verified";
 
 pub(crate) struct Debouncing {
     bounds: Bounds,
@@ -163,6 +168,7 @@ impl Debouncer {
                 degraded.for_each(|signal| signal.health = Health::Failed);
             }
             (Entered::Classified(classified), Some(Guard::Watermark)) => classified.watermark_ms = i64::MAX,
+            (Entered::Outcome(outcome), Some(Guard::Proof)) => outcome.verdict_follows = false,
             (Entered::Fired(wake_up), Some(Guard::TimerGeneration)) => {
                 let armed = self.partition.tracks().get(&wake_up.key).and_then(|track| track.armed);
                 wake_up.generation = armed.map_or(wake_up.generation, |armed| armed.generation);
@@ -255,8 +261,11 @@ impl Debouncing {
             let due = state.timers.iter().filter(|(_, (_, deadline_ms))| *deadline_ms <= until_ms);
             steps.extend(due.map(|(subject, _)| Action::Fire(subject.clone())));
             for issue in state.commanded.difference(&state.answered) {
-                let first = issue.ends_with("-1");
-                let ways = if first { self.script.answers.len() } else { 1 };
+                let ways = match issue {
+                    verdict if verdict.ends_with(VERDICT) => 2,
+                    first if first.ends_with("-1") => self.script.answers.len(),
+                    _ => 1,
+                };
                 steps.extend((0..ways).map(|nth| Action::Answer { issue: issue.clone(), nth }));
             }
         }
@@ -373,9 +382,20 @@ impl Model for Debouncing {
                 state.inputs.publish(state.now_ms, Entered::Fired(wake_up));
             }
             Action::Answer { issue, nth } => {
-                let command = commands(before).find(|(_, command)| command.issue_key() == issue)?.1;
-                let done = if command.decision == 1 { self.script.answers[nth].clone() } else { CARRIED };
-                let outcome = Outcome::of(command, done, 1);
+                let key = issue.strip_suffix(VERDICT);
+                let is_issue = |command: &Command| command.issue_key() == key.unwrap_or(&issue);
+                let command = commands(before).find(|(_, command)| is_issue(command))?.1;
+                let done = match key {
+                    Some(_) => Done::Verified { worked: Some(nth == 0), seen: String::new() },
+                    None if command.decision == 1 => self.script.answers[nth].clone(),
+                    None => CARRIED,
+                };
+                let verdict_follows =
+                    self.script.proves && command.direction == Direction::Revert && done == CARRIED;
+                if verdict_follows {
+                    state.commanded.insert(format!("{issue}{VERDICT}"));
+                }
+                let outcome = Outcome { verdict_follows, ..Outcome::of(command, done, 1) };
                 state.inputs.publish(before.now_ms, Entered::Outcome(outcome));
                 state.answered.insert(issue);
             }
@@ -409,6 +429,7 @@ impl Model for Debouncing {
             Property::always("O2 decisions count up", decisions_count_up),
             Property::always("A1 no remedy before threshold and window", remedies_are_due),
             Property::always("A1 no revert before health is proven", reverts_are_due),
+            Property::always("E11 no revert is over before it is proven", reverts_are_proven),
             Property::always("A2 a warning feeds no failover", lanes_are_kept),
             Property::always("O3 an older event moves nothing", older_events_are_stale),
             Property::always("C4 an echo counts for nothing", echoes_count_for_nothing),
@@ -528,6 +549,26 @@ fn issues_follow_outcomes(_: &Debouncing, state: &State) -> bool {
             })
         };
         same.count() == 1 && earlier.into_iter().all(|(_, issue)| reported(issue))
+    })
+}
+
+/// Whatever closed an incident, a look had told before that each step of its revert has worked.
+fn reverts_are_proven(_: &Debouncing, state: &State) -> bool {
+    let closed = decisions(state).filter(|decision| matches!(decision.what, What::Closed { .. }));
+    closed.into_iter().all(|closed| {
+        let outcomes = || {
+            let until = state.inputs.iter().take_while(|(sequence, _)| *sequence <= closed.input);
+            until.filter_map(|(_, input)| match input {
+                Entered::Outcome(outcome) if outcome.incident == closed.incident => Some(outcome),
+                _ => None,
+            })
+        };
+        outcomes().filter(|outcome| outcome.verdict_follows).all(|carried| {
+            outcomes().any(|verdict| {
+                let worked = matches!(verdict.result, Done::Verified { worked: Some(true), .. });
+                worked && (verdict.step, verdict.decision) == (carried.step, carried.decision)
+            })
+        })
     })
 }
 

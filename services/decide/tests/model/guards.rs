@@ -38,6 +38,8 @@ pub(crate) enum Guard {
     HealthyInARow,
     /// Over so long a time. Without: at once.
     HealthySpan,
+    /// A revert is over once it is seen to have worked. Without: once it was carried out.
+    Proof,
     /// One executor has an entity's lock. Without: everybody gets it.
     Lock,
     /// The lock is looked at once more before a call leaves. Without: it is still sure.
@@ -104,7 +106,7 @@ pub(crate) enum Guard {
 
 impl Guard {
     /// Every guard: the mutants walk this list.
-    pub(crate) const ALL: [Guard; 47] = [
+    pub(crate) const ALL: [Guard; 48] = [
         Guard::DedupClaim,
         Guard::ClaimInRecord,
         Guard::RecordFence,
@@ -122,6 +124,7 @@ impl Guard {
         Guard::StabilityWindow,
         Guard::HealthyInARow,
         Guard::HealthySpan,
+        Guard::Proof,
         Guard::Lock,
         Guard::LastLook,
         Guard::Pauses,
@@ -171,6 +174,7 @@ impl Guard {
             Guard::TimerGeneration => "O4 a wake-up acts once it has fired",
             Guard::Threshold | Guard::StabilityWindow => "A1 no remedy before threshold and window",
             Guard::HealthyInARow | Guard::HealthySpan => "A1 no revert before health is proven",
+            Guard::Proof => "E11 no revert is over before it is proven",
             Guard::Lock => "O2 one executor at a time",
             Guard::LastLook => "O2 no call leaves without its lock",
             Guard::Pauses => "A7 no call leaves while it is stopped",

@@ -156,6 +156,7 @@ fn every_guard_that_is_taken_away_is_missed() {
             Guard::TimerGeneration | Guard::HealthyInARow => debouncing(scripts::nearer(), gone, wanted),
             Guard::HealthySpan => debouncing(scripts::hasty(), gone, wanted),
             Guard::Echo => debouncing(scripts::echoes(), gone, wanted),
+            Guard::Proof => debouncing(scripts::proven(), gone, wanted),
             Guard::EventOrder | Guard::Lanes | Guard::Threshold | Guard::StabilityWindow => {
                 debouncing(scripts::everything(), gone, wanted)
             }

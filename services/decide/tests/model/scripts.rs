@@ -55,6 +55,7 @@ fn script(name: &'static str, terms: Terms, beats: Vec<Beat>) -> Script {
         calm: false,
         fewer_faults: 0,
         answers: vec![CARRIED],
+        proves: false,
     }
 }
 
@@ -62,6 +63,7 @@ pub(crate) fn all() -> Vec<Script> {
     vec![
         circle(),
         anew(),
+        proven(),
         silence(),
         late_silence(),
         changes(),
@@ -94,6 +96,13 @@ pub(crate) fn anew() -> Script {
         Done::Failed { reason: "404".into(), perhaps_done: false },
     ];
     Script { name: "anew", answers, ..circle() }
+}
+
+/// The revert is looked at, and whether it has worked is told while trouble comes back.
+pub(crate) fn proven() -> Script {
+    let mut script = Script { name: "proven", proves: true, calm: true, ..circle() };
+    script.slots.insert(3, vec![at(30, &[("d", Failed)])]);
+    script
 }
 
 /// Only failures are reported, and then nothing: over after a time. The last failure waits behind a frame.
