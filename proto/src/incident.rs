@@ -109,10 +109,9 @@ pub struct Incident {
     /// earlier version has acted: then all.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub acted_steps: BTreeSet<u32>,
-    /// Steps of its revert that were carried out, and of which a look has not told yet whether they worked (E11): each with
-    /// the number of its decision.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub unproven: BTreeSet<(u32, u32)>,
+    /// Steps of its revert that are not known to have worked: it is not over before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undoing: Vec<Undoing>,
     /// Waits for a person, and why.
     #[serde(default)]
     pub held: Option<Hold>,
@@ -134,6 +133,26 @@ pub struct Incident {
     /// What that event had waited in the gateway before. Milliseconds.
     #[serde(default)]
     pub waited_ms: i64,
+}
+
+/// A step of a revert that is not known to have worked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undoing {
+    pub step: u32,
+    /// Of its last issue.
+    pub decision: u32,
+    pub state: UndoState,
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UndoState {
+    /// It was carried out, and until then a look will tell whether it worked (E11). Unix milliseconds.
+    Carried { until_ms: i64 },
+    /// It was carried out, and is not seen to have worked. It lies among the dead letters.
+    NotProven,
+    /// It did not go through, and what would have followed it was not issued. It lies among the dead letters.
+    GivenUp,
 }
 
 /// The last remedy was reported carried, and what the entity's events say from then on tells whether it worked (E11).

@@ -26,10 +26,10 @@ pub struct Outcome {
     /// Whose it was, where a call was answered.
     #[serde(default)]
     pub shares: Option<Shares>,
-    /// It was carried out, and a [`Done::Verified`] of the same issue will follow, whatever is seen: a revert is not over
-    /// before.
+    /// It was carried out, and a [`Done::Verified`] of the same issue will follow within this time, whatever is seen: a revert
+    /// is not over before. Milliseconds.
     #[serde(default)]
-    pub verdict_follows: bool,
+    pub verdict_within_ms: Option<i64>,
 }
 
 /// Where the time went from the acceptance of the deciding event to the target's answer (E8). Milliseconds by the
@@ -84,7 +84,7 @@ impl Outcome {
             attempts,
             took_ms: 0,
             shares: None,
-            verdict_follows: false,
+            verdict_within_ms: None,
         }
     }
 }

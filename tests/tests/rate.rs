@@ -2,8 +2,9 @@
 //! waits at once leaves at the limit and never faster in any second; what the target says about its own limit holds for
 //! every replica.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stderr)]
+#![allow(clippy::disallowed_methods, reason = "the environment asks for longer runs")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -135,12 +136,15 @@ async fn e5_a_thousand_commands_leave_at_the_limit_and_never_faster() {
     arrivals.sort_unstable();
     let took = arrivals[999].duration_since(arrivals[0]);
     let (most, per_second) = (most(&arrivals), 999.0 / took.as_secs_f64());
+    // Over all of them one turn that was lost could cost the last call a window of its own.
+    let ten_seconds = Duration::from_secs(10);
+    let in_ten = arrivals.iter().filter(|at| at.duration_since(arrivals[0]) < ten_seconds).count();
     let shares = counted(&installation, "result=\"carried\"");
     let old = counted(&installation, "what=\"old\"");
     eprintln!("{most} in the fullest second, {per_second:.1} a second over {took:?}, by replica {shares:?}");
-    eprintln!("turns that were too old: {old:?}");
+    eprintln!("{in_ten} in the first ten seconds; turns that were too old: {old:?}");
     assert!(most <= 100, "{most} calls in a second");
-    assert!(per_second >= 90.0, "{per_second:.1} calls a second, and 100 are allowed");
+    assert!(in_ten >= 900, "{in_ten} calls in ten seconds, and 100 a second are allowed");
     assert!(shares.iter().all(|share| *share > 100), "one replica starves: {shares:?}");
     installation.conserved();
 }
@@ -152,11 +156,18 @@ const CALLS_EACH: usize = 2;
 struct Counted {
     calls: usize,
     looks: usize,
+    /// Of them, those before a call that did not follow: the next look was the next try's.
+    in_vain: usize,
     refused: usize,
     took: Duration,
 }
 
-async fn enabled(simulator: &Simulator, installation: &Installation, commands: usize) -> Counted {
+async fn enabled(
+    simulator: &Simulator,
+    installation: &Installation,
+    commands: usize,
+    patience: Duration,
+) -> Counted {
     let group = |n: usize| simulator.group(&format!("gw-{n}"));
     let (began, mut done) = (clock::now(), 0);
     while done < commands {
@@ -164,7 +175,7 @@ async fn enabled(simulator: &Simulator, installation: &Installation, commands: u
             done += 1;
             continue;
         }
-        assert!(began.elapsed() < PATIENCE, "{}", installation.log_of("executor", 0));
+        assert!(began.elapsed() < patience, "{}", installation.log_of("executor", 0));
         clock::sleep(Duration::from_millis(200)).await;
     }
     // What comes too much would come now.
@@ -173,9 +184,16 @@ async fn enabled(simulator: &Simulator, installation: &Installation, commands: u
     assert!((0..commands).all(|n| group(n)["version"] == untouched + 1), "none dropped, none doubled");
     let calls: Vec<_> = simulator.calls().into_iter().filter(|call| call.path.starts_with("/api/")).collect();
     let looks = calls.iter().filter(|call| call.method == "GET").count();
+    let mut before = BTreeMap::<&str, (usize, bool)>::new();
+    for call in &calls {
+        let (looks, is_written) = before.entry(&call.path).or_default();
+        *looks += usize::from(call.method == "GET" && !*is_written);
+        *is_written |= call.method == "PUT";
+    }
+    let in_vain = before.values().map(|(looks, _)| looks.saturating_sub(1)).sum();
     let refused = calls.iter().filter(|call| call.status != Some(200)).count();
     let took = Duration::from_micros(calls[calls.len() - 1].arrived_us - calls[0].arrived_us);
-    Counted { calls: calls.len(), looks, refused, took }
+    Counted { calls: calls.len(), looks, in_vain, refused, took }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -183,15 +201,16 @@ async fn e5_a_thousand_commands_to_the_platform_leave_at_the_ceiling_where_it_te
     let _alone = ALONE.lock().await;
     let simulator = Simulator::start(Options { calls_per_window: None, ..Options::default() }).await.unwrap();
     let installation = commanded("rate-native", &native_playbooks(&simulator, 1_000), 1_000).await;
-    let Counted { calls, looks, refused, took } = enabled(&simulator, &installation, 1_000).await;
+    let all = enabled(&simulator, &installation, 1_000, PATIENCE).await;
+    let Counted { calls, looks, in_vain, refused, took } = all;
     let most = simulator.calls_in_a_second_max();
     let per_second = (calls - 1) as f64 / took.as_secs_f64();
     let shares = counted(&installation, "result=\"carried\"");
     let old = counted(&installation, "what=\"old\"");
     eprintln!(
-        "{calls} calls, {looks} of them looks: {most} in the fullest second, {per_second:.1} a second over"
+        "{calls} calls, {looks} of them looks ({in_vain} in vain): {most} in the fullest second, {per_second:.1} a second"
     );
-    eprintln!("{took:?}; by replica {shares:?}; turns that were too old: {old:?}");
+    eprintln!("over {took:?}; by replica {shares:?}; turns that were too old: {old:?}");
     assert!(most <= 100, "{most} calls in a second");
     // Speed is no test's to assert: the figure is above. This says only that nobody waits for nothing.
     assert!(per_second >= 50.0, "{per_second:.1} calls a second, and 100 are allowed");
@@ -200,23 +219,36 @@ async fn e5_a_thousand_commands_to_the_platform_leave_at_the_ceiling_where_it_te
     installation.conserved();
 }
 
-/// The platform's own limit of a client. A thousand commands would take it seven minutes, so here are two hundred: more
-/// calls than it allows in one minute, and fewer than in two.
+/// Commands at a client's own limit: unless asked for others, with more calls than it allows in one minute, and fewer than in
+/// two. A thousand take ten minutes, with the looks that prove them: `HOLDLINE_RATE_COMMANDS=1000`.
+fn commands_a_minute() -> usize {
+    let asked = std::env::var("HOLDLINE_RATE_COMMANDS").ok();
+    asked.and_then(|commands| commands.parse().ok()).unwrap_or(200)
+}
+
+/// The platform's own limit of a client.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e5_three_hundred_calls_a_minute_are_all_that_a_client_makes() {
     let (allowed, minute) = (300, Duration::from_secs(60));
     let options = Options { calls_per_window: Some(allowed), window: minute, ..Options::default() };
     let simulator = Simulator::start(options).await.unwrap();
-    let installation = commanded("rate-minute", &native_playbooks(&simulator, 200), 200).await;
-    let Counted { calls, looks, refused, took } = enabled(&simulator, &installation, 200).await;
+    let commands = commands_a_minute();
+    let installation = commanded("rate-minute", &native_playbooks(&simulator, commands), commands).await;
+    // Each command has its calls and the look that proves it.
+    let patience = PATIENCE + minute * u32::try_from(commands * (CALLS_EACH + 1)).unwrap() / allowed;
+    let all = enabled(&simulator, &installation, commands, patience).await;
+    let Counted { calls, looks, in_vain, refused, took } = all;
     let most = simulator.calls_in_a_second_max();
-    eprintln!("{calls} calls, {looks} of them looks: {most} in the fullest second, all over {took:?}");
+    eprintln!(
+        "{calls} calls, {looks} of them looks ({in_vain} in vain): {most} in the fullest second, all over {took:?}"
+    );
     assert_eq!(refused, 0, "more than {allowed} calls in a minute");
     assert!(most <= 100, "{most} calls in a second");
     // Whole minutes are waited for; the rest leaves at the ceiling.
     let (minutes, rest) = ((calls - 1) / allowed as usize, (calls - 1) % allowed as usize);
     let least = minutes as f64 * minute.as_secs_f64() + rest as f64 / 100.0;
     assert!(minutes >= 1, "{calls} calls are fewer than a minute allows");
+    assert!(in_vain <= commands / 20, "{in_vain} looks were for nothing, and have used up the limit");
     assert!(least >= 0.9 * took.as_secs_f64(), "{took:?}, and {least:.1} s would do");
     installation.conserved();
 }

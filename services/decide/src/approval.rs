@@ -6,6 +6,7 @@ use holdline_proto::approval::{Asked, Ruling, Verdict};
 use holdline_proto::command::{Command, Direction};
 use holdline_proto::incident::Lane;
 use holdline_proto::limits::RULINGS_MAX;
+use holdline_proto::outcome::Done;
 
 use crate::execute::Shown;
 use crate::playbook::{Action, Playbook, Set};
@@ -257,6 +258,85 @@ fn void(
     })
 }
 
+/// What stands under the id that a command names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// See [`is_about`].
+    pub is_about: bool,
+    /// An executor has asked exactly this.
+    pub is_sealed: bool,
+    pub standing: Standing,
+}
+
+/// What people's word comes to for a command that wants to leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Permission {
+    /// It needs nobody.
+    NotNeeded,
+    Allowed {
+        by: Vec<String>,
+    },
+    /// See [`Standing::Waits`].
+    Waits {
+        missing: u32,
+        void: Vec<String>,
+    },
+    Denied {
+        by: String,
+        reason: String,
+    },
+    /// People have to be asked, or asked anew; and why what they were asked before allows nothing, if that is no matter of
+    /// time.
+    Ask {
+        because: Option<&'static str>,
+    },
+}
+
+/// What comes of what people were asked before. `needed`: it takes people now. `named`: `None` where the command names no
+/// id, or nothing that can be read stands there.
+pub fn permission(needed: bool, named: Option<Named>) -> Permission {
+    match named {
+        // Whether it takes people or not, and whoever has asked them.
+        Some(Named { is_about: true, standing: Standing::Denied { by, reason }, .. }) => {
+            Permission::Denied { by, reason }
+        }
+        _ if !needed => Permission::NotNeeded,
+        None => Permission::Ask { because: None },
+        Some(Named { is_about: false, .. }) => {
+            let because =
+                "it is for another request than the one that would leave now: people are asked anew";
+            Permission::Ask { because: Some(because) }
+        }
+        Some(Named { is_sealed: false, .. }) => {
+            Permission::Ask { because: Some("it is not as the executor has asked it: people are asked anew") }
+        }
+        Some(Named { standing: Standing::Allowed { by }, .. }) => Permission::Allowed { by },
+        Some(Named { standing: Standing::Waits { missing, void }, .. }) => {
+            Permission::Waits { missing, void }
+        }
+        Some(Named { standing: Standing::Expired, .. }) => Permission::Ask { because: None },
+    }
+}
+
+/// Whether exactly this is what people were asked for.
+pub fn is_about(asked: &Asked, command: &Command, shown: &Shown) -> bool {
+    let same = asked.incident == command.incident
+        && asked.direction == command.direction
+        && asked.step == command.step
+        && asked.action == command.action;
+    same && asked.request == shown.request
+}
+
+/// How a command ends that waits for people. `perhaps_done`: a call of it may have left.
+pub fn awaits(asked: &Asked, perhaps_done: bool) -> Done {
+    Done::AwaitsApproval {
+        approval: asked.id.clone(),
+        until_ms: asked.sends_ms.unwrap_or(asked.expires_ms),
+        unless_denied: asked.sends_ms.is_some(),
+        perhaps_done,
+    }
+}
+
 /// A request with what counts of what people have said: what does not must keep nobody from saying it.
 pub fn without_void(
     asked: Asked,
@@ -351,6 +431,41 @@ mod tests {
 
     fn ruling(by: &str, verdict: Verdict, at_ms: i64) -> Ruling {
         Ruling { by: by.into(), verdict, reason: "because".into(), at_ms, signature: by.into() }
+    }
+
+    #[test]
+    fn a4_what_people_were_asked_allows_exactly_that() {
+        let allowed = || Standing::Allowed { by: vec!["ada".into()] };
+        let waits = || Standing::Waits { missing: 1, void: vec![] };
+        let denied = || Standing::Denied { by: "ada".into(), reason: "no".into() };
+        let named = |is_about, is_sealed, standing| Some(Named { is_about, is_sealed, standing });
+        let check = |what: &str, needed, named: Option<Named>, expected: &str| {
+            let found = match permission(needed, named) {
+                Permission::NotNeeded => "not needed",
+                Permission::Allowed { .. } => "allowed",
+                Permission::Waits { .. } => "waits",
+                Permission::Denied { .. } => "denied",
+                Permission::Ask { because: None } => "ask",
+                Permission::Ask { because: Some(why) } if why.contains("another request") => "ask: another",
+                Permission::Ask { because: Some(_) } => "ask: not sealed",
+            };
+            assert_eq!(found, expected, "{what}");
+        };
+        check("nobody was asked", true, None, "ask");
+        check("it needs nobody", false, None, "not needed");
+        check("allowed", true, named(true, true, allowed()), "allowed");
+        check("allowed and not needed any more", false, named(true, true, allowed()), "not needed");
+        check("allowed for another request", true, named(false, true, allowed()), "ask: another");
+        check("allowed, and nobody has asked", true, named(true, false, allowed()), "ask: not sealed");
+        check("waits", true, named(true, true, waits()), "waits");
+        check("waits for nothing", false, named(true, true, waits()), "not needed");
+        check("expired", true, named(true, true, Standing::Expired), "ask");
+        // A no counts whether it takes people or not, and whoever has asked them; but only of this request.
+        check("denied", true, named(true, true, denied()), "denied");
+        check("denied, not needed", false, named(true, true, denied()), "denied");
+        check("denied, not sealed", true, named(true, false, denied()), "denied");
+        check("another denied", true, named(false, true, denied()), "ask: another");
+        check("another denied, not needed", false, named(false, true, denied()), "not needed");
     }
 
     #[test]

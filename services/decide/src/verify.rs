@@ -9,7 +9,7 @@ use holdline_proto::outcome::Done;
 use serde_json::{Value, json};
 
 use crate::debounce::Listening;
-use crate::native::{self, Change, InForce, Shows, Written};
+use crate::native::{self, Change, InForce, Shows};
 use crate::playbook::{Facts, Path, Predicate, Template};
 
 /// Between two looks, at first and at most: as long again as has been looked for. Milliseconds.
@@ -170,7 +170,7 @@ pub enum Next {
 }
 
 /// When a remedy that was reported carried at `acted_ms` is looked at. Unix milliseconds, both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Looking {
     pub acted_ms: i64,
     /// The first look comes this long after that.
@@ -188,6 +188,11 @@ pub const LAST_LOOKS_MAX: u32 = 3;
 impl Looking {
     fn over_ms(&self) -> i64 {
         self.acted_ms.saturating_add(self.after_ms).saturating_add(self.within_ms)
+    }
+
+    /// Within which time of having acted the verdict is told at the latest, with as long again for whoever is away.
+    pub fn told_within_ms(&self) -> i64 {
+        self.after_ms.saturating_add(self.within_ms).saturating_add(2 * TURN_WAIT_MAX_MS)
     }
 
     /// For how long the first look has to wait still.
@@ -264,17 +269,12 @@ pub fn seen_of_change(change: &Change, answer: &Result<Value, String>) -> Seen {
 }
 
 /// The same of one that was undone.
-pub fn seen_of_undo(
-    change: &Change,
-    known: &InForce,
-    written: &Written,
-    answer: &Result<Value, String>,
-) -> Seen {
+pub fn seen_of_undo(change: &Change, known: &InForce, acted_ms: i64, answer: &Result<Value, String>) -> Seen {
     let body = match answer {
         Ok(body) => body,
         Err(reason) => return Seen::nothing(reason.clone()),
     };
-    match native::shows_undone(change, known, written, body) {
+    match native::shows_undone(change, known, body, acted_ms) {
         Ok(Shows::Worked) => Seen { worked: Some(true), is_final: true, told: "it is undone".into() },
         Ok(Shows::NotYet | Shows::Failed) => Seen {
             worked: Some(false),

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use holdline_decide::approval::{self, Person, Standing, Terms};
+use holdline_decide::approval::{self, Named, Permission, Person, Standing, Terms};
 use holdline_decide::execute::{self, Shown};
 use holdline_decide::playbook::{Action, Set};
 use holdline_proto::approval::{Asked, KEPT, Ruling};
@@ -74,49 +74,33 @@ impl Executor {
             Ok(shown) => shown,
             Err(reason) => return Ok(Word::Unaskable(reason)),
         };
-        if let Some(id) = &command.approval
-            && let Stored { place, asked: Some(asked) } = self.asked(id).await?
-        {
-            let standing = standing(&asked, terms.as_ref(), set, now_ms);
-            let refused = if !is_about(&asked, command, &shown) {
-                Some("it is for another request than the one that would leave now: people are asked anew")
-            } else if let Standing::Denied { by, reason } = standing {
-                // Whether it takes people or not, and whoever has asked them.
-                return Ok(Word::Denied(denied(&by, &reason)));
-            } else if !self.has_sealed(&asked) {
-                Some("it is not as the executor has asked it: people are asked anew")
-            } else {
-                None
-            };
-            match (&terms, refused, standing) {
-                // Nobody needs to be asked.
-                (None, ..) => {}
-                (Some(_), Some(why), _) => {
-                    tracing::warn!(incident = command.incident, "approval {id}: {why}");
-                    self.record(Act::ApprovalRefused, command, id, why).await?;
+        let (permission, stored) = self.permission(command, &shown, terms.as_ref(), set, now_ms).await?;
+        match (permission, stored, &terms) {
+            (Permission::Denied { by, reason }, ..) => Ok(Word::Denied(denied(&by, &reason))),
+            (Permission::NotNeeded, ..) | (_, _, None) => Ok(Word::Allowed(command.approval.clone())),
+            (Permission::Allowed { by }, Some((place, asked)), _) => {
+                self.note_use(command, place, asked, &by).await?;
+                Ok(Word::Allowed(command.approval.clone()))
+            }
+            (Permission::Waits { missing, void }, Some((_, asked)), Some(terms)) => {
+                let why = format!("{missing} more must approve; for nothing counts [{}]", void.join("; "));
+                self.refuse(command, &why).await?;
+                Ok(Word::Awaited(approval::awaits(&approval::on_terms(asked, terms), perhaps_done)))
+            }
+            (permission, _, Some(terms)) => {
+                if let Permission::Ask { because: Some(why) } = permission {
+                    self.refuse(command, why).await?;
                 }
-                (Some(_), None, Standing::Allowed { by }) => {
-                    self.note_use(command, place, asked, &by).await?;
-                    return Ok(Word::Allowed(Some(id.clone())));
+                let asked = self.ask_people(command, terms, shown, now_ms).await?;
+                // Whoever crashed between asking and reporting that may have been answered meanwhile, and the incident,
+                // which waited for nothing yet, has not heard of it. A yes waits until it is told: nobody was shown that
+                // it would count.
+                if let Standing::Denied { by, reason } = standing(&asked, Some(terms), set, now_ms) {
+                    return Ok(Word::Denied(denied(&by, &reason)));
                 }
-                (Some(terms), None, Standing::Waits { missing, void }) => {
-                    let why =
-                        format!("{missing} more must approve; for nothing counts [{}]", void.join("; "));
-                    tracing::warn!(incident = command.incident, "approval {id}: {why}");
-                    self.record(Act::ApprovalRefused, command, id, &why).await?;
-                    return Ok(Word::Awaited(awaits(&approval::on_terms(asked, terms), perhaps_done)));
-                }
-                (Some(_), None, Standing::Denied { .. } | Standing::Expired) => {}
+                Ok(Word::Awaited(approval::awaits(&approval::on_terms(asked, terms), perhaps_done)))
             }
         }
-        let Some(terms) = terms else { return Ok(Word::Allowed(command.approval.clone())) };
-        let asked = self.ask_people(command, &terms, shown, now_ms).await?;
-        // Whoever crashed between asking and reporting that may have been answered meanwhile, and the incident, which
-        // waited for nothing yet, has not heard of it. A yes waits until it is told: nobody was shown that it would count.
-        if let Standing::Denied { by, reason } = standing(&asked, Some(&terms), set, now_ms) {
-            return Ok(Word::Denied(denied(&by, &reason)));
-        }
-        Ok(Word::Awaited(awaits(&approval::on_terms(asked, &terms), perhaps_done)))
     }
 
     /// Whether people still allow it, now that the call is about to leave: by the set that is current by now.
@@ -135,15 +119,41 @@ impl Executor {
         let Some(action) = own.actions.get(&command.action) else { return Ok(false) };
         let (set, now_ms) = (self.allowing(command, &own)?, self.time.now_ms());
         let terms = approval::terms(&set, action, command, now_ms);
-        let Some(id) = &command.approval else { return Ok(terms.is_none()) };
+        if terms.is_none() && command.approval.is_none() {
+            return Ok(true);
+        }
         let Ok(shown) = execute::shown(action, command) else { return Ok(false) };
-        let asked = self.asked(id).await?.asked.filter(|asked| is_about(asked, command, &shown));
-        let Some(asked) = asked else { return Ok(terms.is_none()) };
-        Ok(match standing(&asked, terms.as_ref(), &set, now_ms) {
-            Standing::Denied { .. } => false,
-            Standing::Allowed { .. } => terms.is_none() || self.has_sealed(&asked),
-            Standing::Waits { .. } | Standing::Expired => terms.is_none(),
-        })
+        let (permission, _) = self.permission(command, &shown, terms.as_ref(), &set, now_ms).await?;
+        Ok(matches!(permission, Permission::NotNeeded | Permission::Allowed { .. }))
+    }
+
+    /// What people's word comes to, and what they were asked under the id that the command names.
+    async fn permission(
+        &self,
+        command: &Command,
+        shown: &Shown,
+        terms: Option<&Terms>,
+        set: &Set,
+        now_ms: i64,
+    ) -> Result<(Permission, Option<(Place, Asked)>), StoreError> {
+        let stored = match &command.approval {
+            Some(id) => self.asked(id).await?,
+            None => Stored { place: Place::default(), asked: None },
+        };
+        let named = stored.asked.as_ref().map(|asked| Named {
+            is_about: approval::is_about(asked, command, shown),
+            is_sealed: self.has_sealed(asked),
+            standing: standing(asked, terms, set, now_ms),
+        });
+        let place = stored.place;
+        Ok((approval::permission(terms.is_some(), named), stored.asked.map(|asked| (place, asked))))
+    }
+
+    /// What people have said does not allow a command, and why.
+    async fn refuse(&self, command: &Command, why: &str) -> Result<(), StoreError> {
+        let id = command.approval.as_deref().unwrap_or_default();
+        tracing::warn!(incident = command.incident, "approval {id}: {why}");
+        self.record(Act::ApprovalRefused, command, id, why).await
     }
 
     /// Asks people, unless they are asked for this very request already.
@@ -156,7 +166,7 @@ impl Executor {
     ) -> Result<Asked, StoreError> {
         let id = holdline_proto::approval::id(command, &shown.request);
         let Stored { place, asked: known } = self.asked(&id).await?;
-        let is_same = |known: &Asked| is_about(known, command, &shown) && self.has_sealed(known);
+        let is_same = |known: &Asked| approval::is_about(known, command, &shown) && self.has_sealed(known);
         if let Some(known) = known.filter(is_same) {
             return Ok(known);
         }
@@ -237,28 +247,17 @@ impl Executor {
 fn standing(asked: &Asked, terms: Option<&Terms>, set: &Set, now_ms: i64) -> Standing {
     // The signatures are over what was asked, not over what it comes to.
     let authentic = |person: &Person, ruling: &Ruling| token::has_said(&person.token, ruling, asked);
-    let on_terms = terms.map(|terms| approval::on_terms(asked.clone(), terms));
-    approval::judge(on_terms.as_ref().unwrap_or(asked), &set.people, authentic, now_ms)
-}
-
-/// Whether exactly this is what people were asked for.
-fn is_about(asked: &Asked, command: &Command, shown: &Shown) -> bool {
-    let same = asked.incident == command.incident
-        && asked.direction == command.direction
-        && asked.step == command.step
-        && asked.action == command.action;
-    same && asked.request == shown.request
+    approval::judge(&on_terms(asked.clone(), terms), &set.people, authentic, now_ms)
 }
 
 fn denied(by: &str, reason: &str) -> String {
     format!("denied by {by}: {reason}")
 }
 
-fn awaits(asked: &Asked, perhaps_done: bool) -> Done {
-    Done::AwaitsApproval {
-        approval: asked.id.clone(),
-        until_ms: asked.sends_ms.unwrap_or(asked.expires_ms),
-        unless_denied: asked.sends_ms.is_some(),
-        perhaps_done,
+/// On the terms that are in force, if there are any.
+fn on_terms(asked: Asked, terms: Option<&Terms>) -> Asked {
+    match terms {
+        Some(terms) => approval::on_terms(asked, terms),
+        None => asked,
     }
 }

@@ -8,7 +8,7 @@ use holdline_decide::native::{
     self, BEGUN_MAX, Call, Change, InForce, Kept, LISTS_MAX, Plan, Stands, Written,
 };
 use holdline_decide::playbook::{Doing, Native, Platform, Set};
-use holdline_platform::rate::Pace;
+use holdline_platform::rate::{Following, Leave, Pace};
 use holdline_platform::{Failed, Response};
 use holdline_proto::command::{Command, Intent};
 use holdline_proto::outcome::Done;
@@ -102,7 +102,8 @@ impl Executor {
                 return self.report(command, done, earlier.attempts, lock).await;
             }
         }
-        let shown = match self.look(&caller, command, &change, &mut lock).await? {
+        let mut following = None;
+        let shown = match self.look(&caller, command, &change, &mut lock, &mut following).await? {
             Looked::Shown(shown) => shown,
             Looked::Wait(wait) => return Ok(self.throttled(command, wait, lock).await),
             Looked::Refused(answer) => {
@@ -179,7 +180,8 @@ impl Executor {
         };
         // Who waits for a token leaves late.
         self.holding(&mut lock, command, self.api.prepare(caller.platform, caller.client)).await;
-        let turn = match self.turn(command, &caller.pace, &mut lock).await? {
+        let leave = following.map_or(Leave::Alone, Leave::After);
+        let turn = match self.turn(command, &caller.pace, &mut lock, leave).await? {
             Ok(turn) => turn,
             Err(wait) => return Ok(self.throttled(command, wait, lock).await),
         };
@@ -332,21 +334,22 @@ impl Executor {
         self.conclude(work, command, next, intent, earlier.revision, lock, host).await
     }
 
-    /// What the platform shows of what is to be changed.
+    /// What the platform shows of what is to be changed. With the first look the turn of the call that follows is taken.
     async fn look(
         &self,
         caller: &Caller<'_>,
         command: &Command,
         change: &Change,
         lock: &mut Lock,
+        following: &mut Option<Following>,
     ) -> Result<Looked, StoreError> {
         let Some((path, paged)) = change.look() else { return Ok(Looked::Shown(Value::Null)) };
         if !paged {
-            return self.get(caller, command, Call::get(path), lock).await;
+            return self.get(caller, command, Call::get(path), lock, following).await;
         }
         let mut entities = vec![];
         for number in 1..=PAGES_MAX {
-            let page = match self.get(caller, command, Call::page(&path, number), lock).await? {
+            let page = match self.get(caller, command, Call::page(&path, number), lock, following).await? {
                 Looked::Shown(page) => page,
                 other => return Ok(other),
             };
@@ -363,14 +366,17 @@ impl Executor {
         command: &Command,
         call: Call,
         lock: &mut Lock,
+        following: &mut Option<Following>,
     ) -> Result<Looked, StoreError> {
         // Who waits for a token leaves late, and together with all others that do.
         self.holding(lock, command, self.api.prepare(caller.platform, caller.client)).await;
         loop {
-            let mut turn = match self.turn(command, &caller.pace, lock).await? {
+            let leave = if following.is_none() { Leave::Ahead } else { Leave::Alone };
+            let mut turn = match self.turn(command, &caller.pace, lock, leave).await? {
                 Ok(turn) => turn,
                 Err(wait) => return Ok(Looked::Wait(wait)),
             };
+            *following = turn.following.take().or_else(|| following.take());
             turn.come().await;
             if turn.leaves() {
                 break;

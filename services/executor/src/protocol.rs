@@ -12,8 +12,9 @@ use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use holdline_decide::execute::{self, Answer as Answered, Next, Standing, may_have_happened};
 use holdline_decide::playbook::{Doing, Method, Set, Webhook};
 use holdline_decide::rate::Purpose;
+use holdline_decide::verify::Looking;
 use holdline_platform::Api;
-use holdline_platform::rate::{Granted, Pace, Rates, Turn};
+use holdline_platform::rate::{Granted, Leave, Pace, Rates, Turn};
 use holdline_proto::cause::Cause;
 use holdline_proto::command::{Command, Direction, Intent};
 use holdline_proto::dead_letter::DeadLetter;
@@ -239,7 +240,7 @@ impl Executor {
         };
         // A Vault may take its time.
         let credentials = self.holding(&mut lock, command, self.caller.credentials(&request)).await;
-        let turn = match self.turn(command, &destination.pace, &mut lock).await? {
+        let turn = match self.turn(command, &destination.pace, &mut lock, Leave::Alone).await? {
             Ok(turn) => turn,
             Err(wait) => return Ok(self.throttled(command, wait, lock).await),
         };
@@ -320,12 +321,13 @@ impl Executor {
         command: &Command,
         pace: &Pace,
         lock: &mut Lock,
+        leave: Leave,
     ) -> Result<Result<Turn, Duration>, StoreError> {
         // However often a turn is let pass: not beyond the deadline, and nobody waits for one while this stops.
         if self.is_late(command) {
             return Ok(Err(Duration::ZERO));
         }
-        let taking = self.rates.turn(pace, Purpose::Remediation);
+        let taking = self.rates.turn(pace, Purpose::Remediation, leave);
         let granted = tokio::select! {
             () = self.tasks.stopping() => return Ok(Err(Duration::ZERO)),
             granted = self.holding(lock, command, taking) => granted?,
@@ -431,7 +433,7 @@ impl Executor {
             }
             // The look or the intent took long. The intent stands now, so the next turn is used as soon as it has come.
             Metric::Throttled.add(1, Role::Executor.name(), Some(("what", "old".into())));
-            match self.turn(command, asking.pace, &mut lock).await {
+            match self.turn(command, asking.pace, &mut lock, Leave::Alone).await {
                 Ok(Ok(next)) => turn = next,
                 Ok(Err(_)) | Err(_) => break false,
             }
@@ -504,14 +506,19 @@ impl Executor {
             Done::Carried { .. } => self.time.now_ms().saturating_sub(command.decided_ms).max(0),
             _ => 0,
         };
-        let verdict_follows = matches!(look, Ok(Some(_)));
-        let outcome = Outcome { took_ms, shares, verdict_follows, ..Outcome::of(command, result, attempts) };
+        // Where it is not known what to look at, that is told.
+        let verdict_within_ms = match &look {
+            Ok(look) => look.as_ref().map(Looking::told_within_ms),
+            Err(_) => Some(Looking::default().told_within_ms()),
+        };
+        let outcome =
+            Outcome { took_ms, shares, verdict_within_ms, ..Outcome::of(command, result, attempts) };
         // In this order: whoever waits for the lock finds the outcome.
         let told = self.publish(command, &command.issue_key(), &outcome).await;
         lock.release(&self.bus).await;
         told?;
         crash::point(Point::BeforeAck);
-        Ok(look?.unwrap_or(Answer::Done))
+        Ok(look?.map_or(Answer::Done, |looking| verify::later(looking.after_ms)))
     }
 
     /// Publishes an outcome under its key, once.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::message::StreamMessage;
 use holdline_decide::execute::{self, UNCHANGED};
-use holdline_decide::native::{self, Call, Change, Kept, Proof};
+use holdline_decide::native::{self, Call, Change, InForce, Kept, Proof};
 use holdline_decide::playbook::{Doing, Native, Set};
 use holdline_decide::rate::Purpose;
 use holdline_decide::verify::{self, Look, Looking, Next, Verify};
@@ -25,7 +25,7 @@ use holdline_stage::queue::{Answer, Work};
 use serde_json::{Value, json};
 
 use crate::call::Destination;
-use crate::kept;
+use crate::kept::{self, Entry};
 use crate::native::PAGES_MAX;
 use crate::protocol::Executor;
 
@@ -56,19 +56,26 @@ fn of<'a>(set: &'a Set, command: &Command) -> Option<Probe<'a>> {
     }
     let Doing::Native(native) = &set.actions.get(&command.action)?.what else { return None };
     let change = execute::change(native, command).ok()?;
-    // Of several steps that set the same, the one that is undone last shows.
-    let is_undone_further = command.undo.is_some_and(|undone| {
-        let steps = execute::native_steps(set, command);
-        steps.iter().any(|(remedy, other)| remedy.step < undone && other.overlaps(&change))
-    });
+    // What was only started cannot be repeated, so that it has failed could lead to nothing.
+    let is_shown = command.direction == Direction::Remediate || change.look().is_some();
     let is_undo = command.undo.is_some();
-    (!is_undone_further).then(|| Probe::Change { native, change: Box::new(change), is_undo })
+    is_shown.then(|| Probe::Change { native, change: Box::new(change), is_undo })
 }
 
 impl Probe<'_> {
     /// Whether this says something: nothing was called, where it had just been looked at and was so already.
     fn says(&self, status: u16) -> bool {
         !matches!((self, status), (Probe::Change { .. }, UNCHANGED))
+    }
+
+    /// When it is looked at. Without a proof: at once, for nothing would be seen later.
+    fn looking(&self, acted_ms: i64, proof: Option<&Proof>) -> Looking {
+        let (after_ms, within_ms) = match (self, proof) {
+            (Probe::Asked(verify, _), _) => (verify.after_ms, verify.within_ms),
+            (Probe::Change { .. }, Some(proof)) => (proof.after_ms, proof.within_ms),
+            (Probe::Change { .. }, None) => (0, 0),
+        };
+        Looking { acted_ms, after_ms, within_ms }
     }
 }
 
@@ -109,14 +116,14 @@ impl Executor {
         command: &Command,
         outcome: &StreamMessage,
     ) -> Result<Answer, StoreError> {
-        let Ok(Outcome { result: Done::Carried { status }, verdict_follows, .. }) =
+        let Ok(Outcome { result: Done::Carried { status }, verdict_within_ms, .. }) =
             wire::decode(&outcome.payload)
         else {
             return Ok(Answer::Done);
         };
         let is_revert = command.direction == Direction::Revert;
         let key = format!("{}-verified", command.issue_key());
-        if is_revert && !verdict_follows
+        if is_revert && verdict_within_ms.is_none()
             || self.outcome_under(command, &key).await?.is_some()
             || self.is_over(command).await?
         {
@@ -126,8 +133,12 @@ impl Executor {
         let probe = set.as_ref().and_then(|set| Some((set, of(set, command)?)));
         let Some((set, probe)) = probe.filter(|(_, probe)| probe.says(status)) else {
             if is_revert {
-                let seen = "it is not known any more what to look at".into();
-                self.judged(work, command, &key, Done::Verified { worked: None, seen }).await?;
+                let (worked, seen) = match set {
+                    Some(_) => (Some(true), "there is nothing to look at"),
+                    None => (None, "it is not known any more what to look at"),
+                };
+                let done = Done::Verified { worked, seen: seen.into() };
+                self.judged(work, command, &key, done, None).await?;
             }
             return Ok(Answer::Done);
         };
@@ -139,12 +150,7 @@ impl Executor {
                 native::proof(change, &kept)
             }
         };
-        let (after_ms, within_ms) = match (&probe, &proof) {
-            (Probe::Asked(verify, _), _) => (verify.after_ms, verify.within_ms),
-            (Probe::Change { .. }, Some(proof)) => (proof.after_ms, proof.within_ms),
-            (Probe::Change { .. }, None) => (0, 0),
-        };
-        let looking = Looking { acted_ms, after_ms, within_ms };
+        let looking = probe.looking(acted_ms, proof.as_ref());
         if let Some(wait_ms) = looking.due(self.time.now_ms()) {
             return Ok(later(wait_ms));
         }
@@ -166,14 +172,16 @@ impl Executor {
                 Err(Unseen::Because(reason)) => Err(reason),
                 Ok(body) => Ok(body),
             };
+            let mut undone = None;
             let seen = match &probe {
                 Probe::Asked(verify, _) => verify::seen(verify, &answer),
                 Probe::Change { change, is_undo: false, .. } => verify::seen_of_change(change, &answer),
                 Probe::Change { change, is_undo: true, .. } => {
                     // After the look: who has changed it before that has said so before.
-                    let known = kept::of(&self.bus, change, command).await?.known.unwrap_or_default();
-                    let written = self.written(change).await?.unwrap_or_default();
-                    verify::seen_of_undo(change, &known, &written, &answer)
+                    let entry = kept::of(&self.bus, change, command).await?;
+                    let known = entry.known.clone().unwrap_or_default();
+                    undone = Some(entry);
+                    verify::seen_of_undo(change, &known, acted_ms, &answer)
                 }
             };
             match looking.judge(seen, tries, self.time.now_ms()) {
@@ -184,36 +192,41 @@ impl Executor {
                     () = self.tasks.stopping() => return Ok(later(after_ms)),
                 },
                 Next::Report(done) => {
-                    if let Probe::Change { change, is_undo: true, .. } = &probe
-                        && !has_worked(&done)
-                    {
-                        self.owe(change, command).await?;
-                    }
-                    self.judged(work, command, &key, done).await?;
+                    self.judged(work, command, &key, done, undone).await?;
                     return Ok(Answer::Done);
                 }
             }
         }
     }
 
-    /// Tells a verdict. A revert that is not proven can be had repeated, as one that did not go through.
-    async fn judged(&self, work: &Work, command: &Command, key: &str, done: Done) -> Result<(), StoreError> {
-        if let (Direction::Revert, false, Done::Verified { seen, .. }) =
-            (command.direction, has_worked(&done), &done)
+    /// Tells a verdict. What was put back and is not seen to be is to be put back still, unless somebody wants the change
+    /// again; and a revert that is not proven can be had repeated, as one that did not go through. `undone`: what was known
+    /// of the change when it was seen.
+    async fn judged(
+        &self,
+        work: &Work,
+        command: &Command,
+        key: &str,
+        done: Done,
+        undone: Option<Entry<InForce>>,
+    ) -> Result<(), StoreError> {
+        if let Done::Verified { worked, seen } = &done
+            && *worked != Some(true)
+            && command.direction == Direction::Revert
         {
+            // Whoever stood still since his look has been overtaken by another's.
+            if self.outcome_under(command, key).await?.is_some() {
+                return Ok(());
+            }
+            if let Some(mut entry) = undone
+                && let Some(known) = entry.known.take().filter(|known| !known.is_wanted())
+            {
+                kept::write(&self.bus, &entry, known.not_undone()).await?;
+            }
             let reason = format!("it was carried out, and is not seen to have worked: {seen}");
             self.park(work, DeadLetter { reason, ..DeadLetter::default() }).await?;
         }
         self.publish(command, key, &Outcome::of(command, done, 0)).await
-    }
-
-    /// What was put back is not seen to be: it is to be put back still, unless somebody wants the change again.
-    async fn owe(&self, change: &Change, command: &Command) -> Result<(), StoreError> {
-        let mut entry = kept::of(&self.bus, change, command).await?;
-        match entry.known.take().filter(|known| !known.is_wanted()) {
-            Some(known) => kept::write(&self.bus, &entry, known.not_undone()).await.map(drop),
-            None => Ok(()),
-        }
     }
 
     /// Whether nobody waits for a verdict any more: what was done is undone.
@@ -262,10 +275,10 @@ impl Executor {
         for number in 1..=PAGES_MAX {
             let page = self.see_platform(set, client, &Call::page(&proof.path, number)).await?;
             if !native::add_page(&mut entities, &page) {
-                break;
+                return Ok(json!({"entities": entities}));
             }
         }
-        Ok(json!({"entities": entities}))
+        Err(format!("there are more than {PAGES_MAX} pages of it").into())
     }
 
     async fn see_platform(&self, set: &Set, client: Option<&str>, call: &Call) -> Result<Value, Unseen> {
@@ -294,23 +307,17 @@ impl Executor {
     }
 }
 
-fn has_worked(done: &Done) -> bool {
-    matches!(done, Done::Verified { worked: Some(true), .. })
-}
-
-/// After which wait a command that was carried out comes again to be looked at.
-pub(crate) fn first_look(set: &Set, command: &Command, status: u16) -> Option<Answer> {
-    let after_ms = match of(set, command).filter(|probe| probe.says(status))? {
-        Probe::Asked(verify, _) => verify.after_ms,
-        // What was started is known by its id from then on; until then a moment will do.
-        Probe::Change { change, .. } => {
-            native::proof(&change, &Kept::default()).map_or(0, |proof| proof.after_ms)
-        }
+/// When a command that was carried out is looked at, if it is; what was started is known by its id from the first look on.
+pub(crate) fn first_look(set: &Set, command: &Command, status: u16) -> Option<Looking> {
+    let probe = of(set, command).filter(|probe| probe.says(status))?;
+    let proof = match &probe {
+        Probe::Asked(..) => None,
+        Probe::Change { change, .. } => native::proof(change, &Kept::default()),
     };
-    Some(later(after_ms))
+    Some(probe.looking(0, proof.as_ref()))
 }
 
-fn later(wait_ms: i64) -> Answer {
+pub(crate) fn later(wait_ms: i64) -> Answer {
     Answer::Later(duration(wait_ms))
 }
 

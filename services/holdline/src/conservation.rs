@@ -12,9 +12,9 @@ use holdline_proto::event::{Frame, Origin};
 use holdline_proto::journal::{Decided, Disposed, Disposition, Record};
 use holdline_proto::signal::Classified;
 use holdline_proto::topology::{RESOLVED, Role, Stream};
-use holdline_proto::wire;
+use holdline_proto::wire::{self, Wire};
 use holdline_stage::bus::Bus;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::read::each;
 
@@ -72,6 +72,22 @@ struct Acceptance {
 struct Letters {
     /// (stage, sequence of the parked message) → kind of disposition.
     parked: HashMap<(String, u64), &'static str>,
+}
+
+/// What the count needs of a record of the debouncer: most of one are its tracks, which are not made anew for that.
+#[derive(Serialize, Deserialize)]
+struct Ends {
+    body: Disposals,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Disposals {
+    #[serde(default)]
+    disposed: Vec<Disposed>,
+}
+
+impl Wire for Ends {
+    const KIND: &'static str = <Record<Decided> as Wire>::KIND;
 }
 
 /// Counts every partition.
@@ -194,7 +210,7 @@ async fn count_partition(
     })
     .await?;
     each(bus, Stream::Journal, &log, 1, |message| {
-        let record: Record<Decided> = wire::decode(&message.payload)?;
+        let record: Ends = wire::decode(&message.payload)?;
         for disposed in &record.body.disposed {
             dispose(disposed, count, &mut acceptances);
         }
@@ -243,7 +259,7 @@ fn kind(disposition: &Disposition) -> &'static str {
 /// How far a stage has read, by its last record.
 async fn position<B>(bus: &Bus, stream: Stream, subject: &str) -> anyhow::Result<u64>
 where
-    Record<B>: wire::Wire,
+    Record<B>: Wire,
 {
     match bus.last(stream, subject).await? {
         Some(last) => Ok(wire::decode::<Record<B>>(&last.payload)?.position),

@@ -87,6 +87,22 @@ impl Pace {
     }
 }
 
+/// What a turn is for.
+#[derive(Debug)]
+pub enum Leave {
+    /// One call.
+    Alone,
+    /// A look, and a call that follows it at once: of the client's own limit both are taken, or its looks would use up what
+    /// the calls need, and have been for nothing.
+    Ahead,
+    /// The call for which this was taken with its look.
+    After(Following),
+}
+
+/// What is taken of a client's own limit for a call that follows a look.
+#[derive(Debug)]
+pub struct Following(Share);
+
 /// What came of asking for a turn.
 #[derive(Debug)]
 pub enum Granted {
@@ -122,6 +138,8 @@ pub struct Turn {
     asked: Instant,
     /// What was taken for it, of the host and of the client.
     shares: Vec<Share>,
+    /// What was taken with it for the call that follows, if it was asked for one.
+    pub following: Option<Following>,
 }
 
 /// When a call may leave, by the local clock, and what the entry has of it.
@@ -142,6 +160,17 @@ struct Share {
 impl Share {
     fn of(lane: Arc<Lane>, slot: Slot) -> Share {
         Share { lane, slot, is_used: false }
+    }
+
+    /// Whether what it was taken of has not begun anew since: then it would be counted for nothing.
+    fn holds(&self, now_us: i64) -> bool {
+        self.slot.holds(now_us)
+    }
+}
+
+impl Slot {
+    fn holds(&self, now_us: i64) -> bool {
+        self.unused.resets_us.is_none_or(|resets_us| now_us < resets_us)
     }
 }
 
@@ -228,26 +257,35 @@ impl Rates {
     ///
     /// # Errors
     /// When the broker does not answer.
-    pub async fn turn(&self, pace: &Pace, purpose: Purpose) -> Result<Granted, StoreError> {
+    pub async fn turn(&self, pace: &Pace, purpose: Purpose, leave: Leave) -> Result<Granted, StoreError> {
         let asked = clock::now();
         let until = asked + WAIT_MAX;
-        let mut shares = vec![];
+        let calls = if matches!(leave, Leave::Ahead) { 2 } else { 1 };
+        let mut shares: Vec<Share> = match leave {
+            Leave::After(Following(share)) => vec![share],
+            Leave::Alone | Leave::Ahead => vec![],
+        };
+        shares.retain(|share| share.holds(self.time.now_us()));
         // A client's own limit first: turns of the host are soon too old.
-        if let Some(client) = &pace.client {
+        if let Some(client) = pace.client.as_ref().filter(|_| shares.is_empty()) {
             let lane = self.lane(token(&[&pace.host, client]), purpose);
-            match lane.take(&self.bus, &self.time, Limit::Client, until).await? {
-                Ok(slot) => {
-                    shares.push(Share::of(lane, slot));
-                    clock::sleep(slot.due.saturating_duration_since(clock::now())).await;
+            match lane.take(&self.bus, &self.time, Limit::Client, until, calls).await? {
+                Ok(slots) => {
+                    let due = slots.iter().map(|slot| slot.due).max().unwrap_or(asked);
+                    shares.extend(slots.into_iter().map(|slot| Share::of(lane.clone(), slot)));
+                    clock::sleep(due.saturating_duration_since(clock::now())).await;
                 }
                 Err(wait) => return Ok(self.later(pace, wait)),
             }
         }
+        let following = (shares.len() > 1).then(|| shares.pop().map(Following)).flatten();
         let lane = self.lane(token(&[&pace.host]), purpose);
-        match lane.take(&self.bus, &self.time, Limit::PerSecond(pace.calls_per_second), until).await? {
-            Ok(slot) => {
+        let limit = Limit::PerSecond(pace.calls_per_second);
+        match lane.take(&self.bus, &self.time, limit, until, 1).await?.map(|slots| slots.first().copied()) {
+            Ok(None) => Ok(self.later(pace, BACK_AFTER)),
+            Ok(Some(slot)) => {
                 shares.push(Share::of(lane, slot));
-                let turn = Turn { due: slot.due, asked, shares };
+                let turn = Turn { due: slot.due, asked, shares, following };
                 clock::sleep(slot.due.saturating_duration_since(clock::now() + AHEAD)).await;
                 if clock::since(asked) >= LONG_WAIT {
                     self.waits(pace);
@@ -266,7 +304,7 @@ impl Rates {
     pub async fn leave(&self, pace: &Pace, purpose: Purpose) -> Result<(), NoTurn> {
         let until = clock::now() + WAIT_MAX;
         loop {
-            match self.turn(pace, purpose).await? {
+            match self.turn(pace, purpose, Leave::Alone).await? {
                 Granted::Later(wait) => return Err(NoTurn::Later(wait)),
                 Granted::Turn(mut turn) => {
                     turn.come().await;
@@ -335,29 +373,37 @@ impl Rates {
 }
 
 impl Lane {
-    /// A turn, or how long there will be none.
+    /// Turns for so many calls, or how long there will be none.
     async fn take(
         &self,
         bus: &Bus,
         time: &BrokerTime,
         limit: Limit,
         until: Instant,
-    ) -> Result<Result<Slot, Duration>, StoreError> {
-        let _one = Waiting::begin(&self.waiting);
+        calls: u32,
+    ) -> Result<Result<Vec<Slot>, Duration>, StoreError> {
+        let _waiting = Waiting::begin(&self.waiting, calls);
         let _first = tokio::select! {
             first = self.queue.lock() => first,
             () = clock::sleep(until.saturating_duration_since(clock::now())) => return Ok(Err(BACK_AFTER)),
         };
+        let mut slots = vec![];
         loop {
-            if let Some(slot) = self.held() {
-                return Ok(Ok(slot));
+            if self.fill(&mut slots, calls, time.now_us()) {
+                return Ok(Ok(slots));
             }
-            let next = self.ask(bus, time, limit).await?;
-            if let Some(slot) = self.held() {
-                return Ok(Ok(slot));
-            }
+            let asked = self.ask(bus, time, limit).await;
+            let next = match asked {
+                Ok(_) if self.fill(&mut slots, calls, time.now_us()) => return Ok(Ok(slots)),
+                Ok(next) => next,
+                Err(error) => {
+                    self.known().unused.extend(slots.iter().map(|slot| slot.unused));
+                    return Err(error);
+                }
+            };
             let now = clock::now();
             if next > until || now > until {
+                self.known().unused.extend(slots.iter().map(|slot| slot.unused));
                 return Ok(Err(next.saturating_duration_since(now)));
             }
             tokio::select! {
@@ -365,6 +411,19 @@ impl Lane {
                 () = self.freed.notified() => {}
             }
         }
+    }
+
+    /// Adds turns that were taken before; says whether there are as many as it takes.
+    fn fill(&self, slots: &mut Vec<Slot>, calls: u32, now_us: i64) -> bool {
+        let calls = calls as usize;
+        while slots.len() < calls {
+            let Some(slot) = self.held() else { break };
+            slots.push(slot);
+        }
+        let (good, past): (Vec<Slot>, Vec<Slot>) = slots.iter().partition(|slot| slot.holds(now_us));
+        self.known().unused.extend(past.iter().map(|slot| slot.unused));
+        *slots = good;
+        slots.len() >= calls
     }
 
     /// One of the turns that were taken before.
@@ -502,19 +561,19 @@ fn all_unused(slot: Slot, calls: u32) -> impl Iterator<Item = Unused> {
     (0..calls).map(move |_| slot.unused)
 }
 
-/// Counts one that waits for as long as it does.
-struct Waiting<'a>(&'a AtomicU32);
+/// Counts the calls that wait for as long as they do.
+struct Waiting<'a>(&'a AtomicU32, u32);
 
 impl Waiting<'_> {
-    fn begin(count: &AtomicU32) -> Waiting<'_> {
-        count.fetch_add(1, Ordering::Relaxed);
-        Waiting(count)
+    fn begin(count: &AtomicU32, calls: u32) -> Waiting<'_> {
+        count.fetch_add(calls, Ordering::Relaxed);
+        Waiting(count, calls)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
     }
 }
 

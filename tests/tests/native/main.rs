@@ -14,6 +14,7 @@ use std::time::Duration;
 use holdline_simulator::organisation::*;
 use holdline_simulator::{Fault, Kind, Options, Outcome, Simulator, StaleVersion};
 use holdline_stage::clock;
+use holdline_stage::crash::Point;
 use holdline_tests::platform::content;
 use holdline_tests::programs::{Installation, STAGES, scratch};
 use holdline_tests::sdk;

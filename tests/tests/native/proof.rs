@@ -231,6 +231,9 @@ async fn e11_an_undo_is_the_end_once_it_shows() {
         world.until_proven(n + 1).await;
     }
     let done = shown(&world);
+    // Between the letter and the verdict of the first it crashes, once.
+    world.installation.kill("executor", 0);
+    world.installation.spawn_with("executor", 0, &[("HOLDLINE_CRASH_AT", &Point::AfterPark.name())]);
     let mut ids = vec![];
     for (name, path) in cases {
         world.simulator.fault(Fault::new(path, Outcome::Feign).method("PUT").times(1));
@@ -244,6 +247,9 @@ async fn e11_an_undo_is_the_end_once_it_shows() {
         let open = shown.as_array().unwrap().iter().find(|open| open["playbook"] == name).unwrap();
         ids.push(open["incidentId"].as_str().unwrap().to_string());
     }
+    world.installation.service("executor", 0).wait(2 * SOON);
+    assert_eq!(pager.calls().len(), 0);
+    world.installation.spawn("executor", 0);
     let pages = pager.wait_for(2, 2 * SOON).await;
     for (name, _) in cases {
         let why = format!("the undo of {name} was carried out and did not work: it is not as it was before");

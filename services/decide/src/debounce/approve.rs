@@ -6,7 +6,7 @@ use holdline_proto::command::{Command, Direction};
 use holdline_proto::incident::{Awaiting, Hold, Intended};
 use holdline_proto::journal::What;
 
-use super::track::Machine;
+use super::track::{Machine, lies_dead};
 
 impl Machine<'_> {
     /// The executor has asked people. Their time is not the command's: its deadline counts anew from their word.
@@ -105,7 +105,7 @@ impl Machine<'_> {
     /// Puts what had waited first in line.
     fn issue_allowed(&mut self, intended: Intended, approval: Option<String>) {
         if let Some(incident) = self.incident_mut(&intended.incident) {
-            incident.held = None;
+            incident.held.take_if(|_| !incident.undoing.iter().any(lies_dead));
         }
         let deadline_ms = self.now_ms.saturating_add(self.rules.deadline_ms);
         self.track.lineup.insert(0, Intended { deadline_ms, approval, ..intended });

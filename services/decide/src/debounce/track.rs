@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdline_proto::command::{Command, Course, Direction};
-use holdline_proto::incident::{Armed, Hold, Incident, Intended, Lane, Phase, Run, Track, TrackKey, View};
+use holdline_proto::incident::{
+    Armed, Hold, Incident, Intended, Lane, Phase, Run, Track, TrackKey, UndoState, Undoing, View,
+};
 use holdline_proto::journal::{Alive, Decision, Effect, WakeUp, What};
 use holdline_proto::limits::LINEUP_MAX;
 use holdline_proto::outcome::{Done, Outcome};
@@ -161,7 +163,7 @@ impl Machine<'_> {
             depth: 0,
             acted: false,
             acted_steps: BTreeSet::new(),
-            unproven: BTreeSet::new(),
+            undoing: vec![],
             held: None,
             probe: None,
             silence_judged: false,
@@ -338,7 +340,7 @@ impl Machine<'_> {
     }
 
     /// Something of an incident is with the executor or waits for its turn.
-    fn under_way(&self, id: &str, direction: Direction) -> bool {
+    pub(super) fn under_way(&self, id: &str, direction: Direction) -> bool {
         self.track.outstanding.as_ref().is_some_and(|c| c.incident == id && c.direction == direction)
             || self.lined_up().any(|next| next.incident == id && next.direction == direction)
     }
@@ -510,6 +512,9 @@ impl Machine<'_> {
         if perhaps_done {
             self.carried(&command.incident, command.direction, command.step);
         }
+        if command.direction == Direction::Revert {
+            self.undo_is(&command.incident, command.step, command.decision, UndoState::GivenUp);
+        }
         self.not_carried_out(&command.incident, command.direction, &command.action, reason);
     }
 
@@ -561,17 +566,19 @@ impl Machine<'_> {
             return self.decide_for(&command.incident, What::FencedOff { action, decision, reason });
         }
         let replays = command.replays.saturating_add(1);
+        let undoing = self.undoing(command).copied();
         if let Some(incident) = self.incident_mut(&command.incident) {
-            incident.held.take_if(|hold| !hold.until_heard);
-            incident
-                .unproven
-                .retain(|(step, _)| command.direction != Direction::Revert || *step < command.step);
+            incident.undoing.retain(|other| Some(other) != undoing.as_ref());
+            incident.held.take_if(|hold| !hold.until_heard && !incident.undoing.iter().any(lies_dead));
         }
         self.decide_for(&command.incident, What::Retried { action, replays });
         let actions = self.actions(command.direction).to_vec();
         let closing = self.track.closing.iter().find(|incident| incident.id == command.incident).cloned();
-        for (step, action) in (0u32..).zip(actions).skip(usize::try_from(command.step).unwrap_or(usize::MAX))
-        {
+        // What follows a step that was carried out has been issued.
+        let is_alone = undoing.is_some_and(|undoing| undoing.state == UndoState::NotProven);
+        let steps = if is_alone { 1 } else { usize::MAX };
+        let first = usize::try_from(command.step).unwrap_or(usize::MAX);
+        for (step, action) in (0u32..).zip(actions).skip(first).take(steps) {
             let undoes = closing.as_ref().filter(|_| command.direction == Direction::Revert);
             if undoes.is_some_and(|incident| !self.has_to_be_undone(incident, step)) {
                 continue;
@@ -601,6 +608,9 @@ impl Machine<'_> {
         let Some(incident) = incidents.find(|incident| incident.id == command.incident) else {
             return Some("the incident is over");
         };
+        if self.undoing(command).is_some() {
+            return (self.track.lineup.len() >= LINEUP_MAX).then_some("too many decisions wait already");
+        }
         let open = self.track.open.as_ref().is_some_and(|open| open.id == command.incident);
         if incident.decision != command.decision || self.under_way(&command.incident, command.direction) {
             return Some("a later decision has replaced it");
@@ -609,6 +619,14 @@ impl Machine<'_> {
             return Some("the trouble ended meanwhile");
         }
         (self.track.lineup.len() >= LINEUP_MAX).then_some("too many decisions wait already")
+    }
+
+    /// The step of a revert whose dead letter this command is.
+    fn undoing(&self, command: &Command) -> Option<&Undoing> {
+        let incident = self.track.closing.iter().find(|incident| incident.id == command.incident)?;
+        let is_revert = command.direction == Direction::Revert;
+        let mut dead = incident.undoing.iter().filter(|undoing| is_revert && lies_dead(undoing));
+        dead.find(|undoing| (undoing.step, undoing.decision) == (command.step, command.decision))
     }
 
     /// Ends an incident in its closing when nothing of it is under way any more. If nothing was done, nothing
@@ -635,15 +653,21 @@ impl Machine<'_> {
         }
         // A revert that did not go through stays in sight until a person has dealt with it, and one that has until it is
         // seen to have worked.
-        let waits = (acted && held) || !incident.unproven.is_empty();
+        let waits = acted && (held || !incident.undoing.is_empty());
         if waits && self.track.closing.len() < LINEUP_MAX {
             return;
         }
         let reason = match (acted, self.rules.revert.act.is_empty()) {
+            (true, _) if waits => {
+                "not known to be undone; too many incidents of this entity wait for people already"
+            }
             (false, _) => "nothing had been done, so nothing had to be undone",
             (true, true) => "over; this playbook undoes nothing",
             (true, false) => "what was done is undone",
         };
+        if waits {
+            self.page(id, reason);
+        }
         if let Some(incident) = self.incident_mut(id) {
             incident.phase = Phase::Resolved;
         }
@@ -669,6 +693,7 @@ impl Machine<'_> {
             return;
         }
         self.told_too_late();
+        self.proven_too_late();
         let past = |deadline_ms| deadline_ms <= self.watermark_ms;
         let (people_due, judged_due) =
             (self.people_until().is_some_and(past), self.judged_at().is_some_and(past));
@@ -730,7 +755,8 @@ impl Machine<'_> {
 
     /// When the state wants to be looked at again without an event. Unix milliseconds.
     fn wanted(&self) -> Option<i64> {
-        [self.judged_at(), self.people_until(), self.told_by()].into_iter().flatten().min()
+        let times = [self.judged_at(), self.people_until(), self.told_by(), self.proven_by()];
+        times.into_iter().flatten().min()
     }
 
     /// When the open incident is to be judged again.
@@ -758,7 +784,8 @@ impl Machine<'_> {
         }
         let awaiting = self.track.awaiting.as_ref().map(|awaiting| &awaiting.intended.incident);
         let open = self.track.open.as_ref().map(|incident| &incident.id);
-        let Some(incident) = open.or(awaiting).cloned() else { return };
+        let closing = self.track.closing.first().map(|incident| &incident.id);
+        let Some(incident) = open.or(awaiting).or(closing).cloned() else { return };
         self.track.generation = self.track.generation.saturating_add(1);
         let generation = self.track.generation;
         self.track.armed = Some(Armed { generation, deadline_ms, fired: false });
@@ -784,7 +811,7 @@ impl Machine<'_> {
 
     /// Has people told. It is no part of what is done about the incident: nothing waits for it, and what comes of it
     /// changes nothing.
-    fn page(&mut self, id: &str, reason: &str) {
+    pub(super) fn page(&mut self, id: &str, reason: &str) {
         let Some(pager) = self.rules.pager.clone() else { return };
         let (key, partition, input) = (self.track.key.clone(), self.track.partition, self.input);
         let group = self.track.group.clone();
@@ -882,6 +909,11 @@ pub(super) fn view(track: &Track, incident: &Incident, threshold: u32) -> View {
         held: incident.held.as_ref().map(|hold| hold.reason.clone()),
         awaiting: awaiting.map(|awaiting| awaiting.approval.clone()),
     }
+}
+
+/// Whether a step of a revert waits for a person to have it repeated.
+pub(super) fn lies_dead(undoing: &Undoing) -> bool {
+    matches!(undoing.state, UndoState::NotProven | UndoState::GivenUp)
 }
 
 fn nothing_open() -> Verdict {

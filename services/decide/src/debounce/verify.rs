@@ -2,7 +2,7 @@
 //! here. Nothing is asked for that and nothing of ours is heard: not the answer to our call, and no event that is older.
 
 use holdline_proto::command::{Command, Direction};
-use holdline_proto::incident::{Hold, Incident, Probe};
+use holdline_proto::incident::{Hold, Incident, Probe, UndoState, Undoing};
 use holdline_proto::journal::What;
 use holdline_proto::outcome::{Done, Outcome};
 use holdline_proto::signal::Said;
@@ -13,24 +13,38 @@ use crate::explain::duration;
 impl Machine<'_> {
     /// What a look has told, or what events have. What was done stays, whatever it is.
     pub(super) fn verified(&mut self, outcome: &Outcome, worked: Option<bool>, seen: &str) {
-        let id = &outcome.incident;
         let is_awaited = match outcome.direction {
             // Once the trouble is over, what is found may be our own undoing.
-            Direction::Remediate => self.track.open.as_ref().is_some_and(|open| open.id == *id),
+            Direction::Remediate => self.track.open.as_ref().is_some_and(|open| open.id == outcome.incident),
             // That of an earlier issue says nothing: who has it repeated waits for the next.
-            Direction::Revert => self
-                .incident_mut(id)
-                .is_some_and(|incident| incident.unproven.remove(&(outcome.step, outcome.decision))),
+            Direction::Revert => self.undoing_mut(outcome).is_some(),
             Direction::Page => false,
         };
         if !is_awaited {
             return;
         }
-        self.decide_for(id, What::Reported(Box::new(outcome.clone())));
-        if worked != Some(true) {
-            self.not_proven(outcome, worked, seen);
+        self.decide_for(&outcome.incident, What::Reported(Box::new(outcome.clone())));
+        let is_undone = worked == Some(true) || self.remedies_again();
+        match outcome.direction {
+            Direction::Revert if is_undone => self.no_longer_undoing(outcome),
+            Direction::Revert => {
+                if let Some(undoing) = self.undoing_mut(outcome) {
+                    undoing.state = UndoState::NotProven;
+                }
+                self.not_proven(outcome, worked, seen);
+            }
+            Direction::Remediate if worked != Some(true) => self.not_proven(outcome, worked, seen),
+            Direction::Remediate | Direction::Page => {}
         }
-        self.settle(id);
+        self.settle(&outcome.incident);
+    }
+
+    /// New trouble of the entity is remedied already: what a look finds of an earlier revert may be that.
+    fn remedies_again(&self) -> bool {
+        self.track
+            .open
+            .as_ref()
+            .is_some_and(|open| open.acted || self.under_way(&open.id, Direction::Remediate))
     }
 
     /// A person's business, like what did not go through.
@@ -47,13 +61,57 @@ impl Machine<'_> {
         self.hold(&outcome.incident, Hold { reason, until_heard: false });
     }
 
-    /// A step of a revert was reported carried: it is not over before a look has told whether it worked.
+    /// A step of a revert was reported: carried, it is not over before a look has told whether it worked.
     pub(super) fn await_proof(&mut self, outcome: &Outcome) {
-        if outcome.direction == Direction::Revert
-            && outcome.verdict_follows
-            && let Some(incident) = self.incident_mut(&outcome.incident)
-        {
-            incident.unproven.insert((outcome.step, outcome.decision));
+        let (Direction::Revert, Some(within_ms)) = (outcome.direction, outcome.verdict_within_ms) else {
+            return;
+        };
+        let until_ms = self.now_ms.saturating_add(within_ms);
+        self.undo_is(&outcome.incident, outcome.step, outcome.decision, UndoState::Carried { until_ms });
+    }
+
+    pub(super) fn undo_is(&mut self, id: &str, step: u32, decision: u32, state: UndoState) {
+        if let Some(incident) = self.incident_mut(id) {
+            incident.undoing.retain(|undoing| undoing.step != step);
+            incident.undoing.push(Undoing { step, decision, state });
+        }
+    }
+
+    fn undoing_mut(&mut self, outcome: &Outcome) -> Option<&mut Undoing> {
+        let issue = (outcome.step, outcome.decision);
+        let incident = self.incident_mut(&outcome.incident)?;
+        incident.undoing.iter_mut().find(|undoing| (undoing.step, undoing.decision) == issue)
+    }
+
+    fn no_longer_undoing(&mut self, outcome: &Outcome) {
+        let issue = (outcome.step, outcome.decision);
+        if let Some(incident) = self.incident_mut(&outcome.incident) {
+            incident.undoing.retain(|undoing| (undoing.step, undoing.decision) != issue);
+            incident.held.take_if(|hold| !hold.until_heard && incident.undoing.is_empty());
+        }
+    }
+
+    /// Until when a look must have told of every revert that was carried out. Unix milliseconds.
+    pub(super) fn proven_by(&self) -> Option<i64> {
+        self.track.closing.iter().flat_map(|incident| &incident.undoing).filter_map(until_ms).min()
+    }
+
+    /// Whoever was to look has not told: people are, and nothing more is waited for.
+    pub(super) fn proven_too_late(&mut self) {
+        let watermark_ms = self.watermark_ms;
+        let is_late = |undoing: &Undoing| until_ms(undoing).is_some_and(|until_ms| until_ms <= watermark_ms);
+        let late = |incident: &&mut Incident| incident.undoing.iter().any(is_late);
+        let mut ids = vec![];
+        for incident in self.track.closing.iter_mut().filter(late) {
+            incident.undoing.retain(|undoing| !is_late(undoing));
+            ids.push(incident.id.clone());
+        }
+        for id in ids {
+            let reason =
+                "what was done is undone, and nobody has told in time whether that shows".to_string();
+            self.page(&id, &reason);
+            self.decide_for(&id, What::Held { reason });
+            self.settle(&id);
         }
     }
 
@@ -128,10 +186,17 @@ impl Machine<'_> {
                 attempts: 0,
                 took_ms: 0,
                 shares: None,
-                verdict_follows: false,
+                verdict_within_ms: None,
             },
             worked,
             &seen,
         );
+    }
+}
+
+fn until_ms(undoing: &Undoing) -> Option<i64> {
+    match undoing.state {
+        UndoState::Carried { until_ms } => Some(until_ms),
+        UndoState::NotProven | UndoState::GivenUp => None,
     }
 }

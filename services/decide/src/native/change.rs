@@ -116,17 +116,6 @@ impl Change {
         self.look().map(|(path, _)| path)
     }
 
-    /// Whether another change sets some of what this one sets.
-    pub fn overlaps(&self, other: &Change) -> bool {
-        self.object() == other.object()
-            && match (self, other) {
-                (Change::Object(one), Change::Object(other)) => {
-                    one.set.keys().any(|field| other.set.contains_key(field))
-                }
-                _ => self.object().is_some(),
-            }
-    }
-
     /// What is read before: a path with its query, and whether the answer comes in pages. `None`: there is
     /// nothing to look at, so a call that may have happened must not be repeated.
     pub fn look(&self) -> Option<(String, bool)> {
@@ -215,10 +204,16 @@ pub fn plan(change: &Change, known: Known<'_>, shown: &Value) -> (Plan, Kept) {
     let before = match known {
         Known::MayStand(kept) if is_made || matches!(change, Change::Members(_)) => Some(kept),
         Known::Owed(kept) if is_made => Some(kept),
-        Known::Undone(kept) if matches!(change, Change::Members(_)) => Some(kept),
+        Known::Undone(kept) if is_made || matches!(change, Change::Members(_)) => Some(kept),
         _ => None,
     };
-    let mut keep = before.cloned().unwrap_or_else(|| Kept {
+    let is_undone = matches!(known, Known::Undone(_));
+    let before = before.map(|kept| match is_undone {
+        // A write of its own follows.
+        true => Kept { stamp_before: stamp.clone(), stamp_after: None, ..kept.clone() },
+        false => kept.clone(),
+    });
+    let mut keep = before.unwrap_or_else(|| Kept {
         before: now.clone(),
         wrote: wrote.clone(),
         stamp_before: stamp.clone(),
@@ -226,9 +221,10 @@ pub fn plan(change: &Change, known: Known<'_>, shown: &Value) -> (Plan, Kept) {
         called_ms: None,
     });
     let call = match change {
-        Change::Object(object) if now != wrote => Some(object.call(shown, &wrote)),
+        // Made once more where it was undone a moment ago: that may show late.
+        Change::Object(object) if now != wrote || is_undone => Some(object.call(shown, &wrote)),
         Change::Switch(switch) => match now.get(switch.field).and_then(Value::as_str) {
-            Some(state) if switch.to.contains(&state) && matches!(known, Known::Undone(_)) => {
+            Some(state) if switch.to.contains(&state) && is_undone => {
                 return (Plan::Wait, keep);
             }
             Some(state) if switch.to.contains(&state) => None,
@@ -240,9 +236,7 @@ pub fn plan(change: &Change, known: Known<'_>, shown: &Value) -> (Plan, Kept) {
                 return (Plan::Refused(reason), keep);
             }
         },
-        Change::Members(members) if matches!(known, Known::Undone(_)) => {
-            members.patch(&Fields::new(), &wrote)
-        }
+        Change::Members(members) if is_undone => members.patch(&Fields::new(), &wrote),
         Change::Members(members) => members.patch(&now, &wrote),
         Change::Launch(launch) => Some(post(&(launch.path.clone(), Some(launch.body.clone())))),
         Change::Object(_) => None,

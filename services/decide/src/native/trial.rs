@@ -60,7 +60,7 @@ impl Trial {
         let known =
             InForce::default().carried("incident-0", kept.clone()).without("incident-0", false).undone(0);
         for (shown, expected) in [(&before, Shows::Worked), (&after, Shows::NotYet)] {
-            let found = shows_undone(&change, &known, &Written::default(), shown);
+            let found = shows_undone(&change, &known, shown, 0);
             assert_eq!(found, Ok(expected), "{name} {shown}");
         }
         // Of members it may show what was before our own write took effect.

@@ -9,7 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdline_decide::approval::{
-    Approval, Covered, Person, Right, Standing, Terms, When, ask, judge, on_terms, terms,
+    Approval, Covered, Named, Permission, Person, Right, Standing, Terms, When, ask, awaits, is_about, judge,
+    on_terms, permission, terms,
 };
 use holdline_decide::debounce::Input;
 use holdline_decide::execute::{Shown, shown};
@@ -168,11 +169,11 @@ impl Approvals {
     }
 
     /// What the executor makes of what people have said.
-    fn judge(&self, asked: &Asked, terms: &Terms, now_ms: i64) -> Standing {
+    fn judge(&self, asked: &Asked, terms: Option<&Terms>, now_ms: i64) -> Standing {
         let signed = asked;
-        let mut asked = match self.without(Guard::TermsInForce) {
-            true => asked.clone(),
-            false => on_terms(asked.clone(), terms),
+        let mut asked = match terms.filter(|_| !self.without(Guard::TermsInForce)) {
+            Some(terms) => on_terms(asked.clone(), terms),
+            None => asked.clone(),
         };
         let mut people = self.books[0].0.people.clone();
         if self.without(Guard::Denial) {
@@ -201,11 +202,21 @@ impl Approvals {
 
     /// Whether exactly this is what people were asked for.
     fn is_about(&self, asked: &Asked, command: &Command, shown: &Shown) -> bool {
-        let same = asked.incident == command.incident
-            && asked.direction == command.direction
-            && asked.step == command.step
-            && asked.action == command.action;
-        same && (asked.request == shown.request || self.without(Guard::ExactRequest))
+        let anything = Shown { request: asked.request.clone(), text: String::new() };
+        let shown = if self.without(Guard::ExactRequest) { &anything } else { shown };
+        is_about(asked, command, shown)
+    }
+
+    /// What comes of what stands under the id that a command names.
+    fn permission(&self, state: &State, command: &Command, terms: Option<&Terms>) -> Permission {
+        let shown = self.shown(command);
+        let asked = command.approval.as_ref().and_then(|id| state.asked.get(id));
+        let named = asked.map(|asked| Named {
+            is_about: self.is_about(asked, command, &shown),
+            is_sealed: self.has_sealed(asked),
+            standing: self.judge(asked, terms, state.now_ms),
+        });
+        permission(terms.is_some(), named)
     }
 
     /// Whether an executor has asked exactly this.
@@ -215,29 +226,25 @@ impl Approvals {
 
     /// Whether people have allowed it; if they have not been asked, asks them.
     fn look(&self, state: &mut State, command: &Command) {
-        let Some(terms) = self.terms(state, command) else {
-            state.leaving = Some(Printed::new(command.clone()));
-            return;
-        };
-        let shown = self.shown(command);
-        let named = command.approval.as_ref().and_then(|id| state.asked.get(id)).cloned();
-        if let Some(asked) = named.filter(|asked| self.is_about(asked, command, &shown)) {
-            match self.judge(&asked, &terms, state.now_ms) {
-                Standing::Denied { by, reason } => {
-                    let reason = format!("denied by {by}: {reason}");
-                    return self.report(state, command, Done::Failed { reason, perhaps_done: false });
-                }
-                _ if !self.has_sealed(&asked) => {}
-                Standing::Allowed { .. } => {
-                    state.leaving = Some(Printed::new(command.clone()));
-                    return;
-                }
-                Standing::Waits { .. } => {
-                    return self.report(state, command, awaits(&on_terms((*asked).clone(), &terms)));
-                }
-                Standing::Expired => {}
+        let terms = self.terms(state, command);
+        match (self.permission(state, command, terms.as_ref()), &terms) {
+            (Permission::Denied { by, reason }, _) => {
+                let reason = format!("denied by {by}: {reason}");
+                self.report(state, command, Done::Failed { reason, perhaps_done: false });
             }
+            (Permission::NotNeeded | Permission::Allowed { .. }, _) | (_, None) => {
+                state.leaving = Some(Printed::new(command.clone()));
+            }
+            (Permission::Waits { .. }, Some(terms)) => {
+                let asked = state.asked[command.approval.as_ref().unwrap()].clone();
+                self.report(state, command, awaits(&on_terms((*asked).clone(), terms), false));
+            }
+            (Permission::Ask { .. }, Some(terms)) => self.ask(state, command, terms),
         }
+    }
+
+    fn ask(&self, state: &mut State, command: &Command, terms: &Terms) {
+        let shown = self.shown(command);
         let id = id(command, &shown.request);
         let is_same =
             |known: &&Printed<Asked>| self.is_about(known, command, &shown) && self.has_sealed(known);
@@ -246,11 +253,11 @@ impl Approvals {
             state.really.insert(id.clone(), (state.now_ms, state.set));
             // Whatever was said of what stood there is gone with it.
             state.said.retain(|word| word.id != id);
-            let asked = ask(command, &terms, shown, state.now_ms);
+            let asked = ask(command, terms, shown, state.now_ms);
             Printed::new(Asked { seal: seal(&asked), ..asked })
         });
         state.asked.insert(id, asked.clone());
-        self.report(state, command, awaits(&on_terms((*asked).clone(), &terms)));
+        self.report(state, command, awaits(&on_terms((*asked).clone(), terms), false));
     }
 
     fn report(&self, state: &mut State, command: &Command, done: Done) {
@@ -266,14 +273,9 @@ impl Approvals {
     }
 
     fn last_look(&self, state: &mut State, command: &Command) {
-        let allowed = match (self.terms(state, command), &command.approval) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(terms), Some(id)) => state.asked.get(id).is_some_and(|asked| {
-                let standing = self.judge(asked, &terms, state.now_ms);
-                matches!(standing, Standing::Allowed { .. }) && self.has_sealed(asked)
-            }),
-        };
+        let terms = self.terms(state, command);
+        let found = self.permission(state, command, terms.as_ref());
+        let allowed = matches!(found, Permission::NotNeeded | Permission::Allowed { .. });
         if !allowed && !self.without(Guard::LastWord) {
             state.queue.push(Printed::new(command.clone()));
             return;
@@ -318,15 +320,6 @@ impl Approvals {
             rulings.push(ruling);
             *asked = Printed::new(Asked { rulings, ..(**asked).clone() });
         }
-    }
-}
-
-fn awaits(asked: &Asked) -> Done {
-    Done::AwaitsApproval {
-        approval: asked.id.clone(),
-        until_ms: asked.sends_ms.unwrap_or(asked.expires_ms),
-        unless_denied: asked.sends_ms.is_some(),
-        perhaps_done: false,
     }
 }
 

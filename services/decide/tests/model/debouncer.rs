@@ -80,6 +80,8 @@ pub(crate) struct Script {
 
 /// What the key of an issue ends with where its verdict is meant.
 const VERDICT: &str = "-verified";
+/// Longer than any script: that nobody tells is a timeline of `debounce::tests`.
+const VERDICT_WITHIN_MS: i64 = 1_000_000_000;
 
 pub(crate) struct Debouncing {
     bounds: Bounds,
@@ -168,7 +170,7 @@ impl Debouncer {
                 degraded.for_each(|signal| signal.health = Health::Failed);
             }
             (Entered::Classified(classified), Some(Guard::Watermark)) => classified.watermark_ms = i64::MAX,
-            (Entered::Outcome(outcome), Some(Guard::Proof)) => outcome.verdict_follows = false,
+            (Entered::Outcome(outcome), Some(Guard::Proof)) => outcome.verdict_within_ms = None,
             (Entered::Fired(wake_up), Some(Guard::TimerGeneration)) => {
                 let armed = self.partition.tracks().get(&wake_up.key).and_then(|track| track.armed);
                 wake_up.generation = armed.map_or(wake_up.generation, |armed| armed.generation);
@@ -390,12 +392,12 @@ impl Model for Debouncing {
                     None if command.decision == 1 => self.script.answers[nth].clone(),
                     None => CARRIED,
                 };
-                let verdict_follows =
-                    self.script.proves && command.direction == Direction::Revert && done == CARRIED;
-                if verdict_follows {
+                let proves = self.script.proves && command.direction == Direction::Revert && done == CARRIED;
+                if proves {
                     state.commanded.insert(format!("{issue}{VERDICT}"));
                 }
-                let outcome = Outcome { verdict_follows, ..Outcome::of(command, done, 1) };
+                let verdict_within_ms = proves.then_some(VERDICT_WITHIN_MS);
+                let outcome = Outcome { verdict_within_ms, ..Outcome::of(command, done, 1) };
                 state.inputs.publish(before.now_ms, Entered::Outcome(outcome));
                 state.answered.insert(issue);
             }
@@ -552,10 +554,16 @@ fn issues_follow_outcomes(_: &Debouncing, state: &State) -> bool {
     })
 }
 
-/// Whatever closed an incident, a look had told before that each step of its revert has worked.
+/// Whatever closed an incident, a look had told before that each step of its revert has worked, or that it shows what the
+/// remedy of the next has done.
 fn reverts_are_proven(_: &Debouncing, state: &State) -> bool {
     let closed = decisions(state).filter(|decision| matches!(decision.what, What::Closed { .. }));
     closed.into_iter().all(|closed| {
+        let remedied_again = commands(state).any(|(decision, command)| {
+            command.direction == Direction::Remediate
+                && command.incident != closed.incident
+                && decision.input < closed.input
+        });
         let outcomes = || {
             let until = state.inputs.iter().take_while(|(sequence, _)| *sequence <= closed.input);
             until.filter_map(|(_, input)| match input {
@@ -563,10 +571,13 @@ fn reverts_are_proven(_: &Debouncing, state: &State) -> bool {
                 _ => None,
             })
         };
-        outcomes().filter(|outcome| outcome.verdict_follows).all(|carried| {
+        outcomes().filter(|outcome| outcome.verdict_within_ms.is_some()).all(|carried| {
             outcomes().any(|verdict| {
-                let worked = matches!(verdict.result, Done::Verified { worked: Some(true), .. });
-                worked && (verdict.step, verdict.decision) == (carried.step, carried.decision)
+                let has_worked = match verdict.result {
+                    Done::Verified { worked, .. } => worked == Some(true) || remedied_again,
+                    _ => false,
+                };
+                has_worked && (verdict.step, verdict.decision) == (carried.step, carried.decision)
             })
         })
     })
