@@ -413,9 +413,10 @@ impl Lane {
         }
     }
 
-    /// Adds turns that were taken before; says whether there are as many as it takes.
+    /// Adds turns that were taken before; says whether there are as many as it takes, or as are ever had at once.
     fn fill(&self, slots: &mut Vec<Slot>, calls: u32, now_us: i64) -> bool {
-        let calls = calls as usize;
+        let told = self.known().entry.as_ref().and_then(|(window, _)| window.told);
+        let calls = told.map_or(calls, |told| calls.min(told.allowed.max(1))) as usize;
         while slots.len() < calls {
             let Some(slot) = self.held() else { break };
             slots.push(slot);

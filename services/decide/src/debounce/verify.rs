@@ -87,7 +87,6 @@ impl Machine<'_> {
         let issue = (outcome.step, outcome.decision);
         if let Some(incident) = self.incident_mut(&outcome.incident) {
             incident.undoing.retain(|undoing| (undoing.step, undoing.decision) != issue);
-            incident.held.take_if(|hold| !hold.until_heard && incident.undoing.is_empty());
         }
     }
 
