@@ -331,7 +331,7 @@ async fn e2_e11_g9_a_trunk_goes_down_and_the_emergency_group_is_enabled_verified
             }
         }
         world.until(&format!("{what}: enabled"), || group()["enabled"] == true).await;
-        world.until(&format!("{what}: verified"), || verified(&world) == round).await;
+        world.until(&format!("{what}: verified"), || verified(&world) == 2 * round - 1).await;
         let ends = [world.reconnects(0, "closed"), world.reconnects(0, "silent")];
         assert_eq!(ends, [u64::from(round > 1), u64::from(round > 2)], "{what}");
         world.simulator.clear_faults();
@@ -345,6 +345,7 @@ async fn e2_e11_g9_a_trunk_goes_down_and_the_emergency_group_is_enabled_verified
                 serde_json::from_slice::<Value>(&shown.stdout).is_ok_and(|open| open == json!([]))
             })
             .await;
+        assert_eq!(verified(&world), 2 * round, "{what}: the undo as well");
     }
     // A dead connection is noticed as well while looks, more often than it may be silent, go on and go well.
     world.simulator.strike_sockets(SocketFault::Silence);
