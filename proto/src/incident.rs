@@ -151,6 +151,8 @@ pub enum UndoState {
     Carried { until_ms: i64 },
     /// It was carried out, and is not seen to have worked. It lies among the dead letters.
     NotProven,
+    /// It was not proven, and is carried out once more, alone.
+    Repeated,
     /// It did not go through, and what would have followed it was not issued. It lies among the dead letters.
     GivenUp,
 }

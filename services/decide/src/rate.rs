@@ -175,8 +175,8 @@ pub fn give_back(window: &mut Window, unused: Unused) {
     }
 }
 
-/// Told in whole seconds, the same reset wanders.
-fn is_same_reset(told: &Told, resets_us: i64) -> bool {
+/// Whether a target's limit has not begun anew: told in whole seconds, the same reset wanders.
+pub fn is_same_reset(told: &Told, resets_us: i64) -> bool {
     told.resets_us.abs_diff(resets_us) <= (2 * RESOLUTION_US).unsigned_abs()
 }
 

@@ -219,7 +219,7 @@ impl Executor {
                 return Ok(());
             }
             if let Some(mut entry) = undone
-                && let Some(known) = entry.known.take().filter(|known| !known.is_wanted())
+                && let Some(known) = entry.known.take().filter(|known| known.relying.is_empty())
             {
                 kept::write(&self.bus, &entry, known.not_undone()).await?;
             }

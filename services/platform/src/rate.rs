@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdline_decide::playbook::{Platform, Target};
-use holdline_decide::rate::{HORIZON_US, Limit, Limits, Purpose, Unused, WINDOW_US, give_back, learn, take};
+use holdline_decide::rate::{
+    HORIZON_US, Limit, Limits, Purpose, Unused, WINDOW_US, give_back, is_same_reset, learn, take,
+};
 use holdline_proto::rate::Window;
 use holdline_proto::topology::{Bucket, Role, token};
 use holdline_proto::wire;
@@ -162,9 +164,15 @@ impl Share {
         Share { lane, slot, is_used: false }
     }
 
-    /// Whether what it was taken of has not begun anew since: then it would be counted for nothing.
+    /// Whether a call may still leave by it: nobody has asked for quiet since, and what it was taken of has not begun anew,
+    /// or it would be counted for nothing.
     fn holds(&self, now_us: i64) -> bool {
-        self.slot.holds(now_us)
+        let known = self.lane.known();
+        let is_open = known.entry.as_ref().is_none_or(|(window, _)| {
+            let same = |resets_us| window.told.is_some_and(|told| is_same_reset(&told, resets_us));
+            window.closed_until_us <= now_us && self.slot.unused.resets_us.is_none_or(same)
+        });
+        is_open && self.slot.holds(now_us)
     }
 }
 

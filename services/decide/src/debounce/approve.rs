@@ -66,6 +66,10 @@ impl Machine<'_> {
             Verdict::Approve => self.issue_allowed(intended, Some(awaiting.approval)),
             Verdict::Deny => {
                 let reason = format!("denied by {}: {}", ruled.by, ruled.reason);
+                if intended.direction == Direction::Revert {
+                    let decision = self.incident_mut(&id).map_or(0, |incident| incident.decision);
+                    self.undo_gave_up(&id, intended.step, decision);
+                }
                 self.not_carried_out(&intended.incident, intended.direction, &intended.action, &reason);
             }
         }

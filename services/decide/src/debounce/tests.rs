@@ -995,6 +995,29 @@ fn e11_each_step_of_a_revert_is_proven_for_itself_and_can_be_repeated_alone() {
 }
 
 #[test]
+fn e11_a_step_that_is_repeated_alone_stays_alone_when_that_fails() {
+    let both = LOOP.replace("do: [restore]", "do: [restore, also]");
+    let mut reverting = Reverting::begin(&both, OVER);
+    let mut first = reverting.outstanding();
+    reverting.carried(&first);
+    let second = reverting.outstanding();
+    reverting.told(&Outcome::of(&second, Done::Carried { status: 200 }, 1));
+    reverting.verdict(&first, None);
+    reverting.replayed(&first);
+    first = reverting.outstanding();
+    let failed = Done::Failed { reason: "503".into(), perhaps_done: false };
+    reverting.told(&Outcome::of(&first, failed, 5));
+    reverting.check("it failed", (false, true, 2));
+    reverting.replayed(&first);
+    first = reverting.outstanding();
+    // There was nothing to put back any more, so nothing is looked at.
+    reverting.told(&Outcome::of(&first, Done::Carried { status: 304 }, 1));
+    reverting.check("it was so already", (true, false, 2));
+    let issued = reverting.world.actions.iter().filter(|(_, action)| action == "also gw").count();
+    assert_eq!(issued, 1, "the second was carried out");
+}
+
+#[test]
 fn e11_what_people_deny_of_a_revert_is_not_over_because_the_rest_is_proven() {
     let both = LOOP.replace("do: [restore]", "do: [restore, also]");
     let mut reverting = Reverting::begin(&both, OVER);

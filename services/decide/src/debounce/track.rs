@@ -513,7 +513,7 @@ impl Machine<'_> {
             self.carried(&command.incident, command.direction, command.step);
         }
         if command.direction == Direction::Revert {
-            self.undo_is(&command.incident, command.step, command.decision, UndoState::GivenUp);
+            self.undo_gave_up(&command.incident, command.step, command.decision);
         }
         self.not_carried_out(&command.incident, command.direction, &command.action, reason);
     }
@@ -567,15 +567,19 @@ impl Machine<'_> {
         }
         let replays = command.replays.saturating_add(1);
         let undoing = self.undoing(command).copied();
+        // What follows a step that was carried out has been issued.
+        let is_alone = undoing.is_some_and(|undoing| undoing.state == UndoState::NotProven);
         if let Some(incident) = self.incident_mut(&command.incident) {
             incident.undoing.retain(|other| Some(other) != undoing.as_ref());
+            if is_alone {
+                let (step, decision) = (command.step, command.decision);
+                incident.undoing.push(Undoing { step, decision, state: UndoState::Repeated });
+            }
             incident.held.take_if(|hold| !hold.until_heard && !incident.undoing.iter().any(lies_dead));
         }
         self.decide_for(&command.incident, What::Retried { action, replays });
         let actions = self.actions(command.direction).to_vec();
         let closing = self.track.closing.iter().find(|incident| incident.id == command.incident).cloned();
-        // What follows a step that was carried out has been issued.
-        let is_alone = undoing.is_some_and(|undoing| undoing.state == UndoState::NotProven);
         let steps = if is_alone { 1 } else { usize::MAX };
         let first = usize::try_from(command.step).unwrap_or(usize::MAX);
         for (step, action) in (0u32..).zip(actions).skip(first).take(steps) {

@@ -24,7 +24,8 @@ impl Machine<'_> {
             return;
         }
         self.decide_for(&outcome.incident, What::Reported(Box::new(outcome.clone())));
-        let is_undone = worked == Some(true) || self.remedies_again();
+        // Of an undo the executor knows whether somebody wants the change again.
+        let is_undone = worked == Some(true) || (!self.rules.revert.undo && self.remedies_again());
         match outcome.direction {
             Direction::Revert if is_undone => self.no_longer_undoing(outcome),
             Direction::Revert => {
@@ -41,10 +42,7 @@ impl Machine<'_> {
 
     /// New trouble of the entity is remedied already: what a look finds of an earlier revert may be that.
     fn remedies_again(&self) -> bool {
-        self.track
-            .open
-            .as_ref()
-            .is_some_and(|open| open.acted || self.under_way(&open.id, Direction::Remediate))
+        self.track.open.as_ref().is_some_and(|open| open.acted)
     }
 
     /// A person's business, like what did not go through.
@@ -63,11 +61,33 @@ impl Machine<'_> {
 
     /// A step of a revert was reported: carried, it is not over before a look has told whether it worked.
     pub(super) fn await_proof(&mut self, outcome: &Outcome) {
-        let (Direction::Revert, Some(within_ms)) = (outcome.direction, outcome.verdict_within_ms) else {
+        if outcome.direction != Direction::Revert {
             return;
-        };
-        let until_ms = self.now_ms.saturating_add(within_ms);
-        self.undo_is(&outcome.incident, outcome.step, outcome.decision, UndoState::Carried { until_ms });
+        }
+        let (id, step) = (&outcome.incident, outcome.step);
+        match outcome.verdict_within_ms {
+            Some(within_ms) => {
+                let until_ms = self.now_ms.saturating_add(within_ms);
+                self.undo_is(id, step, outcome.decision, UndoState::Carried { until_ms });
+            }
+            None => {
+                if let Some(incident) = self.incident_mut(id) {
+                    incident.undoing.retain(|undoing| undoing.step != step);
+                }
+            }
+        }
+    }
+
+    /// A step of a revert did not go through. What follows one that is repeated for want of proof has been issued.
+    pub(super) fn undo_gave_up(&mut self, id: &str, step: u32, decision: u32) {
+        let is_repeated = self.incident_mut(id).is_some_and(|incident| {
+            incident
+                .undoing
+                .iter()
+                .any(|undoing| undoing.step == step && undoing.state == UndoState::Repeated)
+        });
+        let state = if is_repeated { UndoState::NotProven } else { UndoState::GivenUp };
+        self.undo_is(id, step, decision, state);
     }
 
     pub(super) fn undo_is(&mut self, id: &str, step: u32, decision: u32, state: UndoState) {
@@ -196,6 +216,6 @@ impl Machine<'_> {
 fn until_ms(undoing: &Undoing) -> Option<i64> {
     match undoing.state {
         UndoState::Carried { until_ms } => Some(until_ms),
-        UndoState::NotProven | UndoState::GivenUp => None,
+        UndoState::NotProven | UndoState::Repeated | UndoState::GivenUp => None,
     }
 }

@@ -61,15 +61,10 @@ impl InForce {
         self.owed || !self.relying.is_empty()
     }
 
-    /// Whether somebody relies on it, or is about to.
-    pub fn is_wanted(&self) -> bool {
-        !self.relying.is_empty() || !self.begun.is_empty()
-    }
-
     /// Whether it has to be left alone.
     pub fn stands(&self, now_ms: i64) -> Stands {
         match self.undone_ms {
-            _ if self.owed || self.is_wanted() => Stands::Yes,
+            _ if self.is_live() || !self.begun.is_empty() => Stands::Yes,
             Some(undone_ms) if is_young(undone_ms, now_ms) => Stands::Passing,
             Some(_) | None => Stands::No,
         }

@@ -102,7 +102,7 @@ pub fn shows_undone(change: &Change, known: &InForce, shown: &Value, acted_ms: i
     let kept = &known.kept;
     // Wanted again, or undone again by the next who had wanted it: that one has a proof of his own.
     let undone_since = known.undone_ms.is_some_and(|ms| ms > acted_ms.saturating_add(LOOK_AFTER_MS));
-    if known.is_wanted() || undone_since {
+    if !known.relying.is_empty() || undone_since {
         return Ok(Shows::Worked);
     }
     if kept.wrote.is_empty() {
@@ -170,7 +170,8 @@ mod tests {
         check("written, and not put back", undone(), shown(3, true), Some(Shows::NotYet));
         check("something else by now", undone(), json!({"enabled": "by hand"}), Some(Shows::Worked));
         let begun = undone().beginning("b", kept.clone());
-        check("begun again", begun.clone(), shown(2, true), Some(Shows::Worked));
+        // Who has only begun may come to nothing.
+        check("begun again", begun.clone(), shown(2, true), Some(Shows::NotYet));
         check("wanted again", begun.clone().carried("b", kept.clone()), shown(4, true), Some(Shows::Worked));
         let again = |ms| begun.clone().carried("b", kept.clone()).without("b", false).undone(ms);
         check("undone again since", again(1_001), shown(4, true), Some(Shows::Worked));
