@@ -286,7 +286,7 @@ impl Rates {
                 Err(wait) => return Ok(self.later(pace, wait)),
             }
         }
-        let following = (shares.len() > 1).then(|| shares.pop().map(Following)).flatten();
+        let following = if shares.len() > 1 { shares.pop().map(Following) } else { None };
         let lane = self.lane(token(&[&pace.host]), purpose);
         let limit = Limit::PerSecond(pace.calls_per_second);
         match lane.take(&self.bus, &self.time, limit, until, 1).await?.map(|slots| slots.first().copied()) {

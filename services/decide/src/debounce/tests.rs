@@ -1044,8 +1044,13 @@ fn e11_what_people_deny_of_a_revert_is_not_over_because_the_rest_is_proven() {
     let at_s = (reverting.at_ms - BEGIN) / 1_000 + 1;
     reverting.at_ms += 2_000;
     reverting.world.ruled(at_s, 0, Word::Deny);
+    // Nor is it over because the rest is repeated.
+    reverting.verdict(&first, Some(false));
+    reverting.replayed(&first);
+    let first = reverting.outstanding();
+    reverting.carried(&first);
     reverting.verdict(&first, Some(true));
-    reverting.check("denied by people", (false, true, 2));
+    reverting.check("denied by people", (false, true, 3));
 }
 
 #[test]

@@ -569,12 +569,11 @@ impl Machine<'_> {
         let undoing = self.undoing(command).copied();
         // What follows a step that was carried out has been issued.
         let is_alone = undoing.is_some_and(|undoing| undoing.state == UndoState::NotProven);
+        if is_alone {
+            self.undo_is(&command.incident, command.step, command.decision, UndoState::Repeated);
+        }
         if let Some(incident) = self.incident_mut(&command.incident) {
             incident.undoing.retain(|other| Some(other) != undoing.as_ref());
-            if is_alone {
-                let (step, decision) = (command.step, command.decision);
-                incident.undoing.push(Undoing { step, decision, state: UndoState::Repeated });
-            }
             incident.held.take_if(|hold| !hold.until_heard && !incident.undoing.iter().any(lies_dead));
         }
         self.decide_for(&command.incident, What::Retried { action, replays });

@@ -141,7 +141,7 @@ pub fn shows_undone(change: &Change, known: &InForce, shown: &Value, acted_ms: i
 mod tests {
     use serde_json::json;
 
-    use super::super::{Given, kind};
+    use super::super::{Given, Plan, kind, plan};
     use super::*;
 
     fn change(name: &str, parameters: &Value) -> Change {
@@ -182,6 +182,10 @@ mod tests {
         let owed = undone().not_undone();
         check("owed", owed.clone(), shown(2, true), Some(Shows::NotYet));
         assert!(owed.owed && owed.without("a", true).owed);
+        // Who wants it again before that shows makes it once more, and keeps what was there before.
+        let (planned, kept_again) = plan(&group, undone().known("b", false, 1_000), &shown(3, true));
+        assert!(matches!(planned, Plan::Send(_)), "{planned:?}");
+        assert_eq!((kept_again.before, kept_again.stamp_before), (fields(false), Some(json!(3))));
         // Who has left the queue keeps nobody from being put back.
         let members = change("queue.members", &json!({"queue": "q", "members": ["m", "n"], "joined": true}));
         let before = json!({"m": false, "n": false}).as_object().cloned().unwrap();
