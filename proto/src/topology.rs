@@ -466,8 +466,11 @@ impl Topology {
                 publish.push(self.entry(Bucket::Intents, ">"));
                 publish.extend(self.look_up_rights(Bucket::Locks));
                 publish.extend(self.look_up_rights(Bucket::Intents));
-                // From the leader: a replica that lags would leave a remedy in force.
-                publish.push(format!("$JS.API.STREAM.MSG.GET.{}", self.bucket_stream(Bucket::Intents)));
+                // From the leader: a replica that lags would let a call leave without its lock, or leave a remedy in
+                // force.
+                for bucket in [Bucket::Locks, Bucket::Intents] {
+                    publish.push(format!("$JS.API.STREAM.MSG.GET.{}", self.bucket_stream(bucket)));
+                }
                 publish.push(self.entry(Bucket::Targets, ">"));
                 publish.extend(self.look_up_rights(Bucket::Targets));
                 publish.push(self.entry(Bucket::Rate, ">"));

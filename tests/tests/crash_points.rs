@@ -58,12 +58,14 @@ const EVENT_EVERY: Duration = Duration::from_secs(2);
 const FENCED_ENTITIES: usize = 12;
 
 /// Lines behind which only a fence holds up who was taken for dead.
-const FENCES: [(Point, &str); 5] = [
+const FENCES: [(Point, &str); 7] = [
     (Point::BeforeCommit, "classifier"),
     (Point::BeforeCommit, "debouncer"),
     (Point::BetweenEffects, "debouncer"),
     (Point::BeforeView, "debouncer"),
+    (Point::BetweenLooks, "executor"),
     (Point::BeforeIntent, "executor"),
+    (Point::AfterIntent, "executor"),
 ];
 
 /// What leads past a point.
@@ -98,6 +100,7 @@ fn way(point: Point) -> Way {
         | Point::AfterEffects
         | Point::BeforeView
         | Point::AfterLock
+        | Point::BetweenLooks
         | Point::BeforeIntent
         | Point::AfterIntent
         | Point::AfterCall

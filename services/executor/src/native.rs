@@ -211,7 +211,15 @@ impl Executor {
                 request: fingerprint(call.method, &call.path, body.as_deref()),
                 calling,
             };
-            self.call(command, asking, earlier, lock, turn).await?
+            self.call(command, asking, earlier, lock, turn).await
+        };
+        let called = match called {
+            // Others have acted since, and this comes too late to say that a call may leave.
+            Err(StoreError::Fenced) if is_new => {
+                kept::write(&self.bus, &entry, begun.not_begun(&remedy)).await?;
+                return Err(StoreError::Fenced);
+            }
+            called => called?,
         };
         let perhaps_done = called.as_ref().map_or(earlier.perhaps_done, |called| called.1.perhaps_done);
         if !perhaps_done && command.undo.is_none() {

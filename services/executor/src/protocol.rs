@@ -1,9 +1,11 @@
 //! The way of one command, from top to bottom (architecture.md 8).
 //!
-//! Outcome already there? → stopped by people? → lock → still the incident's latest decision? → earlier calls →
-//! deadline → allowed by people? → budget → turn in the rate window → intent → still not stopped, still allowed? →
-//! lock still sure? → call → outcome → release, acknowledge. A crash between any two lines leads to one more delivery,
-//! which finds out from the intent and the outcome how far this one had got.
+//! Outcome already there? → stopped by people? → lock → earlier calls → still no outcome? → still the incident's latest
+//! decision? → deadline → allowed by people? → budget → turn in the rate window → intent → lock still ours, still not
+//! stopped, still allowed? → lock still sure? → call → outcome → release, acknowledge. A crash between any two lines
+//! leads to one more delivery, which finds out from the intent and the outcome how far this one had got. Who stood still
+//! between any two before the call has his intent or his call refused once somebody else has acted, whatever his clock
+//! says.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,6 +133,14 @@ impl Executor {
         set: &Arc<Set>,
         lock: Lock,
     ) -> Result<Answer, StoreError> {
+        // First of all, so that whoever acts after this look has our intent refused.
+        let earlier = intent::earlier(&self.bus, command).await?;
+        crash::point(Point::BetweenLooks);
+        // Whoever had the lock before may have carried it out, and reported, since this delivery was taken.
+        if earlier.perhaps_done && self.outcome_under(command, &command.issue_key()).await?.is_some() {
+            lock.release(&self.bus).await;
+            return Ok(self.locked());
+        }
         match self.standing(command).await? {
             Standing::Current => {}
             // People are told of what is held, whatever was decided since.
@@ -146,13 +156,9 @@ impl Executor {
                 return self.report(command, Done::Withdrawn { reason }, 0, lock).await;
             }
         }
-        let earlier = intent::earlier(&self.bus, command).await?;
-        // Whoever had the lock while this process stood still may have carried it out, and reported.
-        if earlier.perhaps_done && self.outcome_under(command, &command.issue_key()).await?.is_some() {
-            lock.release(&self.bus).await;
-            return Ok(self.locked());
-        }
         if self.is_late(command) {
+            // Somebody else may have called since, and now nobody does any more.
+            let earlier = intent::earlier(&self.bus, command).await?;
             let done = Done::Expired { perhaps_done: earlier.perhaps_done };
             return self.report(command, done, earlier.attempts, lock).await;
         }
@@ -404,7 +410,7 @@ impl Executor {
             answered: false,
             ..self.intent(command, &lock, earlier, asking.request)
         };
-        // Whoever has it meanwhile may have a call under way, of which this intent would leave no trace.
+        // Whoever has it meanwhile would take this intent for a call that may have left.
         if !lock.is_sure() {
             lock.release(&self.bus).await;
             return Ok(None);
@@ -417,12 +423,14 @@ impl Executor {
             // A look that is young enough serves the next turn as well: it may take longer than a turn is told ahead.
             if looked.is_none_or(|looked| !pauses::is_fresh(looked)) {
                 looked = Some(clock::now());
-                match pauses::stopping(&self.bus, &self.time, command).await {
-                    Ok(None) if self.is_still_allowed(command).await => {}
-                    Ok(_) => break false,
-                    Err(error) => {
+                let looks =
+                    tokio::join!(pauses::stopping(&self.bus, &self.time, command), lock.is_held(&self.bus));
+                match looks {
+                    (Ok(None), Ok(true)) if self.is_still_allowed(command).await => {}
+                    (Ok(_), Ok(_)) => break false,
+                    (Err(error), _) | (_, Err(error)) => {
                         let entity = &command.key.entity;
-                        tracing::warn!(entity, "whether this is paused is not known: {error}");
+                        tracing::warn!(entity, "whether a call may still leave is not known: {error}");
                         break false;
                     }
                 }
@@ -522,6 +530,9 @@ impl Executor {
     }
 
     /// Publishes an outcome under its key, once.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when one stands there already.
     pub(crate) async fn publish(
         &self,
         command: &Command,
@@ -530,6 +541,7 @@ impl Executor {
     ) -> Result<(), StoreError> {
         let message = PublishMessage::build()
             .message_id(format!("outcome-{key}"))
+            .expected_last_subject_sequence(0)
             .payload(wire::encode(outcome).into());
         let subject = self.bus.topology().outcome(command.partition, key);
         self.bus.publish(message.outbound_message(subject)).await?;

@@ -34,6 +34,8 @@ pub enum Point {
     AfterPark,
     /// The lock is held and nothing was looked at.
     AfterLock,
+    /// The lock is held, and of what has to be looked at something was.
+    BetweenLooks,
     /// The lock is held and no intent is written.
     BeforeIntent,
     /// A share of a budget is taken, of others or of the call nothing stands.
@@ -70,7 +72,7 @@ pub enum Point {
 
 impl Point {
     /// Every point, with the role in which it is reached.
-    pub const ALL: [(Point, &'static str); 36] = [
+    pub const ALL: [(Point, &'static str); 37] = [
         (Point::GatewayBeforeStore, "gateway"),
         (Point::GatewayAfterStore, "gateway"),
         (Point::GatewaySpoolWritten, "gateway"),
@@ -89,6 +91,7 @@ impl Point {
         (Point::BeforeView, "debouncer"),
         (Point::AfterPark, "debouncer"),
         (Point::AfterLock, "executor"),
+        (Point::BetweenLooks, "executor"),
         (Point::BeforeIntent, "executor"),
         (Point::BudgetTaken, "executor"),
         (Point::AskRecorded, "executor"),
@@ -127,8 +130,8 @@ pub fn point(point: Point) {
 /// What a test wants to happen where.
 #[cfg(debug_assertions)]
 mod wanted {
-    use std::sync::LazyLock;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{LazyLock, PoisonError, RwLock};
     use std::time::Duration;
 
     use rustix::process::{Signal, getpid, kill_process};
@@ -139,6 +142,8 @@ mod wanted {
     static CRASH_AT: LazyLock<Option<String>> = LazyLock::new(|| variable("HOLDLINE_CRASH_AT"));
     static FREEZE_AT: LazyLock<Option<String>> = LazyLock::new(|| variable("HOLDLINE_FREEZE_AT"));
     static FROZEN: AtomicBool = AtomicBool::new(false);
+    /// Written from before the process stands still until its clock knows of that.
+    static FREEZING: RwLock<()> = RwLock::new(());
 
     fn variable(name: &str) -> Option<String> {
         #[allow(clippy::disallowed_methods, reason = "a test says where")]
@@ -151,14 +156,28 @@ mod wanted {
             tracing::error!("crash point {}", point.name());
             std::process::abort();
         }
-        if is_here(&FREEZE_AT) && !FROZEN.swap(true, Ordering::SeqCst) {
-            tracing::error!("frozen at {}", point.name());
-            let began = clock::now();
-            kill_process(getpid(), Signal::STOP).ok();
-            // The signal goes to the process, and reaches this thread within that time.
-            std::thread::sleep(Duration::from_millis(100));
-            clock::stood_still(clock::since(began));
+        if FREEZE_AT.is_none() {
+            return;
         }
+        if is_here(&FREEZE_AT) {
+            freeze(point);
+        }
+        // The signal takes its time to stop the other threads: meanwhile none of them comes past a line.
+        drop(FREEZING.read().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Once in a process.
+    fn freeze(point: Point) {
+        let _others_wait = FREEZING.write().unwrap_or_else(PoisonError::into_inner);
+        if FROZEN.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        tracing::error!("frozen at {}", point.name());
+        let began = clock::now();
+        kill_process(getpid(), Signal::STOP).ok();
+        // The signal goes to the process, and reaches this thread within that time.
+        std::thread::sleep(Duration::from_millis(100));
+        clock::stood_still(clock::since(began));
     }
 }
 

@@ -23,7 +23,7 @@ use holdline_decide::execute::{
 use holdline_decide::pause::stopping;
 use holdline_decide::playbook::Doing;
 use holdline_decide::rate::Limits;
-use holdline_proto::command::{Direction, Intent};
+use holdline_proto::command::{Command, Direction, Intent};
 use holdline_proto::outcome::{Done, Outcome};
 use holdline_proto::pause::{Pause, Pauses, Scope};
 use holdline_proto::signal::Health;
@@ -95,12 +95,20 @@ pub(crate) struct State {
 struct Work {
     issue: usize,
     line: Line,
-    /// It has the lock, as far as it can tell.
-    sure: bool,
+    lock: Held,
     /// Nobody else has written an intent since it looked.
     fresh: bool,
     attempts: u32,
     perhaps_done: bool,
+}
+
+/// What an executor knows of the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Held {
+    No,
+    /// By its clock, which has stood still: it has lost it.
+    Believed,
+    Surely,
 }
 
 /// What an executor does next.
@@ -108,10 +116,19 @@ struct Work {
 pub(crate) enum Line {
     Lock,
     Weigh,
+    Look,
     Intend,
     LastLook,
     Judge { answer: usize },
     Report(What),
+}
+
+/// The clock of an executor that stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clock {
+    GoesOn,
+    /// As on a machine that is suspended: it takes the lock for its own.
+    StandsStill,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -130,11 +147,12 @@ pub(crate) enum Action {
         executor: usize,
         issue: usize,
     },
-    /// On to the intent; or an executor stands still before a line, and its lock runs out.
+    /// On to the intent; or an executor stands still before a line, and its lock runs out. Its clock may stand still
+    /// with it.
     Take {
         executor: usize,
         issue: usize,
-        stalls: Option<Line>,
+        stalls: Option<(Line, Clock)>,
     },
     Work {
         executor: usize,
@@ -154,6 +172,7 @@ pub(crate) enum Action {
     },
     Stall {
         executor: usize,
+        clock: Clock,
     },
     Lapse,
     Return {
@@ -208,8 +227,9 @@ impl Executing {
     }
 
     /// Whether its last look lets the call leave.
-    fn leaves(&self, state: &State, work: &Work) -> bool {
-        let sure = work.sure || self.without(Guard::LastLook);
+    fn leaves(&self, state: &State, executor: usize, work: &Work) -> bool {
+        let held = state.lock == Some(executor) || self.without(Guard::HeldLock);
+        let sure = work.lock != Held::No && held || self.without(Guard::LastLook);
         let stopped = self.is_stopped(state, work.issue) && !self.without(Guard::Pauses);
         sure && !stopped && !self.is_late(state, work.issue)
     }
@@ -275,8 +295,10 @@ impl Executing {
             return faults;
         }
         for (executor, issue) in self.taking(state) {
-            for line in [Line::Weigh, Line::Intend] {
-                faults.push(Action::Take { executor, issue, stalls: Some(line) });
+            for line in [Line::Weigh, Line::Look, Line::Intend] {
+                for clock in [Clock::GoesOn, Clock::StandsStill] {
+                    faults.push(Action::Take { executor, issue, stalls: Some((line, clock)) });
+                }
             }
         }
         for (executor, work) in state.work.iter().enumerate() {
@@ -285,10 +307,13 @@ impl Executing {
                 continue;
             }
             faults.push(Action::Crash { executor });
-            if work.sure {
-                faults.push(Action::Stall { executor });
+            if work.lock != Held::No {
+                faults.push(Action::Stall { executor, clock: Clock::GoesOn });
             }
-            if work.line == Line::LastLook && self.leaves(state, work) {
+            if work.line == Line::LastLook && work.lock == Held::Surely {
+                faults.push(Action::Stall { executor, clock: Clock::StandsStill });
+            }
+            if work.line == Line::LastLook && self.leaves(state, executor, work) {
                 faults.extend((1..self.answers.len()).map(|answer| Action::Call { executor, answer }));
             }
         }
@@ -344,14 +369,40 @@ impl Executing {
         state.lock.take_if(|holder| *holder == executor);
     }
 
-    fn stall(state: &mut State, executor: usize, work: &mut Work) {
-        work.sure = false;
+    fn stall(state: &mut State, executor: usize, work: &mut Work, clock: Clock) {
+        work.lock = match clock {
+            Clock::GoesOn => Held::No,
+            Clock::StandsStill => work.lock.min(Held::Believed),
+        };
         state.lock.take_if(|holder| *holder == executor);
     }
 
     /// What is to be said after this is all that matters of the work.
     fn report(work: &mut Work, what: What) {
         *work = Work { line: Line::Report(what), fresh: false, attempts: 0, ..*work };
+    }
+
+    /// What its earlier calls have come to. From here on it notices who acts.
+    fn weigh(&self, state: &mut State, work: &mut Work, command: &Command) -> bool {
+        let earlier = state.intent.as_ref().and_then(|intent| weigh(intent, command));
+        let earlier = if self.without(Guard::EarlierIntent) { None } else { earlier };
+        (work.attempts, work.perhaps_done) = earlier.unwrap_or_default();
+        work.fresh = true;
+        true
+    }
+
+    /// Whether it is still to be carried out; `false` if that is to be asked again.
+    fn look(&self, state: &mut State, work: &mut Work, command: &Command) -> bool {
+        let view = state.shown.checked_sub(1).map(|newest| &*state.debouncer.views[newest]);
+        let found = standing(command, view);
+        let found = if self.without(Guard::DecisionNumber) { Standing::Current } else { found };
+        match found {
+            _ if work.perhaps_done && state.reported.contains(&work.issue) => return false,
+            Standing::Replaced { .. } => Self::report(work, What::Withdrawn),
+            Standing::Behind => return self.is_late(state, work.issue),
+            Standing::Current => {}
+        }
+        true
     }
 
     /// One line of the protocol.
@@ -361,35 +412,32 @@ impl Executing {
         match work.line {
             Line::Lock => {
                 state.lock = Some(executor);
-                work.sure = true;
-                let view = state.shown.checked_sub(1).map(|newest| &*state.debouncer.views[newest]);
-                let found = standing(&command, view);
-                let found = if self.without(Guard::DecisionNumber) { Standing::Current } else { found };
-                match found {
-                    Standing::Replaced { .. } => Self::report(&mut work, What::Withdrawn),
-                    Standing::Behind if !self.is_late(state, work.issue) => {
-                        return Self::forget(state, executor);
-                    }
-                    Standing::Current | Standing::Behind => work.line = Line::Weigh,
-                }
+                work.lock = Held::Surely;
+                work.line = Line::Weigh;
             }
             Line::Weigh => {
-                let earlier = state.intent.as_ref().and_then(|intent| weigh(intent, &command));
-                let earlier = if self.without(Guard::EarlierIntent) { None } else { earlier };
-                (work.attempts, work.perhaps_done) = earlier.unwrap_or_default();
-                work.fresh = true;
-                if work.perhaps_done && state.reported.contains(&work.issue) {
+                work.line = Line::Look;
+                let looks = if self.without(Guard::IntentFirst) { Self::look } else { Self::weigh };
+                if !looks(self, state, &mut work, &command) {
                     return Self::forget(state, executor);
                 }
-                if self.is_late(state, work.issue) {
+            }
+            Line::Look => {
+                work.line = Line::Intend;
+                let looks = if self.without(Guard::IntentFirst) { Self::weigh } else { Self::look };
+                if !looks(self, state, &mut work, &command) {
+                    return Self::forget(state, executor);
+                }
+                if work.line != Line::Intend {
+                    // It is withdrawn.
+                } else if self.is_late(state, work.issue) {
+                    self.weigh(state, &mut work, &command);
                     Self::report(&mut work, What::Expired);
                 } else if work.perhaps_done && !self.idempotent {
                     Self::park(state, work.issue);
                     Self::report(&mut work, What::Held);
-                } else if !work.sure && !self.without(Guard::SureIntent) {
+                } else if work.lock == Held::No {
                     return Self::forget(state, executor);
-                } else {
-                    work.line = Line::Intend;
                 }
             }
             Line::Intend => {
@@ -400,7 +448,7 @@ impl Executing {
                 work.line = Line::LastLook;
             }
             Line::LastLook => {
-                if !self.leaves(state, &work) {
+                if !self.leaves(state, executor, &work) {
                     work.attempts -= 1;
                     self.write(state, executor, &mut work, true);
                     return Self::forget(state, executor);
@@ -535,9 +583,10 @@ impl Model for Executing {
             actions.push(Action::Recover);
         }
         // Sooner it stops only what comes back later all the same.
-        if !state.stopped
-            && state.work.iter().flatten().any(|work| work.line == Line::LastLook && self.leaves(state, work))
-        {
+        let may_leave = |(executor, work): (usize, &Option<Work>)| {
+            work.is_some_and(|work| work.line == Line::LastLook && self.leaves(state, executor, &work))
+        };
+        if !state.stopped && state.work.iter().enumerate().any(may_leave) {
             actions.push(Action::Stop);
         }
         actions.extend(self.faults(state));
@@ -550,16 +599,17 @@ impl Model for Executing {
             Action::Take { executor, issue, stalls } => {
                 state.work[executor] = Some(delivered(issue));
                 self.work(&mut state, executor);
+                let (stalls, clock) = stalls.unzip();
                 let passes = |work: &Work| {
-                    matches!(work.line, Line::Weigh | Line::Intend) && Some(work.line) != stalls
+                    matches!(work.line, Line::Weigh | Line::Look | Line::Intend) && Some(work.line) != stalls
                 };
                 while state.work[executor].as_ref().is_some_and(passes) {
                     self.work(&mut state, executor);
                 }
-                if stalls.is_some() {
+                if let Some(clock) = clock {
                     // It did not get as far as that.
                     let mut work = state.work[executor].filter(|work| Some(work.line) == stalls)?;
-                    Self::stall(&mut state, executor, &mut work);
+                    Self::stall(&mut state, executor, &mut work, clock);
                     state.work[executor] = Some(work);
                     state.faults -= 1;
                 }
@@ -586,9 +636,9 @@ impl Model for Executing {
                 Self::forget(&mut state, executor);
                 state.faults -= 1;
             }
-            Action::Stall { executor } => {
+            Action::Stall { executor, clock } => {
                 let mut work = state.work[executor]?;
-                Self::stall(&mut state, executor, &mut work);
+                Self::stall(&mut state, executor, &mut work, clock);
                 state.work[executor] = Some(work);
                 state.faults -= 1;
             }
@@ -628,7 +678,7 @@ fn effects_are_single(_: &Executing, state: &State) -> bool {
 }
 
 fn one_at_a_time(_: &Executing, state: &State) -> bool {
-    state.work.iter().flatten().filter(|work| work.sure).count() <= 1
+    state.work.iter().flatten().filter(|work| work.lock == Held::Surely).count() <= 1
 }
 
 fn acknowledged_last(_: &Executing, state: &State) -> bool {
@@ -637,7 +687,7 @@ fn acknowledged_last(_: &Executing, state: &State) -> bool {
 }
 
 fn delivered(issue: usize) -> Work {
-    Work { issue, line: Line::Lock, sure: false, fresh: false, attempts: 0, perhaps_done: false }
+    Work { issue, line: Line::Lock, lock: Held::No, fresh: false, attempts: 0, perhaps_done: false }
 }
 
 /// From wherever the faults have led, the protocol alone leads to the end.

@@ -44,6 +44,8 @@ pub(crate) enum Guard {
     Lock,
     /// The lock is looked at once more before a call leaves. Without: it is still sure.
     LastLook,
+    /// It is looked at with the broker, too. Without: by a clock that may have stood still.
+    HeldLock,
     /// What people have stopped is looked at once more before a call leaves. Without: only when a command is taken.
     Pauses,
     /// A command is held against its incident's decision number. Without: it is always the latest.
@@ -53,9 +55,8 @@ pub(crate) enum Guard {
     /// An intent is written by compare-and-set, so that the holder of an old lock is refused. Without: it is
     /// overwritten.
     IntentFence,
-    /// An intent is written under a lock that is sure since the last one was looked at. Without: whoever looked late
-    /// writes over what it does not understand.
-    SureIntent,
+    /// The place of the intent is looked at before anything else. Without: after what others may have changed since.
+    IntentFirst,
     /// A command that is late is decided anew. Without: it is never late.
     Deadline,
     /// A command is acknowledged last. Without: once it was called.
@@ -106,7 +107,7 @@ pub(crate) enum Guard {
 
 impl Guard {
     /// Every guard: the mutants walk this list.
-    pub(crate) const ALL: [Guard; 48] = [
+    pub(crate) const ALL: [Guard; 49] = [
         Guard::DedupClaim,
         Guard::ClaimInRecord,
         Guard::RecordFence,
@@ -127,11 +128,12 @@ impl Guard {
         Guard::Proof,
         Guard::Lock,
         Guard::LastLook,
+        Guard::HeldLock,
         Guard::Pauses,
         Guard::DecisionNumber,
         Guard::EarlierIntent,
         Guard::IntentFence,
-        Guard::SureIntent,
+        Guard::IntentFirst,
         Guard::Deadline,
         Guard::AcknowledgedLast,
         Guard::ExactRequest,
@@ -176,10 +178,10 @@ impl Guard {
             Guard::HealthyInARow | Guard::HealthySpan => "A1 no revert before health is proven",
             Guard::Proof => "E11 no revert is over before it is proven",
             Guard::Lock => "O2 one executor at a time",
-            Guard::LastLook => "O2 no call leaves without its lock",
+            Guard::LastLook | Guard::HeldLock => "O2 no call leaves without its lock",
             Guard::Pauses => "A7 no call leaves while it is stopped",
             Guard::DecisionNumber => "O2 nothing withdrawn leaves",
-            Guard::EarlierIntent | Guard::IntentFence | Guard::SureIntent => {
+            Guard::EarlierIntent | Guard::IntentFence | Guard::IntentFirst => {
                 "T1 one effect per incident and direction"
             }
             Guard::Deadline => "L2 nothing late leaves",

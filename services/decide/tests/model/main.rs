@@ -160,9 +160,10 @@ fn every_guard_that_is_taken_away_is_missed() {
             Guard::EventOrder | Guard::Lanes | Guard::Threshold | Guard::StabilityWindow => {
                 debouncing(scripts::everything(), gone, wanted)
             }
-            Guard::EarlierIntent | Guard::IntentFence | Guard::SureIntent => executing(false, gone, wanted),
+            Guard::EarlierIntent | Guard::IntentFence | Guard::IntentFirst => executing(false, gone, wanted),
             Guard::Lock
             | Guard::LastLook
+            | Guard::HeldLock
             | Guard::Pauses
             | Guard::DecisionNumber
             | Guard::Deadline
