@@ -162,7 +162,10 @@ impl Executor {
                 let ours = earlier.perhaps_done;
                 let before = if command.undo.is_some() { &kept.stamp_after } else { &kept.stamp_before };
                 let written = native::reconciled(&change, before.as_ref(), &shown).filter(|_| ours);
-                kept::write(&self.bus, &entry, carried(known, kept)).await?;
+                let carried = carried(known, kept);
+                // Of what nobody has done just now, nothing is still to show.
+                let carried = if ours { carried } else { carried.proven(now_ms) };
+                kept::write(&self.bus, &entry, carried).await?;
                 self.note_written(&change, written).await?;
                 let status = if ours { 200 } else { UNCHANGED };
                 return self.report(command, Done::Carried { status }, earlier.attempts, lock).await;

@@ -192,6 +192,7 @@ impl Executor {
                     () = self.tasks.stopping() => return Ok(later(after_ms)),
                 },
                 Next::Report(done) => {
+                    let undone = undone.map(|entry| (entry, acted_ms));
                     self.judged(work, command, &key, done, undone).await?;
                     return Ok(Answer::Done);
                 }
@@ -201,30 +202,33 @@ impl Executor {
 
     /// Tells a verdict. What was put back and is not seen to be is to be put back still, unless somebody wants the change
     /// again; and a revert that is not proven can be had repeated, as one that did not go through. `undone`: what was known
-    /// of the change when it was seen.
+    /// of the change when it was seen, and when its undo was reported carried.
     async fn judged(
         &self,
         work: &Work,
         command: &Command,
         key: &str,
         done: Done,
-        undone: Option<Entry<InForce>>,
+        undone: Option<(Entry<InForce>, i64)>,
     ) -> Result<(), StoreError> {
         if let Done::Verified { worked, seen } = &done
-            && *worked != Some(true)
             && command.direction == Direction::Revert
         {
             // Whoever stood still since his look has been overtaken by another's.
             if self.outcome_under(command, key).await?.is_some() {
                 return Ok(());
             }
-            if let Some(mut entry) = undone
+            let has_worked = *worked == Some(true);
+            if let Some((mut entry, acted_ms)) = undone
                 && let Some(known) = entry.known.take().filter(|known| known.relying.is_empty())
             {
-                kept::write(&self.bus, &entry, known.not_undone()).await?;
+                let known = if has_worked { known.proven(acted_ms) } else { known.not_undone() };
+                kept::write(&self.bus, &entry, known).await?;
             }
-            let reason = format!("it was carried out, and is not seen to have worked: {seen}");
-            self.park(work, DeadLetter { reason, ..DeadLetter::default() }).await?;
+            if !has_worked {
+                let reason = format!("it was carried out, and is not seen to have worked: {seen}");
+                self.park(work, DeadLetter { reason, ..DeadLetter::default() }).await?;
+            }
         }
         self.publish(command, key, &Outcome::of(command, done, 0)).await
     }

@@ -6,7 +6,7 @@ use holdline_proto::wire::Wire;
 use serde::{Deserialize, Serialize};
 
 use super::change::Kept;
-use super::proof::SETTLES_WITHIN_MS;
+use super::proof::LOOK_AFTER_MS;
 
 /// A change that is in force, and who relies on it: several entities may want the same of one object, such as the
 /// emergency group of all trunks of a site. It is made once, and undone when the last of them is over.
@@ -21,7 +21,7 @@ pub struct InForce {
     /// Nobody relies on it any more, and it is not known to be undone yet.
     #[serde(default)]
     pub owed: bool,
-    /// When it was undone last, if nobody has wanted it since. Unix milliseconds.
+    /// When it was undone last, if nobody has wanted it since and it is not seen to be undone. Unix milliseconds.
     #[serde(default)]
     pub undone_ms: Option<i64>,
 }
@@ -38,7 +38,7 @@ pub enum Known<'a> {
     MayStand(&'a Kept),
     /// Nobody relies on it any more, and it was not undone: it may stand still, unless a person has seen to that.
     Owed(&'a Kept),
-    /// It was undone a moment ago, which may not show yet: this is what was put back.
+    /// It was undone, which may not show yet: this is what was put back.
     Undone(&'a Kept),
 }
 
@@ -48,12 +48,16 @@ pub enum Stands {
     No,
     /// It is in force, or may be, or its undo was given up.
     Yes,
-    /// It was undone a moment ago, which may not have taken effect.
+    /// It was undone, which may not have taken effect.
     Passing,
 }
 
 /// Remedies of one change that may be begun and not known to be through. Beyond: the next is refused, and people are told.
 pub const BEGUN_MAX: usize = 1_000;
+
+/// An undo whose proof is told by nobody is taken for proven after this: a proof may take two minutes, and wait for its
+/// turn twice for a quarter of an hour.
+const UNPROVEN_MS_MAX: i64 = 3_600_000;
 
 impl InForce {
     /// Whether what was there before is still to be put back by somebody.
@@ -65,7 +69,7 @@ impl InForce {
     pub fn stands(&self, now_ms: i64) -> Stands {
         match self.undone_ms {
             _ if self.is_live() || !self.begun.is_empty() => Stands::Yes,
-            Some(undone_ms) if is_young(undone_ms, now_ms) => Stands::Passing,
+            Some(undone_ms) if is_open(undone_ms, now_ms) => Stands::Passing,
             Some(_) | None => Stands::No,
         }
     }
@@ -78,7 +82,7 @@ impl InForce {
             _ if self.kept.wrote.is_empty() => Known::Nothing,
             _ if perhaps_done || by_others || !self.relying.is_empty() => Known::MayStand(&self.kept),
             _ if self.owed => Known::Owed(&self.kept),
-            Some(undone_ms) if is_young(undone_ms, now_ms) => Known::Undone(&self.kept),
+            Some(undone_ms) if is_open(undone_ms, now_ms) => Known::Undone(&self.kept),
             Some(_) | None => Known::Nothing,
         }
     }
@@ -120,6 +124,18 @@ impl InForce {
         InForce { begun: BTreeSet::new(), owed: false, undone_ms: Some(now_ms), ..self }
     }
 
+    /// Whether it was undone later than by the undo that was reported carried at `acted_ms`. Unix milliseconds.
+    pub fn is_undone_since(&self, acted_ms: i64) -> bool {
+        self.undone_ms.is_some_and(|ms| ms > acted_ms.saturating_add(LOOK_AFTER_MS))
+    }
+
+    /// The undo that was reported carried at `acted_ms` is seen to have taken effect: what is shown is what is there.
+    #[must_use]
+    pub fn proven(self, acted_ms: i64) -> InForce {
+        let undone_ms = self.undone_ms.filter(|_| self.is_undone_since(acted_ms));
+        InForce { undone_ms, ..self }
+    }
+
     /// It was undone, and that is not seen: what was there before is to be put back still.
     #[must_use]
     pub fn not_undone(self) -> InForce {
@@ -127,9 +143,9 @@ impl InForce {
     }
 }
 
-/// Whether an undo may not show yet.
-fn is_young(undone_ms: i64, now_ms: i64) -> bool {
-    now_ms < undone_ms.saturating_add(SETTLES_WITHIN_MS)
+/// Whether the proof of an undo may still come.
+fn is_open(undone_ms: i64, now_ms: i64) -> bool {
+    now_ms < undone_ms.saturating_add(UNPROVEN_MS_MAX)
 }
 
 #[cfg(test)]
@@ -172,8 +188,10 @@ mod tests {
         check("its own may have", begun.clone(), "a", true, 0, Known::MayStand(&kept));
         check("another's certainly has not", begun.clone().not_begun("a"), "b", false, 0, Known::Nothing);
         let undone = begun.carried("a", kept.clone()).without("a", false).undone(1_000);
-        check("just undone", undone.clone(), "b", false, 120_999, Known::Undone(&kept));
-        check("undone long ago", undone.clone(), "b", false, 121_000, Known::Nothing);
+        check("not proven yet", undone.clone(), "b", false, 3_600_999, Known::Undone(&kept));
+        check("nobody has told", undone.clone(), "b", false, 3_601_000, Known::Nothing);
+        check("proven", undone.clone().proven(2_000), "b", false, 2_001, Known::Nothing);
+        check("undone again since", undone.clone().proven(-1), "b", false, 2_001, Known::Undone(&kept));
         let tried = undone.clone().beginning("b", kept.clone()).not_begun("b");
         check("a call that did not leave changes nothing", tried, "b", false, 2_000, Known::Undone(&kept));
         let owed = InForce::default().carried("a", kept.clone()).without("a", true);
@@ -196,7 +214,8 @@ mod tests {
         check("somebody relies on it", carried.clone(), 0, Stands::Yes);
         check("it is owed", carried.clone().without("a", false), 0, Stands::Yes);
         let undone = carried.without("a", false).undone(1_000);
-        check("just undone", undone.clone(), 120_999, Stands::Passing);
-        check("undone long ago", undone, 121_000, Stands::No);
+        check("not proven yet", undone.clone(), 3_600_999, Stands::Passing);
+        check("proven", undone.clone().proven(2_000), 2_001, Stands::No);
+        check("nobody has told", undone, 3_601_000, Stands::No);
     }
 }

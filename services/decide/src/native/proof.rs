@@ -7,7 +7,7 @@ use super::change::{Change, Kept, fields, is_in, is_made, joined};
 use super::in_force::InForce;
 
 /// Between a call and the first look. Milliseconds.
-const LOOK_AFTER_MS: i64 = 1_000;
+pub(super) const LOOK_AFTER_MS: i64 = 1_000;
 
 /// What is changed at once shows this long after the first look at the latest. Milliseconds.
 const SHOWS_WITHIN_MS: i64 = 30_000;
@@ -101,8 +101,7 @@ pub fn shows(change: &Change, shown: &Value) -> Result<Shows, String> {
 pub fn shows_undone(change: &Change, known: &InForce, shown: &Value, acted_ms: i64) -> Result<Shows, String> {
     let kept = &known.kept;
     // Wanted again, or undone again by the next who had wanted it: that one has a proof of his own.
-    let undone_since = known.undone_ms.is_some_and(|ms| ms > acted_ms.saturating_add(LOOK_AFTER_MS));
-    if !known.relying.is_empty() || undone_since {
+    if !known.relying.is_empty() || known.is_undone_since(acted_ms) {
         return Ok(Shows::Worked);
     }
     if kept.wrote.is_empty() {
