@@ -191,6 +191,8 @@ impl Traffic {
         *self.over.lock().unwrap() = Some(clock::now());
         self.tasks.wait().await;
         let mut histories = self.histories.lock().unwrap().clone();
+        let begun = self.next.load(Ordering::SeqCst);
+        assert_eq!(histories.len() as u64, begun, "entities that came to their end, of those that began");
         let began = clock::now();
         for history in histories.iter_mut().filter(|history| history.kind == Kind::Shared) {
             while self.platform.is_enabled(&history.group) && began.elapsed() < PATIENCE {

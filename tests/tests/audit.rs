@@ -21,6 +21,7 @@ use holdline_stage::settings::{Nats, NatsTls};
 use holdline_tests::programs::{Installation, changed_sample, command, holdline, sample, scratch};
 use holdline_tests::proxy::{Line, Proxy};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 /// Patience for what comes about by itself; nothing is asserted of it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -219,7 +220,7 @@ async fn x7_many_who_write_at_once_leave_one_chain() {
         })
         .collect();
     // The executor has the rights that it takes.
-    let executors = Tasks::default();
+    let mut executors = JoinSet::new();
     for executor in 0..4 {
         let bus = bus(installation.url(), &installation, Role::Executor).await;
         executors.spawn(async move {
@@ -229,7 +230,7 @@ async fn x7_many_who_write_at_once_leave_one_chain() {
             }
         });
     }
-    executors.wait().await;
+    executors.join_all().await;
     for mut pause in pauses {
         assert!(pause.wait().unwrap().success());
     }

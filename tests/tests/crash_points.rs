@@ -26,7 +26,6 @@ use holdline_simulator::organisation::{CLIENT, CLIENT_SECRET};
 use holdline_simulator::{Kind, Options, Simulator};
 use holdline_stage::clock;
 use holdline_stage::crash::Point;
-use holdline_stage::run::Tasks;
 use holdline_tests::platform::{content, found_group, group_playbooks};
 use holdline_tests::programs::{
     Installation, STAGES, changed_sample, holdline, scratch, shorten_duplicate_windows,
@@ -35,6 +34,7 @@ use holdline_tests::reference::{Delivered, Status, actions};
 use holdline_tests::sender::{Sender, event};
 use holdline_tests::target::{Call, Target};
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 const SIGABRT: i32 = 6;
 
@@ -232,7 +232,8 @@ impl World {
         let jetstream = async_nats::jetstream::new(self.client.clone());
         let began = clock::now();
         while began.elapsed() < SETTLE_MAX {
-            let dead = jetstream.get_stream("DEAD").await.unwrap();
+            // Another point may have the broker away.
+            let Ok(dead) = jetstream.get_stream("DEAD").await else { continue };
             let last = dead.cached_info().state.last_sequence;
             for number in 1..=last {
                 let Ok(message) = dead.get_raw_message(number).await else { continue };
@@ -305,7 +306,7 @@ fn walk_natively() -> Vec<Point> {
 async fn crash(
     installation: &mut Installation,
     world: &World,
-    driving: &Tasks,
+    driving: &mut JoinSet<()>,
     point: Point,
     role: &'static str,
 ) {
@@ -377,13 +378,13 @@ async fn f1_n4_e9_a_crash_at_every_named_line_loses_nothing_and_repeats_nothing(
     // Something is there to be taken over.
     world.outage("before").await;
 
-    let driving = Tasks::default();
+    let mut driving = JoinSet::new();
     for (point, role) in
         walk().into_iter().filter(|(point, _)| !matches!(way(*point), Way::Native | Way::Allowed))
     {
-        crash(&mut installation, &world, &driving, point, role).await;
+        crash(&mut installation, &world, &mut driving, point, role).await;
     }
-    driving.wait().await;
+    driving.join_all().await;
 
     world.ends_as_wanted(&installation, Target::effects, "effects at the target, by point").await;
 }
@@ -402,7 +403,7 @@ fn by_entity(calls: Vec<Call>) -> BTreeMap<String, Vec<String>> {
 async fn freeze(
     installation: &mut Installation,
     world: &World,
-    driving: &Tasks,
+    driving: &mut JoinSet<()>,
     point: Point,
     role: &'static str,
 ) {
@@ -445,11 +446,11 @@ async fn f5_o1_o2_who_comes_back_to_a_fence_when_others_have_gone_on_is_refused(
     let world = World::around(&installation, &target).await;
     let broker = async_nats::jetstream::new(world.client.clone());
     shorten_duplicate_windows(&broker, DUPLICATE_WINDOW).await;
-    let driving = Tasks::default();
+    let mut driving = JoinSet::new();
     for (point, role) in FENCES.into_iter().filter(|(point, role)| is_wanted(*point, role)) {
-        freeze(&mut installation, &world, &driving, point, role).await;
+        freeze(&mut installation, &world, &mut driving, point, role).await;
     }
-    driving.wait().await;
+    driving.join_all().await;
     world.ends_as_wanted(&installation, Target::calls, "calls at the target, by fence").await;
 }
 
@@ -553,7 +554,7 @@ async fn f1_a4_a5_a_crash_at_every_line_of_what_people_allow_has_it_sent_once_an
     }
     installation.wait_ready();
     let world = World::around(&installation, &target).await;
-    let driving = Tasks::default();
+    let mut driving = JoinSet::new();
     let mut ids = vec![];
     for point in points {
         let entity = format!("executor-{}", point.name());
@@ -575,7 +576,7 @@ async fn f1_a4_a5_a_crash_at_every_line_of_what_people_allow_has_it_sent_once_an
             aborted(&mut installation, point, "executor", false).await;
         }
     }
-    driving.wait().await;
+    driving.join_all().await;
     world.ends_as_wanted(&installation, Target::calls, "calls at the target, by point").await;
     let verified = installation.holdline(&["audit", "verify"]);
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));

@@ -16,6 +16,7 @@ use holdline_tests::reference::{Delivered, Status, actions};
 use holdline_tests::sender::{Sender, event};
 use holdline_tests::target::{Call, Target};
 use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 
 /// How long after the last event an effect may still come, faults included.
 const SETTLE: Duration = Duration::from_secs(90);
@@ -86,7 +87,7 @@ async fn deliver(
 ) {
     let work: Vec<(String, Vec<Delivered>)> = histories.clone().into_iter().collect();
     let work = Arc::new(Mutex::new(work));
-    let tasks = holdline_stage::run::Tasks::default();
+    let mut tasks = JoinSet::new();
     let retried = Arc::new(AtomicU64::new(0));
     for _ in 0..at_once {
         let (work, sender, target, retried) = (work.clone(), sender.clone(), target.clone(), retried.clone());
@@ -111,7 +112,7 @@ async fn deliver(
             }
         });
     }
-    tasks.wait().await;
+    tasks.join_all().await;
     eprintln!("deliveries repeated: {}", retried.load(Ordering::Relaxed));
 }
 

@@ -14,6 +14,7 @@ use holdline_tests::proxy::{Line, Proxy};
 use holdline_tests::sender::{Sender, event};
 use holdline_tests::target::{Call, Target};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 const REPLICAS: usize = 4;
 const COMMANDS: usize = 500;
@@ -87,7 +88,7 @@ async fn a7_once_a_pause_is_confirmed_no_call_leaves_and_resume_goes_on_with_all
     let target = Target::start().await;
     let installation = start("pause-all", &target, "5m", REPLICAS);
     let sender = Sender::new(installation.gateways(), "telephony");
-    let tasks = holdline_stage::run::Tasks::default();
+    let mut tasks = JoinSet::new();
     for chunk in 0..20 {
         let sender = sender.clone();
         tasks.spawn(async move {
@@ -100,7 +101,7 @@ async fn a7_once_a_pause_is_confirmed_no_call_leaves_and_resume_goes_on_with_all
     let paused = pause(&installation, &[], "10m");
     let confirmed = clock::now();
     assert_eq!(paused["paused"]["scope"], "everything", "{paused}");
-    tasks.wait().await;
+    tasks.join_all().await;
     clock::sleep(SETTLED).await;
     let before = target.calls();
     let later: Vec<_> = before.iter().filter(|call| call.at > confirmed).collect();

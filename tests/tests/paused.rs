@@ -24,6 +24,7 @@ use holdline_tests::reference::{Delivered, Status, actions};
 use holdline_tests::sender::Sender;
 use holdline_tests::target::Target;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 /// Shorter than the stand-still, so that no repeat is recognised by its message id.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(3);
@@ -116,7 +117,7 @@ impl World {
 
     /// Events of many entities at once, beginning with this number.
     async fn report(&self, entities: &[String], from: usize, statuses: &'static [Status]) {
-        let delivering = Tasks::default();
+        let mut delivering = JoinSet::new();
         for entity in entities {
             let (world, entity) = (self.clone(), entity.clone());
             delivering.spawn(async move {
@@ -125,7 +126,7 @@ impl World {
                 }
             });
         }
-        delivering.wait().await;
+        delivering.join_all().await;
     }
 
     /// Asks for every letter to be sent back; gives their number.
@@ -257,7 +258,7 @@ async fn f5_t1_o2_a_process_that_stands_still_and_goes_on_doubles_nothing_and_lo
         }
     });
 
-    let driving = Tasks::default();
+    let mut driving = JoinSet::new();
     let mut once = vec![];
     for stage in ["gateway", "classifier", "debouncer", "executor", "dlq-replayer"] {
         let names = |kind: &str, count: usize| -> Vec<String> {
@@ -269,11 +270,11 @@ async fn f5_t1_o2_a_process_that_stands_still_and_goes_on_doubles_nothing_and_lo
             driving.spawn(world.clone().outage(entity, pause));
         }
         // Their wake-ups are due while the process stands still.
-        let quiet = Tasks::default();
+        let mut quiet = JoinSet::new();
         for entity in names("quiet", 8) {
             quiet.spawn(world.clone().failures("quiet", entity));
         }
-        quiet.wait().await;
+        quiet.join_all().await;
         match stage {
             "executor" => {
                 // Calls are under way when it stops.
@@ -318,7 +319,7 @@ async fn f5_t1_o2_a_process_that_stands_still_and_goes_on_doubles_nothing_and_lo
             world.report(&entities, 3, &[Status::Healthy; 2]).await;
         }
     }
-    driving.wait().await;
+    driving.join_all().await;
 
     // What must come, by entity. An entity of `once` may be held instead.
     let delivered = world.delivered.lock().unwrap().clone();

@@ -17,6 +17,7 @@ use holdline_tests::platform::{found_group, group_playbooks};
 use holdline_tests::programs::{Installation, changed_sample, scratch};
 use holdline_tests::sender::{Sender, event};
 use holdline_tests::target::{Call, Target};
+use tokio::task::JoinSet;
 
 const REPLICAS: usize = 3;
 
@@ -64,7 +65,7 @@ async fn commanded(name: &str, playbooks: &Path, commands: usize) -> Installatio
     }
     installation.wait_ready();
     let sender = Sender::new(installation.gateways(), "telephony");
-    let tasks = holdline_stage::run::Tasks::default();
+    let mut tasks = JoinSet::new();
     for chunk in 0..20 {
         let sender = sender.clone();
         tasks.spawn(async move {
@@ -75,7 +76,7 @@ async fn commanded(name: &str, playbooks: &Path, commands: usize) -> Installatio
             }
         });
     }
-    tasks.wait().await;
+    tasks.join_all().await;
     let jetstream = jetstream::new(installation.client("provisioner").await);
     let mut queue = jetstream.get_stream(Topology::default().stream(Stream::Commands)).await.unwrap();
     let began = clock::now();

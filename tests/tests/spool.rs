@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use holdline_stage::clock;
-use holdline_stage::run::Tasks;
 use holdline_tests::programs::{Installation, Running, changed_sample, command, free_address, scratch};
 use holdline_tests::random::Random;
 use holdline_tests::reference::{Delivered, Status, actions};
 use holdline_tests::sender::{Sender, event, sign};
 use holdline_tests::target::Target;
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 /// The platform gives up after this.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -110,7 +110,7 @@ fn history(random: &mut Random, entity: &str, events: usize) -> Vec<Delivered> {
 /// Delivers every history, and holds each answer against the promise: 200, whatever happens to the broker.
 /// Gives the longest time that an answer took, in milliseconds.
 async fn deliver(sender: &Sender, histories: &BTreeMap<String, Vec<Delivered>>, pause: Duration) -> u64 {
-    let tasks = Tasks::default();
+    let mut tasks = JoinSet::new();
     let slowest = Arc::new(AtomicU64::new(0));
     let refused = Arc::new(AtomicU64::new(0));
     for (entity, history) in histories.clone() {
@@ -133,7 +133,7 @@ async fn deliver(sender: &Sender, histories: &BTreeMap<String, Vec<Delivered>>, 
             }
         });
     }
-    tasks.wait().await;
+    tasks.join_all().await;
     assert_eq!(refused.load(Ordering::Relaxed), 0, "requests that were not answered 200");
     slowest.load(Ordering::Relaxed)
 }
@@ -227,7 +227,7 @@ async fn n1_f1_the_gateway_is_killed_while_it_spools_and_starts_again_without_a_
     // Killed again and again with requests under way; what was answered nobody sends again.
     let answered = Arc::new(AtomicU64::new(0));
     for round in 0..4 {
-        let tasks = Tasks::default();
+        let mut tasks = JoinSet::new();
         for lane in 0..16 {
             let (sender, answered) = (sender.clone(), answered.clone());
             tasks.spawn(async move {
@@ -244,7 +244,7 @@ async fn n1_f1_the_gateway_is_killed_while_it_spools_and_starts_again_without_a_
         }
         clock::sleep(Duration::from_millis(700 + 37 * round)).await;
         installation.kill("gateway", 0);
-        tasks.wait().await;
+        tasks.join_all().await;
         installation.spawn("gateway", 0);
         wait_until("the gateway is ready without a broker", || ready(&installation)).await;
         fail(&sender, &format!("b{round}")).await;

@@ -79,6 +79,7 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
     let bus = Bus::connect(Role::Executor, &shell.common.nats, &shell.tasks, &shell.health).await?;
     let playbooks = Playbooks::follow(&bus, &shell, playbook::compile);
     keep_credentials(&playbooks, settings.secrets.clone(), &shell);
+    see_locks(&bus, &shell);
     let time = BrokerTime::follow(&bus, &shell).await?;
     let key =
         shell.common.nats.seed_file.as_deref().map(Token::read).transpose().context("nats.seed_file")?;
@@ -101,6 +102,27 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
     })
     .await;
     Ok(())
+}
+
+/// Tries to read the locks again after this.
+const LOCKS_EVERY: Duration = Duration::from_secs(10);
+
+/// An executor that may not read the locks from the leader makes no call. Users that an earlier version has written for the
+/// broker may not, and a refusal looks like a broker that does not answer.
+fn see_locks(bus: &Bus, shell: &Shell) {
+    let (bus, shell) = (bus.clone(), shell.clone());
+    shell.health.awaiting("locks", "not read yet");
+    shell.tasks.clone().spawn(async move {
+        while let Err(error) = lock::can_be_read(&bus).await {
+            let mend = "if the broker has users, `holdline provision --users` writes what they need";
+            shell.health.missing("locks", format!("cannot be read: {error}; {mend}"));
+            tokio::select! {
+                () = clock::sleep(LOCKS_EVERY) => {}
+                () = shell.tasks.stopping() => return,
+            }
+        }
+        shell.health.present("locks");
+    });
 }
 
 /// An executor that could not act on the platform says so before it has to.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdline_proto::topology::{Bucket, token};
-use holdline_stage::bus::{Bus, Put, StoreError};
-use holdline_stage::clock::{self, Instant};
+use holdline_stage::bus::{Bus, Place, Put, StoreError};
+use holdline_stage::clock::{self, Instant, Moment};
 
 /// A lock runs out this long after its last renewal.
 const TTL: Duration = Duration::from_secs(5);
@@ -24,6 +24,9 @@ const OTHERS_MAX: u64 = 10_000;
 /// A lock that was given back stays as a note for this long, so that taking it again is one step.
 const FREE_KEPT: Duration = Duration::from_secs(60);
 
+/// The key of no lock.
+const NOBODYS: &str = "-";
+
 /// A lock that is held: of an entity, and of what is changed for it if that may be somebody else's as well.
 #[derive(Debug)]
 pub(crate) struct Lock {
@@ -32,7 +35,15 @@ pub(crate) struct Lock {
     holder: String,
     /// The fencing token: the revision at which the first was taken.
     pub(crate) token: u64,
-    renewed: Instant,
+    renewed: Moment,
+}
+
+/// Tries to read from the leader, as has to be done before every call.
+///
+/// # Errors
+/// When the broker does not answer, or not us.
+pub(crate) async fn can_be_read(bus: &Bus) -> Result<(), StoreError> {
+    bus.newest(Bucket::Locks, NOBODYS).await.map(drop)
 }
 
 /// Takes locks, and keeps an eye on those of others.
@@ -58,7 +69,7 @@ impl Locks {
         entity: &str,
         holder: &str,
     ) -> Result<Option<Lock>, StoreError> {
-        let renewed = clock::now();
+        let renewed = Moment::now();
         let taken = self.take_key(bus, token(&[entity]), holder).await?;
         Ok(taken.map(|(key, revision)| Lock {
             held: vec![(key, revision)],
@@ -118,7 +129,7 @@ impl Locks {
 impl Lock {
     /// Keeps it for longer.
     pub(crate) async fn renew(&mut self, bus: &Bus) -> Result<(), StoreError> {
-        let renewed = clock::now();
+        let renewed = Moment::now();
         for (key, revision) in &mut self.held {
             let put = Put { expect: Some(*revision), ttl: Some(TTL), ..Put::default() };
             let holder = Bytes::from(self.holder.clone());
@@ -130,28 +141,28 @@ impl Lock {
 
     /// When it has to be renewed.
     pub(crate) fn renews_in(&self) -> Duration {
-        RENEW_EVERY.saturating_sub(clock::since(self.renewed))
+        RENEW_EVERY.saturating_sub(self.renewed.elapsed())
     }
 
     /// Whether it can be relied on for a call that begins now.
     pub(crate) fn is_sure(&self) -> bool {
-        clock::since(self.renewed) < TTL - RENEW_EVERY
+        self.renewed.elapsed() < TTL - RENEW_EVERY
     }
 
-    /// Whether nobody has taken it, by what the broker's leader has: our own clock may have stood still with us, as on
-    /// a machine that was suspended.
+    /// When it was renewed last, as the broker's leader has it; `None` if it is not ours any more: our own clocks may
+    /// have stood still with us. Unix milliseconds, by the broker's clock.
     ///
     /// # Errors
     /// When the broker does not answer.
-    pub(crate) async fn is_held(&self, bus: &Bus) -> Result<bool, StoreError> {
-        for (key, revision) in &self.held {
-            let found = bus.newest(Bucket::Locks, key).await?;
-            // Numbers may come back with a broker that has crashed: locks are not synced.
-            if found.revision != *revision || found.value.is_none_or(|holder| holder != self.holder) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+    pub(crate) async fn held_since_ms(&self, bus: &Bus) -> Result<Option<i64>, StoreError> {
+        let looks = self.held.iter().map(|(key, _)| bus.newest(Bucket::Locks, key));
+        let found = futures_util::future::try_join_all(looks).await?;
+        // Numbers may come back with a broker that has crashed: locks are not synced.
+        let is_ours = |(place, (_, revision)): (&Place, &(String, u64))| {
+            place.revision == *revision && place.value.as_ref().is_some_and(|value| *value == self.holder)
+        };
+        let all_ours = found.iter().zip(&self.held).all(is_ours);
+        Ok(found.iter().map(|place| place.written_ms).max().filter(|_| all_ours))
     }
 
     /// Gives it back. If that gets lost, it runs out by itself.

@@ -103,7 +103,12 @@ impl Executor {
             }
         }
         let mut following = None;
-        let shown = match self.look(&caller, command, &change, &mut lock, &mut following).await? {
+        let looked = self.look(&caller, command, &change, &mut lock, &mut following).await?;
+        // Else what is there may be what somebody else has brought about since, and no pre-image.
+        if lock.held_since_ms(&self.bus).await?.is_none() {
+            return Ok(self.locked());
+        }
+        let shown = match looked {
             Looked::Shown(shown) => shown,
             Looked::Wait(wait) => return Ok(self.throttled(command, wait, lock).await),
             Looked::Refused(answer) => {

@@ -10,14 +10,14 @@ use holdline_proto::topology::Bucket;
 use holdline_proto::wire;
 use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::{Bus, StoreError};
-use holdline_stage::clock::{self, Instant};
+use holdline_stage::clock::Moment;
 
 /// A command that is stopped is looked at again after this, until its deadline has passed; then it is decided anew.
 pub(crate) const STOPPED_WAIT: Duration = Duration::from_secs(1);
 
 /// Whether a look that began then still says that a call may leave.
-pub(crate) fn is_fresh(looked: Instant) -> bool {
-    clock::since(looked) < Duration::from_millis(SEEN_MS_MAX)
+pub(crate) fn is_fresh(looked: Moment) -> bool {
+    looked.elapsed() < Duration::from_millis(SEEN_MS_MAX)
 }
 
 /// The pause that stops a command now.

@@ -1,11 +1,10 @@
 //! The way of one command, from top to bottom (architecture.md 8).
 //!
-//! Outcome already there? → stopped by people? → lock → earlier calls → still no outcome? → still the incident's latest
-//! decision? → deadline → allowed by people? → budget → turn in the rate window → intent → lock still ours, still not
-//! stopped, still allowed? → lock still sure? → call → outcome → release, acknowledge. A crash between any two lines
-//! leads to one more delivery, which finds out from the intent and the outcome how far this one had got. Who stood still
-//! between any two before the call has his intent or his call refused once somebody else has acted, whatever his clock
-//! says.
+//! Outcome already there? → stopped by people? → lock → earlier calls → still the incident's latest decision? → deadline
+//! → allowed by people? → budget → turn in the rate window → intent → last look: lock still ours, still no outcome, still
+//! not stopped, still allowed? → call → outcome → release, acknowledge. A crash between any two lines leads to one more
+//! delivery, which finds out from the intent and the outcome how far this one had got. Who stood still between any two
+//! is refused his intent, his call, or to say that nothing was done, once somebody else has acted, whatever his clock says.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +27,7 @@ use holdline_proto::topology::{Bucket, Role, Stream};
 use holdline_proto::wire;
 use holdline_stage::broker_time::BrokerTime;
 use holdline_stage::bus::{Bus, StoreError};
-use holdline_stage::clock;
+use holdline_stage::clock::{self, Moment};
 use holdline_stage::crash::{self, Point};
 use holdline_stage::dead_letter;
 use holdline_stage::playbooks::{Playbooks, SetError};
@@ -157,8 +156,6 @@ impl Executor {
             }
         }
         if self.is_late(command) {
-            // Somebody else may have called since, and now nobody does any more.
-            let earlier = intent::earlier(&self.bus, command).await?;
             let done = Done::Expired { perhaps_done: earlier.perhaps_done };
             return self.report(command, done, earlier.attempts, lock).await;
         }
@@ -422,17 +419,9 @@ impl Executor {
         let leaves = loop {
             // A look that is young enough serves the next turn as well: it may take longer than a turn is told ahead.
             if looked.is_none_or(|looked| !pauses::is_fresh(looked)) {
-                looked = Some(clock::now());
-                let looks =
-                    tokio::join!(pauses::stopping(&self.bus, &self.time, command), lock.is_held(&self.bus));
-                match looks {
-                    (Ok(None), Ok(true)) if self.is_still_allowed(command).await => {}
-                    (Ok(_), Ok(_)) => break false,
-                    (Err(error), _) | (_, Err(error)) => {
-                        let entity = &command.key.entity;
-                        tracing::warn!(entity, "whether a call may still leave is not known: {error}");
-                        break false;
-                    }
+                looked = Some(Moment::now());
+                if !self.last_look(command, &lock).await {
+                    break false;
                 }
             }
             turn.come().await;
@@ -474,7 +463,31 @@ impl Executor {
         Ok(Some((next, intent, revision, lock)))
     }
 
-    /// The synced truth about a command: once it stands, the command is done whatever else is lost.
+    /// Whether a call may leave now, as far as others have a say in that; all of it from the leader.
+    async fn last_look(&self, command: &Command, lock: &Lock) -> bool {
+        let issue = command.issue_key();
+        let looks = async {
+            tokio::try_join!(
+                pauses::stopping(&self.bus, &self.time, command),
+                lock.held_since_ms(&self.bus),
+                self.outcome_under(command, &issue)
+            )
+        };
+        let (looked, is_allowed) = tokio::join!(looks, self.is_still_allowed(command));
+        match looked {
+            // Not by our idea of the broker's clock, which may have stood still with us.
+            Ok((None, Some(held_since_ms), None)) => is_allowed && held_since_ms <= command.deadline_ms,
+            Ok(_) => false,
+            Err(error) => {
+                let entity = &command.key.entity;
+                tracing::warn!(entity, "whether a call may still leave is not known: {error}");
+                false
+            }
+        }
+    }
+
+    /// What comes of a command other than by a call that was carried out, if nobody else may have made one since its
+    /// earlier calls were looked at.
     pub(crate) async fn report(
         &self,
         command: &Command,
@@ -482,10 +495,14 @@ impl Executor {
         attempts: u32,
         lock: Lock,
     ) -> Result<Answer, StoreError> {
+        if lock.held_since_ms(&self.bus).await?.is_none() {
+            return Ok(self.locked());
+        }
         self.report_with(command, result, attempts, None, lock).await
     }
 
-    /// The same, with where the time went.
+    /// The synced truth about a command, with where the time went: once it stands, the command is done whatever else is
+    /// lost.
     async fn report_with(
         &self,
         command: &Command,
@@ -539,10 +556,8 @@ impl Executor {
         key: &str,
         outcome: &Outcome,
     ) -> Result<(), StoreError> {
-        let message = PublishMessage::build()
-            .message_id(format!("outcome-{key}"))
-            .expected_last_subject_sequence(0)
-            .payload(wire::encode(outcome).into());
+        let message =
+            PublishMessage::build().expected_last_subject_sequence(0).payload(wire::encode(outcome).into());
         let subject = self.bus.topology().outcome(command.partition, key);
         self.bus.publish(message.outbound_message(subject)).await?;
         tracing::info!(

@@ -222,8 +222,12 @@ impl Executor {
             if let Some((mut entry, acted_ms)) = undone
                 && let Some(known) = entry.known.take().filter(|known| known.relying.is_empty())
             {
-                let known = if has_worked { known.proven(acted_ms) } else { known.not_undone() };
-                kept::write(&self.bus, &entry, known).await?;
+                match has_worked {
+                    // Who has begun to change it anew writes that, and is not to be got in the way of.
+                    true if known.undone_ms.is_none() || !known.begun.is_empty() => {}
+                    true => drop(kept::write(&self.bus, &entry, known.proven(acted_ms)).await?),
+                    false => drop(kept::write(&self.bus, &entry, known.not_undone()).await?),
+                }
             }
             if !has_worked {
                 let reason = format!("it was carried out, and is not seen to have worked: {seen}");

@@ -8,7 +8,10 @@ pub use tokio::time::Instant;
 /// The wall clock. Unix milliseconds.
 pub fn wall_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX)).saturating_add(shift_ms())
+    let wall_ms = since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
+    #[cfg(debug_assertions)]
+    let wall_ms = wall_ms.saturating_sub(frozen::for_ms());
+    wall_ms.saturating_add(shift_ms())
 }
 
 /// How far a test has put this process's clock off (F10): `HOLDLINE_CLOCK_SHIFT_MS`. A release build has no such
@@ -35,7 +38,7 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// This process stood still for so long, and its monotonic clock with it, as on a machine that is suspended.
+/// This process stood still for so long, and its clocks with it, as a guest of a machine that was suspended.
 #[cfg(debug_assertions)]
 pub(crate) fn stood_still(time: Duration) {
     frozen::add(time);
@@ -52,6 +55,10 @@ mod frozen {
         FOR_MS.fetch_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
+    pub(super) fn for_ms() -> i64 {
+        i64::try_from(FOR_MS.load(Ordering::SeqCst)).unwrap_or(i64::MAX)
+    }
+
     pub(super) fn without(now: super::Instant) -> super::Instant {
         let frozen = Duration::from_millis(FOR_MS.load(Ordering::SeqCst));
         now.checked_sub(frozen).unwrap_or(now)
@@ -63,7 +70,48 @@ pub fn since(then: Instant) -> Duration {
     now().saturating_duration_since(then)
 }
 
+/// A moment by both clocks: the monotonic one stands still while a machine is suspended, and the wall clock may be set.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    at: Instant,
+    wall_ms: i64,
+}
+
+impl Moment {
+    /// This one.
+    pub fn now() -> Moment {
+        Moment { at: now(), wall_ms: wall_ms() }
+    }
+
+    /// The time since then, by the clock that says more: for what must not be relied on for too long.
+    pub fn elapsed(self) -> Duration {
+        longer(since(self.at), wall_ms().saturating_sub(self.wall_ms))
+    }
+}
+
+fn longer(monotonic: Duration, wall_ms: i64) -> Duration {
+    monotonic.max(Duration::from_millis(u64::try_from(wall_ms).unwrap_or(0)))
+}
+
 /// Waits.
 pub async fn sleep(time: Duration) {
     tokio::time::sleep(time).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_that_says_more_tells_how_old_something_is() {
+        let check = |monotonic_ms, wall_ms, expected_ms| {
+            let told = longer(Duration::from_millis(monotonic_ms), wall_ms);
+            assert_eq!(told, Duration::from_millis(expected_ms), "{monotonic_ms} {wall_ms}");
+        };
+        check(100, 100, 100);
+        // The machine was suspended.
+        check(100, 60_100, 60_100);
+        // The wall clock was set back.
+        check(100, -60_000, 100);
+    }
 }

@@ -78,7 +78,10 @@ pub(crate) struct State {
     parked: Vec<usize>,
     /// A revert left.
     reverting: bool,
-    /// A call left that a later one had withdrawn, or without its lock, or late.
+    /// A call left whose outcome stood, or that a later one had withdrawn, or without its lock, or late.
+    ended: bool,
+    /// Something was said not to be done that had been.
+    denied: bool,
     withdrawn: bool,
     unlocked: bool,
     late: bool,
@@ -123,6 +126,15 @@ pub(crate) enum Line {
     Report(What),
 }
 
+/// What may happen to an executor on its way to the intent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Meets {
+    /// It stands still before a line, and its lock runs out. Its clock may stand still with it.
+    Stall(Line, Clock),
+    /// A budget is spent just now.
+    Refusal,
+}
+
 /// The clock of an executor that stands still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Clock {
@@ -136,6 +148,7 @@ pub(crate) enum What {
     Withdrawn,
     Expired,
     Held,
+    Refused,
     /// What this answer means.
     Answer(usize),
 }
@@ -147,12 +160,11 @@ pub(crate) enum Action {
         executor: usize,
         issue: usize,
     },
-    /// On to the intent; or an executor stands still before a line, and its lock runs out. Its clock may stand still
-    /// with it.
+    /// On to the intent, unless something comes between.
     Take {
         executor: usize,
         issue: usize,
-        stalls: Option<(Line, Clock)>,
+        meets: Option<Meets>,
     },
     Work {
         executor: usize,
@@ -231,7 +243,9 @@ impl Executing {
         let held = state.lock == Some(executor) || self.without(Guard::HeldLock);
         let sure = work.lock != Held::No && held || self.without(Guard::LastLook);
         let stopped = self.is_stopped(state, work.issue) && !self.without(Guard::Pauses);
-        sure && !stopped && !self.is_late(state, work.issue)
+        let unasked = self.without(Guard::LastOutcome) || self.without(Guard::DecisionNumber);
+        let ended = state.reported.contains(&work.issue) && !unasked;
+        sure && !ended && !stopped && !self.is_late(state, work.issue)
     }
 
     /// Issues that an idle executor may be handed. What is stopped comes back later: it is as good as not delivered.
@@ -252,7 +266,7 @@ impl Executing {
             steps.push(Action::Show);
         }
         for (executor, issue) in self.taking(state) {
-            steps.push(Action::Take { executor, issue, stalls: None });
+            steps.push(Action::Take { executor, issue, meets: None });
         }
         for (executor, work) in state.work.iter().enumerate() {
             match work {
@@ -297,9 +311,10 @@ impl Executing {
         for (executor, issue) in self.taking(state) {
             for line in [Line::Weigh, Line::Look, Line::Intend] {
                 for clock in [Clock::GoesOn, Clock::StandsStill] {
-                    faults.push(Action::Take { executor, issue, stalls: Some((line, clock)) });
+                    faults.push(Action::Take { executor, issue, meets: Some(Meets::Stall(line, clock)) });
                 }
             }
+            faults.push(Action::Take { executor, issue, meets: Some(Meets::Refusal) });
         }
         for (executor, work) in state.work.iter().enumerate() {
             let Some(work) = work else { continue };
@@ -431,7 +446,6 @@ impl Executing {
                 if work.line != Line::Intend {
                     // It is withdrawn.
                 } else if self.is_late(state, work.issue) {
-                    self.weigh(state, &mut work, &command);
                     Self::report(&mut work, What::Expired);
                 } else if work.perhaps_done && !self.idempotent {
                     Self::park(state, work.issue);
@@ -479,6 +493,7 @@ impl Executing {
                     What::Withdrawn => Done::Withdrawn { reason: String::new() },
                     What::Expired => Done::Expired { perhaps_done: work.perhaps_done },
                     What::Held => Done::Held { reason: String::new() },
+                    What::Refused => Done::Failed { reason: String::new(), perhaps_done: work.perhaps_done },
                     What::Answer(answer) => {
                         let said = &self.answers[answer].0;
                         match judge(said, work.attempts, self.idempotent, work.perhaps_done) {
@@ -489,6 +504,17 @@ impl Executing {
                         }
                     }
                 };
+                let is_held = state.lock == Some(executor) || self.without(Guard::HeldReport);
+                // An outcome stands once.
+                if !is_held && !matches!(done, Done::Carried { .. }) || state.reported.contains(&work.issue) {
+                    return Self::forget(state, executor);
+                }
+                if let Done::Failed { perhaps_done: false, .. }
+                | Done::Expired { perhaps_done: false }
+                | Done::Withdrawn { .. } = done
+                {
+                    state.denied |= state.effects.contains_key(&self.effect(&command));
+                }
                 // What may have been done is undone, whether it was or not.
                 state.troubled |= !matches!(
                     done,
@@ -509,23 +535,29 @@ impl Executing {
         state.parked.sort_unstable();
     }
 
+    /// What a command has the target do: its direction and idempotency key.
+    fn effect(&self, command: &Command) -> (bool, String) {
+        let Doing::Webhook(webhook) = &self.book.0.actions[&command.action].what else {
+            panic!("the model's actions are webhooks")
+        };
+        let headers = request(webhook, command).unwrap().headers.into_iter();
+        let key = headers.filter(|(name, _)| name == IDEMPOTENCY_HEADER).map(|(_, key)| key).next().unwrap();
+        (command.direction == Direction::Revert, key)
+    }
+
     /// A call leaves.
     fn call(&self, state: &mut State, executor: usize, answer: usize) {
         let Some(work) = &mut state.work[executor] else { return };
         let command = &state.debouncer.issued[work.issue];
-        let reverts = command.direction == Direction::Revert;
+        let (reverts, effect) = (command.direction == Direction::Revert, self.effect(command));
         state.unlocked |= state.lock != Some(executor);
+        state.ended |= state.reported.contains(&work.issue);
         state.late |= state.now_ms > command.deadline_ms;
         state.unstopped |= state.stopped;
         state.withdrawn |= state.reverting && !reverts;
         state.reverting |= reverts;
-        let Doing::Webhook(webhook) = &self.book.0.actions[&command.action].what else {
-            panic!("the model's actions are webhooks")
-        };
-        let request = request(webhook, command).unwrap();
-        let (_, key) = request.headers.into_iter().find(|(name, _)| name == IDEMPOTENCY_HEADER).unwrap();
         if self.answers[answer].1 {
-            let seen = state.effects.entry((reverts, key)).or_default();
+            let seen = state.effects.entry(effect).or_default();
             *seen = if self.idempotent { 1 } else { *seen + 1 };
         }
         work.line = Line::Judge { answer };
@@ -566,6 +598,8 @@ impl Model for Executing {
             effects: BTreeMap::new(),
             parked: vec![],
             reverting: false,
+            ended: false,
+            denied: false,
             withdrawn: false,
             unlocked: false,
             late: false,
@@ -596,20 +630,30 @@ impl Model for Executing {
         let mut state = before.clone();
         match action {
             Action::Deliver { executor, issue } => state.work[executor] = Some(delivered(issue)),
-            Action::Take { executor, issue, stalls } => {
+            Action::Take { executor, issue, meets } => {
                 state.work[executor] = Some(delivered(issue));
                 self.work(&mut state, executor);
-                let (stalls, clock) = stalls.unzip();
+                let stop = match meets {
+                    Some(Meets::Stall(line, _)) => Some(line),
+                    Some(Meets::Refusal) => Some(Line::Intend),
+                    None => None,
+                };
                 let passes = |work: &Work| {
-                    matches!(work.line, Line::Weigh | Line::Look | Line::Intend) && Some(work.line) != stalls
+                    matches!(work.line, Line::Weigh | Line::Look | Line::Intend) && Some(work.line) != stop
                 };
                 while state.work[executor].as_ref().is_some_and(passes) {
                     self.work(&mut state, executor);
                 }
-                if let Some(clock) = clock {
+                if let Some(meets) = meets {
                     // It did not get as far as that.
-                    let mut work = state.work[executor].filter(|work| Some(work.line) == stalls)?;
-                    Self::stall(&mut state, executor, &mut work, clock);
+                    let mut work = state.work[executor].filter(|work| Some(work.line) == stop)?;
+                    match meets {
+                        Meets::Stall(_, clock) => Self::stall(&mut state, executor, &mut work, clock),
+                        Meets::Refusal => {
+                            Self::park(&mut state, issue);
+                            Self::report(&mut work, What::Refused);
+                        }
+                    }
                     state.work[executor] = Some(work);
                     state.faults -= 1;
                 }
@@ -664,6 +708,8 @@ impl Model for Executing {
             Property::always("O2 no call leaves without its lock", |_, state: &State| !state.unlocked),
             Property::always("A7 no call leaves while it is stopped", |_, state: &State| !state.unstopped),
             Property::always("O2 one executor at a time", one_at_a_time),
+            Property::always("O2 nothing leaves whose outcome stands", |_, state: &State| !state.ended),
+            Property::always("E9 nothing is said not to be done that was", |_, state: &State| !state.denied),
             Property::always("O2 nothing withdrawn leaves", |_, state: &State| !state.withdrawn),
             Property::always("L2 nothing late leaves", |_, state: &State| !state.late),
             Property::always("N4 acknowledged last", acknowledged_last),

@@ -48,8 +48,13 @@ pub(crate) enum Guard {
     HeldLock,
     /// What people have stopped is looked at once more before a call leaves. Without: only when a command is taken.
     Pauses,
-    /// A command is held against its incident's decision number. Without: it is always the latest.
+    /// A command is held against its incident's decision number, and in the last look against its outcome: one of them
+    /// would do. Without: against neither.
     DecisionNumber,
+    /// Who has lost the lock says nothing but that something was carried out. Without: what he has seen last.
+    HeldReport,
+    /// Whether its outcome stands is looked at once more before a call leaves. Without: only when a command is taken.
+    LastOutcome,
     /// An intent says that an earlier call may have left. Without: nobody looks.
     EarlierIntent,
     /// An intent is written by compare-and-set, so that the holder of an old lock is refused. Without: it is
@@ -107,7 +112,7 @@ pub(crate) enum Guard {
 
 impl Guard {
     /// Every guard: the mutants walk this list.
-    pub(crate) const ALL: [Guard; 49] = [
+    pub(crate) const ALL: [Guard; 51] = [
         Guard::DedupClaim,
         Guard::ClaimInRecord,
         Guard::RecordFence,
@@ -131,6 +136,8 @@ impl Guard {
         Guard::HeldLock,
         Guard::Pauses,
         Guard::DecisionNumber,
+        Guard::LastOutcome,
+        Guard::HeldReport,
         Guard::EarlierIntent,
         Guard::IntentFence,
         Guard::IntentFirst,
@@ -180,6 +187,8 @@ impl Guard {
             Guard::Lock => "O2 one executor at a time",
             Guard::LastLook | Guard::HeldLock => "O2 no call leaves without its lock",
             Guard::Pauses => "A7 no call leaves while it is stopped",
+            Guard::LastOutcome => "O2 nothing leaves whose outcome stands",
+            Guard::HeldReport => "E9 nothing is said not to be done that was",
             Guard::DecisionNumber => "O2 nothing withdrawn leaves",
             Guard::EarlierIntent | Guard::IntentFence | Guard::IntentFirst => {
                 "T1 one effect per incident and direction"
