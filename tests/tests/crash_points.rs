@@ -233,7 +233,10 @@ impl World {
         let began = clock::now();
         while began.elapsed() < SETTLE_MAX {
             // Another point may have the broker away.
-            let Ok(dead) = jetstream.get_stream("DEAD").await else { continue };
+            let Ok(dead) = jetstream.get_stream("DEAD").await else {
+                clock::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
             let last = dead.cached_info().state.last_sequence;
             for number in 1..=last {
                 let Ok(message) = dead.get_raw_message(number).await else { continue };

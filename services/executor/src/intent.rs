@@ -29,12 +29,13 @@ fn key(command: &Command) -> String {
     }
 }
 
-/// Looks for earlier calls of a command.
+/// Looks for earlier calls of a command; at the leader, because a replica that lags would have it said that nothing was
+/// called.
 ///
 /// # Errors
 /// When the broker does not answer.
 pub(crate) async fn earlier(bus: &Bus, command: &Command) -> Result<Earlier, StoreError> {
-    let place = bus.place(Bucket::Intents, &key(command)).await?;
+    let place = bus.newest(Bucket::Intents, &key(command)).await?;
     let fresh = Earlier { revision: place.revision, ..Earlier::default() };
     let Some(value) = place.value else { return Ok(fresh) };
     let intent: Intent = match wire::decode(&value) {

@@ -33,7 +33,7 @@ use holdline_stage::bus::Bus;
 use holdline_stage::clock;
 use holdline_stage::playbooks::Playbooks;
 use holdline_stage::queue;
-use holdline_stage::run::Shell;
+use holdline_stage::run::{Shell, Stopped};
 use holdline_stage::secret::{Lookup, environment};
 use holdline_stage::settings::Reader;
 use holdline_stage::token::Token;
@@ -77,9 +77,9 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
     // Two crypto providers are never compiled in, but reqwest wants to be told all the same.
     rustls::crypto::ring::default_provider().install_default().ok();
     let bus = Bus::connect(Role::Executor, &shell.common.nats, &shell.tasks, &shell.health).await?;
+    see_locks(&bus, &shell).await?;
     let playbooks = Playbooks::follow(&bus, &shell, playbook::compile);
     keep_credentials(&playbooks, settings.secrets.clone(), &shell);
-    see_locks(&bus, &shell);
     let time = BrokerTime::follow(&bus, &shell).await?;
     let key =
         shell.common.nats.seed_file.as_deref().map(Token::read).transpose().context("nats.seed_file")?;
@@ -105,24 +105,22 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
 }
 
 /// Tries to read the locks again after this.
-const LOCKS_EVERY: Duration = Duration::from_secs(10);
+const LOCKS_EVERY: Duration = Duration::from_secs(1);
 
-/// An executor that may not read the locks from the leader makes no call. Users that an earlier version has written for the
-/// broker may not, and a refusal looks like a broker that does not answer.
-fn see_locks(bus: &Bus, shell: &Shell) {
-    let (bus, shell) = (bus.clone(), shell.clone());
+/// Waits until the locks can be read from the leader, loudly: without that no call leaves. Users that an earlier version
+/// has written for the broker may not, and a refusal looks like a broker that does not answer.
+async fn see_locks(bus: &Bus, shell: &Shell) -> anyhow::Result<()> {
     shell.health.awaiting("locks", "not read yet");
-    shell.tasks.clone().spawn(async move {
-        while let Err(error) = lock::can_be_read(&bus).await {
-            let mend = "if the broker has users, `holdline provision --users` writes what they need";
-            shell.health.missing("locks", format!("cannot be read: {error}; {mend}"));
-            tokio::select! {
-                () = clock::sleep(LOCKS_EVERY) => {}
-                () = shell.tasks.stopping() => return,
-            }
+    while let Err(error) = lock::can_be_read(bus).await {
+        let mend = "if the broker has users, `holdline provision --users` writes what they need";
+        shell.health.missing("locks", format!("cannot be read: {error}; {mend}"));
+        tokio::select! {
+            () = clock::sleep(LOCKS_EVERY) => {}
+            () = shell.tasks.stopping() => return Err(Stopped("the locks were read").into()),
         }
-        shell.health.present("locks");
-    });
+    }
+    shell.health.present("locks");
+    Ok(())
 }
 
 /// An executor that could not act on the platform says so before it has to.

@@ -30,8 +30,8 @@ const NOBODYS: &str = "-";
 /// A lock that is held: of an entity, and of what is changed for it if that may be somebody else's as well.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    /// Keys and revisions, in the order in which they were taken.
-    held: Vec<(String, u64)>,
+    /// In the order in which they were taken.
+    held: Vec<Held>,
     holder: String,
     /// The fencing token: the revision at which the first was taken.
     pub(crate) token: u64,
@@ -44,6 +44,15 @@ pub(crate) struct Lock {
 /// When the broker does not answer, or not us.
 pub(crate) async fn can_be_read(bus: &Bus) -> Result<(), StoreError> {
     bus.newest(Bucket::Locks, NOBODYS).await.map(drop)
+}
+
+#[derive(Debug)]
+struct Held {
+    key: String,
+    /// What the last write of ours led to, as far as it was answered.
+    revision: u64,
+    /// No other taking has the same.
+    value: Bytes,
 }
 
 /// Takes locks, and keeps an eye on those of others.
@@ -71,12 +80,7 @@ impl Locks {
     ) -> Result<Option<Lock>, StoreError> {
         let renewed = Moment::now();
         let taken = self.take_key(bus, token(&[entity]), holder).await?;
-        Ok(taken.map(|(key, revision)| Lock {
-            held: vec![(key, revision)],
-            holder: holder.into(),
-            token: revision,
-            renewed,
-        }))
+        Ok(taken.map(|held| Lock { token: held.revision, held: vec![held], holder: holder.into(), renewed }))
     }
 
     /// Takes the lock of what is changed besides; `false` while somebody else has it.
@@ -92,12 +96,7 @@ impl Locks {
         Ok(is_taken)
     }
 
-    async fn take_key(
-        &self,
-        bus: &Bus,
-        key: String,
-        holder: &str,
-    ) -> Result<Option<(String, u64)>, StoreError> {
+    async fn take_key(&self, bus: &Bus, key: String, holder: &str) -> Result<Option<Held>, StoreError> {
         let found = bus.place(Bucket::Locks, &key).await?;
         let held = found.value.is_some_and(|holder| !holder.is_empty());
         if held && !self.is_dead(&key, found.revision) {
@@ -107,8 +106,9 @@ impl Locks {
             tracing::error!(key, "the lock {key} is there and nobody renews it; taking it over");
         }
         let put = Put { expect: Some(found.revision), ttl: Some(TTL), ..Put::default() };
-        match bus.put(Bucket::Locks, &key, Bytes::from(holder.to_string()), put).await {
-            Ok(revision) => Ok(Some((key, revision))),
+        let value = Bytes::from(format!("{holder} after {}", found.revision));
+        match bus.put(Bucket::Locks, &key, value.clone(), put).await {
+            Ok(revision) => Ok(Some(Held { key, revision, value })),
             Err(StoreError::Fenced) => Ok(None),
             Err(error) => Err(error),
         }
@@ -130,10 +130,8 @@ impl Lock {
     /// Keeps it for longer.
     pub(crate) async fn renew(&mut self, bus: &Bus) -> Result<(), StoreError> {
         let renewed = Moment::now();
-        for (key, revision) in &mut self.held {
-            let put = Put { expect: Some(*revision), ttl: Some(TTL), ..Put::default() };
-            let holder = Bytes::from(self.holder.clone());
-            *revision = bus.put(Bucket::Locks, key, holder, put).await?;
+        for held in &mut self.held {
+            held.renew(bus).await?;
         }
         self.renewed = renewed;
         Ok(())
@@ -155,23 +153,45 @@ impl Lock {
     /// # Errors
     /// When the broker does not answer.
     pub(crate) async fn held_since_ms(&self, bus: &Bus) -> Result<Option<i64>, StoreError> {
-        let looks = self.held.iter().map(|(key, _)| bus.newest(Bucket::Locks, key));
+        let looks = self.held.iter().map(|held| bus.newest(Bucket::Locks, &held.key));
         let found = futures_util::future::try_join_all(looks).await?;
-        // Numbers may come back with a broker that has crashed: locks are not synced.
-        let is_ours = |(place, (_, revision)): (&Place, &(String, u64))| {
-            place.revision == *revision && place.value.as_ref().is_some_and(|value| *value == self.holder)
-        };
-        let all_ours = found.iter().zip(&self.held).all(is_ours);
+        let all_ours = found.iter().zip(&self.held).all(|(place, held)| held.is_ours(place));
         Ok(found.iter().map(|place| place.written_ms).max().filter(|_| all_ours))
     }
 
     /// Gives it back. If that gets lost, it runs out by itself.
     pub(crate) async fn release(self, bus: &Bus) {
-        for (key, revision) in self.held.iter().rev() {
+        for Held { key, revision, .. } in self.held.iter().rev() {
             let put = Put { expect: Some(*revision), ttl: Some(FREE_KEPT), ..Put::default() };
             if let Err(error) = bus.put(Bucket::Locks, key, Bytes::new(), put).await {
                 tracing::debug!("a lock is left to run out: {error}");
             }
         }
+    }
+}
+
+impl Held {
+    fn is_ours(&self, place: &Place) -> bool {
+        place.value.as_ref() == Some(&self.value)
+    }
+
+    async fn renew(&mut self, bus: &Bus) -> Result<(), StoreError> {
+        let again = |revision| {
+            let put = Put { expect: Some(revision), ttl: Some(TTL), ..Put::default() };
+            bus.put(Bucket::Locks, &self.key, self.value.clone(), put)
+        };
+        self.revision = match again(self.revision).await {
+            Ok(revision) => revision,
+            // Perhaps by a renewal of our own whose answer was lost.
+            Err(StoreError::Fenced) => {
+                let found = bus.newest(Bucket::Locks, &self.key).await?;
+                if !self.is_ours(&found) {
+                    return Err(StoreError::Fenced);
+                }
+                again(found.revision).await?
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(())
     }
 }

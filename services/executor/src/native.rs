@@ -63,11 +63,11 @@ impl Executor {
         });
         let Some(caller) = found else {
             let reason = format!("the set {} has no client for {}", command.playbooks, command.action);
-            return self.cannot(work, command, reason, Some(lock)).await;
+            return self.cannot(work, command, reason, earlier, lock).await;
         };
         let change = match execute::change(native, command) {
             Ok(change) => change,
-            Err(reason) => return self.cannot(work, command, reason, Some(lock)).await,
+            Err(reason) => return self.cannot(work, command, reason, earlier, lock).await,
         };
         // Other entities may want the same of it, or something else.
         if let Some(object) = change.object()
@@ -105,9 +105,10 @@ impl Executor {
         let mut following = None;
         let looked = self.look(&caller, command, &change, &mut lock, &mut following).await?;
         // Else what is there may be what somebody else has brought about since, and no pre-image.
-        if lock.held_since_ms(&self.bus).await?.is_none() {
-            return Ok(self.locked());
-        }
+        let mut lock = match self.held_still(lock).await? {
+            Ok(lock) => lock,
+            Err(answer) => return Ok(answer),
+        };
         let shown = match looked {
             Looked::Shown(shown) => shown,
             Looked::Wait(wait) => return Ok(self.throttled(command, wait, lock).await),
@@ -147,7 +148,7 @@ impl Executor {
             let reason = format!(
                 "of {BEGUN_MAX} remedies that want the same it is not known whether they are through"
             );
-            return self.cannot(work, command, reason, Some(lock)).await;
+            return self.cannot(work, command, reason, earlier, lock).await;
         }
         // Who is never undone would keep all others from being undone.
         let relies = set.rules(&command.key).is_some_and(|rules| rules.revert.undo);

@@ -1,10 +1,11 @@
 //! The way of one command, from top to bottom (architecture.md 8).
 //!
-//! Outcome already there? → stopped by people? → lock → earlier calls → still the incident's latest decision? → deadline
-//! → allowed by people? → budget → turn in the rate window → intent → last look: lock still ours, still no outcome, still
-//! not stopped, still allowed? → call → outcome → release, acknowledge. A crash between any two lines leads to one more
-//! delivery, which finds out from the intent and the outcome how far this one had got. Who stood still between any two
-//! is refused his intent, his call, or to say that nothing was done, once somebody else has acted, whatever his clock says.
+//! Outcome already there? → stopped by people? → lock → earlier calls → still no outcome, still the incident's latest
+//! decision? → deadline → allowed by people? → budget → turn in the rate window → intent → last look: lock still ours,
+//! still not stopped, still allowed? → call → outcome → release, acknowledge. A crash between any two lines leads to one
+//! more delivery, which finds out from the intent and the outcome how far this one had got. Who stood still between any
+//! two is refused his intent, his call, or to say that nothing was done, once somebody else has acted, whatever his clock
+//! says.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,9 +108,8 @@ impl Executor {
             return self.follow_up(work, &command, &outcome).await;
         }
         let set = match self.playbooks.by_hash(&command.playbooks).await {
-            Ok(set) => set,
             Err(SetError::Unreachable(error)) => return Err(error),
-            Err(error) => return self.cannot(work, &command, error.to_string(), None).await,
+            known => known.map_err(|error| error.to_string()),
         };
         if let Some(pause) = pauses::stopping(&self.bus, &self.time, &command).await?
             && !self.is_late(&command)
@@ -121,7 +121,7 @@ impl Executor {
             return Ok(Answer::Later(LOCKED_WAIT));
         };
         crash::point(Point::AfterLock);
-        self.act(work, &command, &set, lock).await
+        self.act(work, &command, set, lock).await
     }
 
     /// With the entity to ourselves.
@@ -129,18 +129,27 @@ impl Executor {
         &self,
         work: &Work,
         command: &Command,
-        set: &Arc<Set>,
+        set: Result<Arc<Set>, String>,
         lock: Lock,
     ) -> Result<Answer, StoreError> {
         // First of all, so that whoever acts after this look has our intent refused.
         let earlier = intent::earlier(&self.bus, command).await?;
         crash::point(Point::BetweenLooks);
-        // Whoever had the lock before may have carried it out, and reported, since this delivery was taken.
-        if earlier.perhaps_done && self.outcome_under(command, &command.issue_key()).await?.is_some() {
+        let issue = command.issue_key();
+        let looks = tokio::try_join!(self.outcome_under(command, &issue), self.standing(command));
+        let (outcome, standing) = match looks {
+            Ok(looks) => looks,
+            Err(error) => {
+                lock.release(&self.bus).await;
+                return Err(error);
+            }
+        };
+        // Whoever had the lock before may have reported since this delivery was taken.
+        if outcome.is_some() {
             lock.release(&self.bus).await;
             return Ok(self.locked());
         }
-        match self.standing(command).await? {
+        match standing {
             Standing::Current => {}
             // People are told of what is held, whatever was decided since.
             _ if command.direction == Direction::Page => {}
@@ -159,16 +168,20 @@ impl Executor {
             let done = Done::Expired { perhaps_done: earlier.perhaps_done };
             return self.report(command, done, earlier.attempts, lock).await;
         }
+        let set = match &set {
+            Ok(set) => set,
+            Err(reason) => return self.cannot(work, command, reason.clone(), earlier, lock).await,
+        };
         let Some(action) = set.actions.get(&command.action) else {
             let reason = format!("the set {} has no action {}", command.playbooks, command.action);
-            return self.cannot(work, command, reason, Some(lock)).await;
+            return self.cannot(work, command, reason, earlier, lock).await;
         };
         // An intent without an answer: a call may have left before a crash.
         if earlier.perhaps_done && !action.may_be_repeated() {
             let reason = "an earlier call may have happened, and this target must not be asked twice";
-            let attempts = earlier.attempts;
-            self.park(work, DeadLetter { reason: reason.into(), attempts, ..DeadLetter::default() }).await?;
-            return self.report(command, Done::Held { reason: reason.into() }, attempts, lock).await;
+            let (reason, attempts) = (reason.to_string(), earlier.attempts);
+            let letter = DeadLetter { reason: reason.clone(), attempts, ..DeadLetter::default() };
+            return self.park_and_report(work, command, letter, Done::Held { reason }, lock).await;
         }
         if set
             .playbooks
@@ -176,7 +189,7 @@ impl Executor {
             .is_none_or(|playbook| !execute::belongs(playbook, command))
         {
             let reason = format!("{} is no {} of {}", command.action, command.direction, command.key.lane);
-            return self.cannot(work, command, reason, Some(lock)).await;
+            return self.cannot(work, command, reason, earlier, lock).await;
         }
         let allowing = match self.allowing(command, set) {
             Ok(allowing) => allowing,
@@ -196,14 +209,9 @@ impl Executor {
             Word::Allowed(approval) => Command { approval, ..command.clone() },
             Word::Awaited(done) => return self.report(command, done, earlier.attempts, lock).await,
             // Asked for again with `holdline dlq replay`.
-            Word::Denied(reason) => {
-                let attempts = earlier.attempts;
-                self.park(work, DeadLetter { reason: reason.clone(), attempts, ..DeadLetter::default() })
-                    .await?;
-                let done = Done::Failed { reason, perhaps_done: earlier.perhaps_done };
-                return self.report(command, done, earlier.attempts, lock).await;
+            Word::Denied(reason) | Word::Unaskable(reason) => {
+                return self.cannot(work, command, reason, earlier, lock).await;
             }
-            Word::Unaskable(reason) => return self.cannot(work, command, reason, Some(lock)).await,
         };
         let taken = match budget::take(&self.bus, &self.time, &allowing, command, earlier, &lock).await {
             Ok(taken) => taken,
@@ -213,10 +221,7 @@ impl Executor {
             }
         };
         if let Err(reason) = taken {
-            let attempts = earlier.attempts;
-            self.park(work, DeadLetter { reason: reason.clone(), attempts, ..DeadLetter::default() }).await?;
-            let done = Done::Failed { reason, perhaps_done: earlier.perhaps_done };
-            return self.report(command, done, attempts, lock).await;
+            return self.cannot(work, command, reason, earlier, lock).await;
         }
         match &action.what {
             Doing::Webhook(webhook) => self.send(work, command, set, webhook, earlier, lock).await,
@@ -239,7 +244,7 @@ impl Executor {
             .and_then(|request| Destination::of(&request.url, set).map(|destination| (request, destination)));
         let (mut request, destination) = match prepared {
             Ok(prepared) => prepared,
-            Err(reason) => return self.cannot(work, command, reason, Some(lock)).await,
+            Err(reason) => return self.cannot(work, command, reason, earlier, lock).await,
         };
         // A Vault may take its time.
         let credentials = self.holding(&mut lock, command, self.caller.credentials(&request)).await;
@@ -282,6 +287,8 @@ impl Executor {
                     Done::Failed { reason, .. } | Done::Held { reason } => reason.clone(),
                     _ => String::new(),
                 };
+                // Before anything is told, so that what is known of the calls stays known if it cannot be.
+                intent::write(&self.bus, command, &intent, revision).await?;
                 if transient {
                     self.targets.fails(&self.bus, host, &reason).await;
                 }
@@ -293,8 +300,7 @@ impl Executor {
                     target: transient.then(|| host.to_string()),
                     ..DeadLetter::default()
                 };
-                self.park(work, letter).await?;
-                self.report(command, done, intent.attempts, lock).await
+                self.park_and_report(work, command, letter, done, lock).await
             }
             Next::Throttled { after_ms } => {
                 let attempts = intent.attempts.saturating_sub(1);
@@ -465,20 +471,16 @@ impl Executor {
 
     /// Whether a call may leave now, as far as others have a say in that; all of it from the leader.
     async fn last_look(&self, command: &Command, lock: &Lock) -> bool {
-        let issue = command.issue_key();
-        let looks = async {
-            tokio::try_join!(
-                pauses::stopping(&self.bus, &self.time, command),
-                lock.held_since_ms(&self.bus),
-                self.outcome_under(command, &issue)
-            )
-        };
-        let (looked, is_allowed) = tokio::join!(looks, self.is_still_allowed(command));
-        match looked {
+        let (stopping, held_since_ms, is_allowed) = tokio::join!(
+            pauses::stopping(&self.bus, &self.time, command),
+            lock.held_since_ms(&self.bus),
+            self.is_still_allowed(command)
+        );
+        match (stopping, held_since_ms) {
             // Not by our idea of the broker's clock, which may have stood still with us.
-            Ok((None, Some(held_since_ms), None)) => is_allowed && held_since_ms <= command.deadline_ms,
-            Ok(_) => false,
-            Err(error) => {
+            (Ok(None), Ok(Some(since_ms))) => is_allowed && since_ms <= command.deadline_ms,
+            (Ok(_), Ok(_)) => false,
+            (Err(error), _) | (_, Err(error)) => {
                 let entity = &command.key.entity;
                 tracing::warn!(entity, "whether a call may still leave is not known: {error}");
                 false
@@ -495,10 +497,38 @@ impl Executor {
         attempts: u32,
         lock: Lock,
     ) -> Result<Answer, StoreError> {
-        if lock.held_since_ms(&self.bus).await?.is_none() {
-            return Ok(self.locked());
+        match self.held_still(lock).await? {
+            Ok(lock) => self.report_with(command, result, attempts, None, lock).await,
+            Err(answer) => Ok(answer),
         }
+    }
+
+    /// The same of a command that goes to the dead letters.
+    async fn park_and_report(
+        &self,
+        work: &Work,
+        command: &Command,
+        letter: DeadLetter,
+        result: Done,
+        lock: Lock,
+    ) -> Result<Answer, StoreError> {
+        let lock = match self.held_still(lock).await? {
+            Ok(lock) => lock,
+            Err(answer) => return Ok(answer),
+        };
+        let attempts = letter.attempts;
+        self.park(work, letter).await?;
         self.report_with(command, result, attempts, None, lock).await
+    }
+
+    /// The lock, if the leader says that it is still ours; else the command has to come again.
+    pub(crate) async fn held_still(&self, lock: Lock) -> Result<Result<Lock, Answer>, StoreError> {
+        let held_since_ms = lock.held_since_ms(&self.bus).await;
+        if let Ok(Some(_)) = held_since_ms {
+            return Ok(Ok(lock));
+        }
+        lock.release(&self.bus).await;
+        held_since_ms.map(|_| Err(self.locked()))
     }
 
     /// The synced truth about a command, with where the time went: once it stands, the command is done whatever else is
@@ -613,22 +643,18 @@ impl Executor {
         Ok(Standing::Behind)
     }
 
-    /// A command that can never be carried out: parked, and reported, so that its incident does not wait.
+    /// A command that is not carried out, as far as this delivery can tell: parked, and reported, so that its incident does
+    /// not wait.
     pub(crate) async fn cannot(
         &self,
         work: &Work,
         command: &Command,
         reason: String,
-        lock: Option<Lock>,
+        Earlier { attempts, perhaps_done, .. }: Earlier,
+        lock: Lock,
     ) -> Result<Answer, StoreError> {
-        self.park(work, DeadLetter { reason: reason.clone(), ..DeadLetter::default() }).await?;
-        let outcome = Outcome::of(command, Done::Failed { reason, perhaps_done: false }, 0);
-        let told = self.publish(command, &command.issue_key(), &outcome).await;
-        if let Some(lock) = lock {
-            lock.release(&self.bus).await;
-        }
-        told?;
-        Ok(Answer::Done)
+        let letter = DeadLetter { reason: reason.clone(), attempts, ..DeadLetter::default() };
+        self.park_and_report(work, command, letter, Done::Failed { reason, perhaps_done }, lock).await
     }
 
     /// Keeps the command's bytes with what is said of them.

@@ -32,6 +32,9 @@ use crate::protocol::Executor;
 /// What cannot be looked at now is looked at again after this, at the earliest.
 const NOT_NOW_WAIT: Duration = Duration::from_secs(1);
 
+/// An undo whose change another remedy has begun to make anew is looked at again after this.
+const BEGUN_WAIT_MS: i64 = 1_000;
+
 /// Bytes of an answer that are read.
 const BODY_BYTES_MAX: usize = 256 * 1024;
 
@@ -192,6 +195,12 @@ impl Executor {
                     () = self.tasks.stopping() => return Ok(later(after_ms)),
                 },
                 Next::Report(done) => {
+                    // Whoever has begun to make the change anew has it carried or called off by and by.
+                    let is_begun = |known: &InForce| known.undone_ms.is_some() && !known.begun.is_empty();
+                    let known = undone.as_ref().and_then(|entry: &Entry<InForce>| entry.known.as_ref());
+                    if known.is_some_and(is_begun) && looking.waits_for_a_turn(self.time.now_ms()) {
+                        return Ok(later(BEGUN_WAIT_MS));
+                    }
                     let undone = undone.map(|entry| (entry, acted_ms));
                     self.judged(work, command, &key, done, undone).await?;
                     return Ok(Answer::Done);
@@ -223,7 +232,7 @@ impl Executor {
                 && let Some(known) = entry.known.take().filter(|known| known.relying.is_empty())
             {
                 match has_worked {
-                    // Who has begun to change it anew writes that, and is not to be got in the way of.
+                    // Who has begun to make it anew is not to be got in the way of.
                     true if known.undone_ms.is_none() || !known.begun.is_empty() => {}
                     true => drop(kept::write(&self.bus, &entry, known.proven(acted_ms)).await?),
                     false => drop(kept::write(&self.bus, &entry, known.not_undone()).await?),

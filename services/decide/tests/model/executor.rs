@@ -78,7 +78,7 @@ pub(crate) struct State {
     parked: Vec<usize>,
     /// A revert left.
     reverting: bool,
-    /// A call left whose outcome stood, or that a later one had withdrawn, or without its lock, or late.
+    /// A call left as the first of its issue whose outcome stood, or one that a later one had withdrawn, or without its lock, or late.
     ended: bool,
     /// Something was said not to be done that had been.
     denied: bool,
@@ -243,9 +243,7 @@ impl Executing {
         let held = state.lock == Some(executor) || self.without(Guard::HeldLock);
         let sure = work.lock != Held::No && held || self.without(Guard::LastLook);
         let stopped = self.is_stopped(state, work.issue) && !self.without(Guard::Pauses);
-        let unasked = self.without(Guard::LastOutcome) || self.without(Guard::DecisionNumber);
-        let ended = state.reported.contains(&work.issue) && !unasked;
-        sure && !ended && !stopped && !self.is_late(state, work.issue)
+        sure && !stopped && !self.is_late(state, work.issue)
     }
 
     /// Issues that an idle executor may be handed. What is stopped comes back later: it is as good as not delivered.
@@ -411,8 +409,9 @@ impl Executing {
         let view = state.shown.checked_sub(1).map(|newest| &*state.debouncer.views[newest]);
         let found = standing(command, view);
         let found = if self.without(Guard::DecisionNumber) { Standing::Current } else { found };
+        let unasked = self.without(Guard::OutcomeAgain) || self.without(Guard::DecisionNumber);
         match found {
-            _ if work.perhaps_done && state.reported.contains(&work.issue) => return false,
+            _ if state.reported.contains(&work.issue) && !unasked => return false,
             Standing::Replaced { .. } => Self::report(work, What::Withdrawn),
             Standing::Behind => return self.is_late(state, work.issue),
             Standing::Current => {}
@@ -448,7 +447,6 @@ impl Executing {
                 } else if self.is_late(state, work.issue) {
                     Self::report(&mut work, What::Expired);
                 } else if work.perhaps_done && !self.idempotent {
-                    Self::park(state, work.issue);
                     Self::report(&mut work, What::Held);
                 } else if work.lock == Held::No {
                     return Self::forget(state, executor);
@@ -474,7 +472,13 @@ impl Executing {
                 let (said, _) = &self.answers[answer];
                 match judge(said, work.attempts, self.idempotent, work.perhaps_done) {
                     Next::Report(_) => {}
-                    Next::GiveUp { .. } => Self::park(state, work.issue),
+                    Next::GiveUp { .. } => {
+                        let mut known =
+                            Work { perhaps_done: work.perhaps_done | may_have_happened(said), ..work };
+                        if !self.write(state, executor, &mut known, true) {
+                            return Self::forget(state, executor);
+                        }
+                    }
                     // A 429 spends no attempt; without an end to them there would be none to the search.
                     Next::Throttled { .. } => unreachable!("no target of the model throttles"),
                     Next::Retry { .. } => {
@@ -508,6 +512,9 @@ impl Executing {
                 // An outcome stands once.
                 if !is_held && !matches!(done, Done::Carried { .. }) || state.reported.contains(&work.issue) {
                     return Self::forget(state, executor);
+                }
+                if matches!(done, Done::Failed { .. } | Done::Held { .. }) {
+                    Self::park(state, work.issue);
                 }
                 if let Done::Failed { perhaps_done: false, .. }
                 | Done::Expired { perhaps_done: false }
@@ -551,7 +558,7 @@ impl Executing {
         let command = &state.debouncer.issued[work.issue];
         let (reverts, effect) = (command.direction == Direction::Revert, self.effect(command));
         state.unlocked |= state.lock != Some(executor);
-        state.ended |= state.reported.contains(&work.issue);
+        state.ended |= !work.perhaps_done && state.reported.contains(&work.issue);
         state.late |= state.now_ms > command.deadline_ms;
         state.unstopped |= state.stopped;
         state.withdrawn |= state.reverting && !reverts;
@@ -649,10 +656,7 @@ impl Model for Executing {
                     let mut work = state.work[executor].filter(|work| Some(work.line) == stop)?;
                     match meets {
                         Meets::Stall(_, clock) => Self::stall(&mut state, executor, &mut work, clock),
-                        Meets::Refusal => {
-                            Self::park(&mut state, issue);
-                            Self::report(&mut work, What::Refused);
-                        }
+                        Meets::Refusal => Self::report(&mut work, What::Refused),
                     }
                     state.work[executor] = Some(work);
                     state.faults -= 1;
@@ -708,7 +712,7 @@ impl Model for Executing {
             Property::always("O2 no call leaves without its lock", |_, state: &State| !state.unlocked),
             Property::always("A7 no call leaves while it is stopped", |_, state: &State| !state.unstopped),
             Property::always("O2 one executor at a time", one_at_a_time),
-            Property::always("O2 nothing leaves whose outcome stands", |_, state: &State| !state.ended),
+            Property::always("O2 nothing leaves anew whose outcome stands", |_, state: &State| !state.ended),
             Property::always("E9 nothing is said not to be done that was", |_, state: &State| !state.denied),
             Property::always("O2 nothing withdrawn leaves", |_, state: &State| !state.withdrawn),
             Property::always("L2 nothing late leaves", |_, state: &State| !state.late),

@@ -48,13 +48,13 @@ pub(crate) enum Guard {
     HeldLock,
     /// What people have stopped is looked at once more before a call leaves. Without: only when a command is taken.
     Pauses,
-    /// A command is held against its incident's decision number, and in the last look against its outcome: one of them
-    /// would do. Without: against neither.
+    /// A command is held against its incident's decision number, and once more against its outcome: one of them would
+    /// do. Without: against neither.
     DecisionNumber,
     /// Who has lost the lock says nothing but that something was carried out. Without: what he has seen last.
     HeldReport,
-    /// Whether its outcome stands is looked at once more before a call leaves. Without: only when a command is taken.
-    LastOutcome,
+    /// Whether its outcome stands is looked at under the lock as well. Without: only when a command is taken.
+    OutcomeAgain,
     /// An intent says that an earlier call may have left. Without: nobody looks.
     EarlierIntent,
     /// An intent is written by compare-and-set, so that the holder of an old lock is refused. Without: it is
@@ -136,7 +136,7 @@ impl Guard {
         Guard::HeldLock,
         Guard::Pauses,
         Guard::DecisionNumber,
-        Guard::LastOutcome,
+        Guard::OutcomeAgain,
         Guard::HeldReport,
         Guard::EarlierIntent,
         Guard::IntentFence,
@@ -187,7 +187,7 @@ impl Guard {
             Guard::Lock => "O2 one executor at a time",
             Guard::LastLook | Guard::HeldLock => "O2 no call leaves without its lock",
             Guard::Pauses => "A7 no call leaves while it is stopped",
-            Guard::LastOutcome => "O2 nothing leaves whose outcome stands",
+            Guard::OutcomeAgain => "O2 nothing leaves anew whose outcome stands",
             Guard::HeldReport => "E9 nothing is said not to be done that was",
             Guard::DecisionNumber => "O2 nothing withdrawn leaves",
             Guard::EarlierIntent | Guard::IntentFence | Guard::IntentFirst => {

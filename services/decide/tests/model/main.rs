@@ -166,7 +166,7 @@ fn every_guard_that_is_taken_away_is_missed() {
             | Guard::HeldLock
             | Guard::Pauses
             | Guard::DecisionNumber
-            | Guard::LastOutcome
+            | Guard::OutcomeAgain
             | Guard::HeldReport
             | Guard::Deadline
             | Guard::AcknowledgedLast => executing(true, gone, wanted),
