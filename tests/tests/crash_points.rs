@@ -54,6 +54,9 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(3);
 /// Between the events of an entity while a process is frozen: its new owner decides on some of them.
 const EVENT_EVERY: Duration = Duration::from_secs(2);
 
+/// What a dead executor had locked is free by then.
+const LOCKED_FOR: Duration = Duration::from_secs(6);
+
 /// Entities at a fence: some on each partition, some for each replica.
 const FENCED_ENTITIES: usize = 12;
 
@@ -501,6 +504,54 @@ async fn f1_e9_a_crash_at_every_line_of_a_native_action_writes_once_and_restores
         let writes = after["version"].as_u64().unwrap() - before["version"].as_u64().unwrap();
         assert_eq!((writes, content(after)), (2, content(before)), "{entity}");
     }
+    installation.conserved();
+}
+
+/// One executor stands still, its clock with it, before it has looked at the platform; another carries the command out and
+/// dies before it can say so. What the first then finds is no pre-image.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f1_f5_e2_who_stands_still_takes_no_work_of_who_died_for_what_was_there() {
+    let simulator = Simulator::start(Options { calls_per_window: None, ..Options::default() }).await.unwrap();
+    let folder = scratch("crash-pre-image-playbooks");
+    group_playbooks(&folder, &simulator, "telephony");
+    let mut installation = Installation::broker("crash-pre-image", &folder, "default");
+    installation.variable("ROUTING_ID", CLIENT);
+    installation.variable("ROUTING_SECRET", CLIENT_SECRET);
+    for stage in ["gateway", "classifier", "debouncer"] {
+        installation.spawn(stage, 0);
+    }
+    installation.spawn_with("executor", 0, &[("HOLDLINE_FREEZE_AT", &Point::BetweenLooks.name())]);
+    installation.wait_ready();
+    let sender = Sender::new(installation.gateways(), "telephony");
+    let report = async |status: &str, times: usize| {
+        for n in 0..times {
+            let id = format!("gw-{status}-{n}");
+            sender.deliver(&event(&id, "gw", status, clock::wall_ms())).await;
+        }
+    };
+    let before = found_group(&simulator, "gw");
+    let group = || simulator.object(Kind::EMERGENCY_GROUP, "gw");
+    report("FAILED", 3).await;
+    let began = clock::now();
+    while !installation.service("executor", 0).stands_still() {
+        assert!(began.elapsed() < ABORT_MAX, "{}", installation.logs());
+        clock::sleep(Duration::from_millis(20)).await;
+    }
+    installation.spawn_with("executor", 1, &[("HOLDLINE_CRASH_AT", &Point::AfterCall.name())]);
+    while installation.service("executor", 1).ended().is_none() {
+        assert!(began.elapsed() < ABORT_MAX, "{}", installation.logs());
+        clock::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(group()["enabled"], true);
+    clock::sleep(LOCKED_FOR).await;
+    installation.service("executor", 0).signal("CONT");
+    report("HEALTHY", 2).await;
+    while group()["enabled"] == true {
+        assert!(began.elapsed() < 2 * SETTLE_MAX, "{:#}\n{}", group(), installation.logs());
+        clock::sleep(Duration::from_millis(50)).await;
+    }
+    let writes = group()["version"].as_u64().unwrap() - before["version"].as_u64().unwrap();
+    assert_eq!((writes, content(group())), (2, content(before)));
     installation.conserved();
 }
 
