@@ -152,7 +152,7 @@ impl Lock {
     ///
     /// # Errors
     /// When the broker does not answer.
-    pub(crate) async fn held_since_ms(&self, bus: &Bus) -> Result<Option<i64>, StoreError> {
+    pub(crate) async fn renewed_ms(&self, bus: &Bus) -> Result<Option<i64>, StoreError> {
         let looks = self.held.iter().map(|held| bus.newest(Bucket::Locks, &held.key));
         let found = futures_util::future::try_join_all(looks).await?;
         let all_ours = found.iter().zip(&self.held).all(|(place, held)| held.is_ours(place));

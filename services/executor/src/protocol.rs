@@ -471,14 +471,14 @@ impl Executor {
 
     /// Whether a call may leave now, as far as others have a say in that; all of it from the leader.
     async fn last_look(&self, command: &Command, lock: &Lock) -> bool {
-        let (stopping, held_since_ms, is_allowed) = tokio::join!(
+        let (stopping, renewed_ms, is_allowed) = tokio::join!(
             pauses::stopping(&self.bus, &self.time, command),
-            lock.held_since_ms(&self.bus),
+            lock.renewed_ms(&self.bus),
             self.is_still_allowed(command)
         );
-        match (stopping, held_since_ms) {
+        match (stopping, renewed_ms) {
             // Not by our idea of the broker's clock, which may have stood still with us.
-            (Ok(None), Ok(Some(since_ms))) => is_allowed && since_ms <= command.deadline_ms,
+            (Ok(None), Ok(Some(renewed_ms))) => is_allowed && renewed_ms <= command.deadline_ms,
             (Ok(_), Ok(_)) => false,
             (Err(error), _) | (_, Err(error)) => {
                 let entity = &command.key.entity;
@@ -523,12 +523,12 @@ impl Executor {
 
     /// The lock, if the leader says that it is still ours; else the command has to come again.
     pub(crate) async fn held_still(&self, lock: Lock) -> Result<Result<Lock, Answer>, StoreError> {
-        let held_since_ms = lock.held_since_ms(&self.bus).await;
-        if let Ok(Some(_)) = held_since_ms {
+        let renewed_ms = lock.renewed_ms(&self.bus).await;
+        if let Ok(Some(_)) = renewed_ms {
             return Ok(Ok(lock));
         }
         lock.release(&self.bus).await;
-        held_since_ms.map(|_| Err(self.locked()))
+        renewed_ms.map(|_| Err(self.locked()))
     }
 
     /// The synced truth about a command, with where the time went: once it stands, the command is done whatever else is
