@@ -460,15 +460,21 @@ async fn f5_o1_o2_who_comes_back_to_a_fence_when_others_have_gone_on_is_refused(
     world.ends_as_wanted(&installation, Target::calls, "calls at the target, by fence").await;
 }
 
+/// A simulated platform, and playbooks that enable its groups; no service runs yet.
+async fn platform(name: &str) -> (Simulator, Installation) {
+    let simulator = Simulator::start(Options { calls_per_window: None, ..Options::default() }).await.unwrap();
+    let folder = scratch(&format!("{name}-playbooks"));
+    group_playbooks(&folder, &simulator, "telephony");
+    let mut installation = Installation::broker(name, &folder, "default");
+    installation.variable("ROUTING_ID", CLIENT);
+    installation.variable("ROUTING_SECRET", CLIENT_SECRET);
+    (simulator, installation)
+}
+
 /// Each point twice, in doing and in undoing; each with a group of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f1_e9_a_crash_at_every_line_of_a_native_action_writes_once_and_restores_what_was_there() {
-    let simulator = Simulator::start(Options { calls_per_window: None, ..Options::default() }).await.unwrap();
-    let folder = scratch("crash-native-playbooks");
-    group_playbooks(&folder, &simulator, "telephony");
-    let mut installation = Installation::broker("crash-native", &folder, "default");
-    installation.variable("ROUTING_ID", CLIENT);
-    installation.variable("ROUTING_SECRET", CLIENT_SECRET);
+    let (simulator, mut installation) = platform("crash-native").await;
     for stage in STAGES {
         installation.spawn(stage, 0);
     }
@@ -511,12 +517,7 @@ async fn f1_e9_a_crash_at_every_line_of_a_native_action_writes_once_and_restores
 /// dies before it can say so. What the first then finds is no pre-image.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f1_f5_e2_who_stands_still_takes_no_work_of_who_died_for_what_was_there() {
-    let simulator = Simulator::start(Options { calls_per_window: None, ..Options::default() }).await.unwrap();
-    let folder = scratch("crash-pre-image-playbooks");
-    group_playbooks(&folder, &simulator, "telephony");
-    let mut installation = Installation::broker("crash-pre-image", &folder, "default");
-    installation.variable("ROUTING_ID", CLIENT);
-    installation.variable("ROUTING_SECRET", CLIENT_SECRET);
+    let (simulator, mut installation) = platform("crash-pre-image").await;
     for stage in ["gateway", "classifier", "debouncer"] {
         installation.spawn(stage, 0);
     }
