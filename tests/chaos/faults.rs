@@ -173,53 +173,81 @@ const CROWD_PATIENCE: Duration = Duration::from_secs(1);
 /// for each.
 const HOT_EVENTS_MAX: usize = 10_000;
 
-/// The kinds that a plan deals from, as long as the deck lasts, then anew.
-const KINDS: u64 = 28;
+/// A plan is done when so many faults in a row have had no room left, or are not wanted.
+const MISSES_MAX: usize = 1_000;
 
-/// A plan: every kind in turn, in an order and with particulars that follow from the seed alone. However short
-/// it is, everything is rolled to the next version after a third of it, and back after two thirds.
+/// The kinds that a plan deals from, as long as the deck lasts, then anew.
+const KINDS: u64 = 27;
+
+/// How often everything is rolled to the next version and back again. A shorter plan does it once.
+const VERSIONS_EVERY_MS: u64 = 60_000;
+
+/// A plan: every kind in turn, in an order and with particulars that follow from the seed alone. Only what rolls
+/// everything to the next version, after a quarter of each minute, and back, after three, has its fixed place: in
+/// between that version runs long enough to be seen at work, and any other fault has room.
 pub(crate) fn plan(seed: u64, scope: &Scope) -> Vec<Planned> {
     let mut random = Random::new(seed ^ 0xfa17);
-    let mut plan: Vec<Planned> = vec![];
+    let wanted = |fault: &Fault| scope.only.is_empty() || scope.only.iter().any(|id| id == fault.id());
+    let mut plan = rolls(scope);
+    plan.retain(|planned| wanted(&planned.fault));
     let mut deck: Vec<u64> = vec![];
     let mut at_ms = 2_000;
     let mut misses = 0;
-    let mut rolls = vec![(scope.for_ms * 2 / 3, false), (scope.for_ms / 3, true)];
-    while at_ms < scope.for_ms && misses < 10_000 {
+    while at_ms < scope.for_ms && misses < MISSES_MAX {
         if deck.is_empty() {
             deck = (0..KINDS).collect();
         }
-        let dealt = match rolls.pop_if(|(due_ms, _)| scope.has_next && *due_ms <= at_ms) {
-            Some((_, next)) => Some(roll(next, scope)),
-            None => {
-                let kind = deck.swap_remove(random.below(deck.len() as u64) as usize);
-                make(kind, &mut random, scope)
-            }
-        };
-        let Some((fault, lasts_ms)) = dealt else {
+        let kind = deck.swap_remove(random.below(deck.len() as u64) as usize);
+        let Some((fault, lasts_ms)) = make(kind, &mut random, scope).filter(|(fault, _)| wanted(fault))
+        else {
             misses += 1;
             continue;
         };
-        if !scope.only.is_empty() && !scope.only.iter().any(|id| id == fault.id()) {
+        let from_ms = free_from(&plan, &fault, at_ms, lasts_ms);
+        if from_ms + lasts_ms >= scope.for_ms {
             misses += 1;
             continue;
         }
-        let to_ms = at_ms + lasts_ms;
-        // It waits until what it needs is whole again, and a little longer, so that something can happen between.
-        let busy = plan.iter().filter(|other| other.fault.needs().clashes(fault.needs()));
-        let from_ms = busy.map(|other| other.to_ms + 1_000).max().unwrap_or(0).max(at_ms);
-        plan.push(Planned { from_ms, to_ms: to_ms + (from_ms - at_ms), fault });
+        plan.push(Planned { from_ms, to_ms: from_ms + lasts_ms, fault });
         at_ms = at_ms.max(from_ms.saturating_sub(5_000)) + 800 + random.below(2_500) + scope.apart_ms;
         misses = 0;
     }
-    plan.retain(|planned| planned.to_ms < scope.for_ms);
     plan.sort_by_key(|planned| planned.from_ms);
     plan
 }
 
-/// A rolling change of everything, and about how long it takes.
-fn roll(next: bool, scope: &Scope) -> (Fault, u64) {
-    (Fault::RollPrograms { next }, 330 * (STAGES.len() * scope.replicas) as u64)
+/// When a fault can begin at the earliest: what it needs is whole from a while before it until a while after it, so
+/// that something can happen between.
+fn free_from(plan: &[Planned], fault: &Fault, at_ms: u64, lasts_ms: u64) -> u64 {
+    const BETWEEN_MS: u64 = 1_000;
+    let clashing: Vec<&Planned> =
+        plan.iter().filter(|other| other.fault.needs().clashes(fault.needs())).collect();
+    let mut from_ms = at_ms;
+    while let Some(other) = clashing
+        .iter()
+        .find(|other| from_ms < other.to_ms + BETWEEN_MS && other.from_ms < from_ms + lasts_ms + BETWEEN_MS)
+    {
+        from_ms = other.to_ms + BETWEEN_MS;
+    }
+    from_ms
+}
+
+/// The changes of everything between the versions.
+fn rolls(scope: &Scope) -> Vec<Planned> {
+    if !scope.has_next {
+        return vec![];
+    }
+    let every_ms = scope.for_ms.clamp(1, VERSIONS_EVERY_MS);
+    // About what it takes.
+    let lasts_ms = 330 * (STAGES.len() * scope.replicas) as u64;
+    let roll =
+        |from_ms, next| Planned { from_ms, to_ms: from_ms + lasts_ms, fault: Fault::RollPrograms { next } };
+    (0..scope.for_ms / every_ms)
+        .flat_map(|turn| {
+            [(turn * every_ms + every_ms / 4, true), (turn * every_ms + every_ms / 4 * 3, false)]
+        })
+        .map(|(from_ms, next)| roll(from_ms, next))
+        .collect()
 }
 
 fn make(kind: u64, random: &mut Random, scope: &Scope) -> Option<(Fault, u64)> {
@@ -265,8 +293,7 @@ fn make(kind: u64, random: &mut Random, scope: &Scope) -> Option<(Fault, u64)> {
         21 => (Fault::Poison(random.below(u64::MAX >> 16)), 0),
         22 => (Fault::SlowClients(random.below(scope.replicas as u64) as usize), 3_000 + random.below(4_000)),
         23 => (Fault::Push(random.below(1_000)), 0),
-        24 if scope.has_next => roll(random.once_in(2), scope),
-        26 if scope.has_next => (Fault::NextVersion(any(random, &STAGES)), 4_000 + random.below(8_000)),
+        24 if scope.has_next => (Fault::NextVersion(any(random, &STAGES)), 4_000 + random.below(8_000)),
         25 => match random.below(5) {
             0 => (Fault::NoExecutorConsumer, 500 + moment),
             1 => (Fault::NoReaders, 0),
@@ -274,7 +301,7 @@ fn make(kind: u64, random: &mut Random, scope: &Scope) -> Option<(Fault, u64)> {
             3 => (Fault::NoView(Bucket::Dedup), 500 + moment),
             _ => (Fault::NoLeases, 0),
         },
-        27 => {
+        26 => {
             let trouble = Trouble::ALL[random.below(Trouble::ALL.len() as u64) as usize];
             (Fault::Platform(trouble), 2_000 + random.below(10_000))
         }
