@@ -33,7 +33,7 @@ use holdline_stage::bus::Bus;
 use holdline_stage::clock;
 use holdline_stage::playbooks::Playbooks;
 use holdline_stage::queue;
-use holdline_stage::run::{Shell, Stopped};
+use holdline_stage::run::Shell;
 use holdline_stage::secret::{Lookup, environment};
 use holdline_stage::settings::Reader;
 use holdline_stage::token::Token;
@@ -107,20 +107,14 @@ pub async fn run(settings: Settings, shell: Shell) -> anyhow::Result<()> {
 /// Tries to read the locks again after this.
 const LOCKS_EVERY: Duration = Duration::from_secs(1);
 
-/// Waits until the locks can be read from the leader, loudly: without that no call leaves. Users that an earlier version
-/// has written for the broker may not, and a refusal looks like a broker that does not answer.
+/// Waits until the locks can be read from the leader: without that no call leaves. Users that an earlier version has
+/// written for the broker may not, and a refusal looks like a broker that does not answer.
 async fn see_locks(bus: &Bus, shell: &Shell) -> anyhow::Result<()> {
-    shell.health.awaiting("locks", "not read yet");
-    while let Err(error) = lock::can_be_read(bus).await {
+    let read = || async move {
         let mend = "if the broker has users, `holdline provision --users` writes what they need";
-        shell.health.missing("locks", format!("cannot be read: {error}; {mend}"));
-        tokio::select! {
-            () = clock::sleep(LOCKS_EVERY) => {}
-            () = shell.tasks.stopping() => return Err(Stopped("the locks were read").into()),
-        }
-    }
-    shell.health.present("locks");
-    Ok(())
+        lock::can_be_read(bus).await.map_err(|error| format!("cannot be read: {error}; {mend}"))
+    };
+    shell.wait_for("locks", LOCKS_EVERY, read).await
 }
 
 /// An executor that could not act on the platform says so before it has to.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::bus::Bus;
 use crate::clock::{self, Instant};
-use crate::run::{Shell, Stopped};
+use crate::run::Shell;
 
 /// Between looks at the broker's clock; between them the monotonic clock goes on from the last one.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -51,18 +51,7 @@ impl BrokerTime {
     /// # Errors
     /// When the service is stopped before there was one.
     pub async fn follow(bus: &Bus, shell: &Shell) -> anyhow::Result<BrokerTime> {
-        shell.health.awaiting("broker time", "not read yet");
-        let first = loop {
-            match look(bus).await {
-                Ok(reading) => break reading,
-                Err(why) => shell.health.missing("broker time", why),
-            }
-            tokio::select! {
-                () = clock::sleep(FIRST_LOOK_EVERY) => {}
-                () = shell.tasks.stopping() => return Err(Stopped("the broker's clock was read").into()),
-            }
-        };
-        shell.health.present("broker time");
+        let first = shell.wait_for("broker time", FIRST_LOOK_EVERY, || look(bus)).await?;
         let time = BrokerTime(Arc::new(Mutex::new(first)));
         let (kept, bus, tasks) = (time.clone(), bus.clone(), shell.tasks.clone());
         shell.tasks.spawn(async move {

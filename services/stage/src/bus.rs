@@ -153,7 +153,7 @@ impl Bus {
             }
             tokio::select! {
                 () = crate::clock::sleep(CONNECT_WAIT) => {}
-                () = tasks.stopping() => return Err(Stopped("the broker answered").into()),
+                () = tasks.stopping() => return Err(Stopped("nats").into()),
             }
         };
         health.present("nats");

@@ -10,7 +10,7 @@ use holdline_proto::wire;
 use tokio::sync::watch;
 
 use crate::bus::{Bus, Put, StoreError};
-use crate::run::{Shell, Stopped};
+use crate::run::Shell;
 
 /// How soon a push is noticed.
 const POLL: Duration = Duration::from_secs(1);
@@ -178,21 +178,12 @@ pub async fn push(bus: &Bus, bundle: &Bundle) -> Result<String, StoreError> {
 /// # Errors
 /// When the service is stopped meanwhile.
 pub async fn installation(bus: &Bus, shell: &Shell) -> anyhow::Result<Installation> {
-    loop {
+    let read = || async move {
         match bus.get(Bucket::Playbooks, INSTALLATION).await {
-            Ok(Some(entry)) => match wire::decode(&entry.value) {
-                Ok(installation) => {
-                    shell.health.present("installation");
-                    return Ok(installation);
-                }
-                Err(error) => shell.health.missing("installation", error.to_string()),
-            },
-            Ok(None) => shell.health.missing("installation", "not provisioned; run `holdline provision`"),
-            Err(error) => shell.health.missing("installation", error.to_string()),
+            Ok(Some(entry)) => wire::decode(&entry.value).map_err(|e| e.to_string()),
+            Ok(None) => Err("not provisioned; run `holdline provision`".into()),
+            Err(error) => Err(error.to_string()),
         }
-        tokio::select! {
-            () = crate::clock::sleep(INSTALLATION_WAIT) => {}
-            () = shell.tasks.stopping() => return Err(Stopped("the installation was provisioned").into()),
-        }
-    }
+    };
+    shell.wait_for("installation", INSTALLATION_WAIT, read).await
 }

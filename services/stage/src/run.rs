@@ -1,8 +1,10 @@
 //! Starting, running and draining a service; exit codes.
 
+use std::fmt::Display;
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use holdline_proto::topology::Role;
@@ -11,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Health};
 use crate::settings::{BadSettings, Common, Reader};
-use crate::{dump, telemetry};
+use crate::{clock, dump, telemetry};
 
 /// Exit code for settings that cannot be used.
 pub const EXIT_CONFIGURATION: u8 = 64;
@@ -28,7 +30,7 @@ pub struct Unavailable(pub String);
 
 /// The service was told to stop before it had begun its work: no failure, there was nothing to drain.
 #[derive(Debug, thiserror::Error)]
-#[error("stopped before {0}")]
+#[error("stopped before it had {0}")]
 pub struct Stopped(pub &'static str);
 
 /// Tasks of a service: they end when it is stopped, and stopping waits for them.
@@ -85,6 +87,35 @@ pub struct Shell {
     pub common: Common,
     pub tasks: Tasks,
     pub health: Health,
+}
+
+impl Shell {
+    /// Tries to read something that the service cannot begin without until it is there. What is in the way shows in
+    /// `/readyz` meanwhile.
+    ///
+    /// # Errors
+    /// When the service is stopped meanwhile.
+    pub async fn wait_for<T, E: Display, F: Future<Output = Result<T, E>>>(
+        &self,
+        what: &'static str,
+        every: Duration,
+        mut read: impl FnMut() -> F,
+    ) -> anyhow::Result<T> {
+        self.health.awaiting(what, "not read yet");
+        loop {
+            match read().await {
+                Ok(found) => {
+                    self.health.present(what);
+                    return Ok(found);
+                }
+                Err(why) => self.health.missing(what, why.to_string()),
+            }
+            tokio::select! {
+                () = clock::sleep(every) => {}
+                () = self.tasks.stopping() => return Err(Stopped(what).into()),
+            }
+        }
+    }
 }
 
 #[derive(Parser, Debug)]
