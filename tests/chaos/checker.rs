@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use holdline::broker::connection;
 use holdline_proto::command::Direction;
 use holdline_proto::event::Frame;
 use holdline_proto::journal::{Decided, Record, What};
 use holdline_proto::outcome::Done;
 use holdline_proto::signal::Classified;
-use holdline_proto::topology::{Role, Stream, Topology};
+use holdline_proto::topology::{Role, Stream};
 use holdline_proto::wire;
 use holdline_stage::admin::Health;
 use holdline_stage::bus::Bus;
@@ -82,11 +83,8 @@ impl Logs {
     /// Reads every partition from its beginning.
     pub(crate) async fn read(cluster: &Cluster) -> Logs {
         let nats = Nats {
-            url: cluster.url(),
-            seed_file: Some(cluster.keys().join("operator.nk")),
-            tls: NatsTls::default(),
-            topology: Topology::default(),
             patience: std::time::Duration::from_secs(30),
+            ..connection(&cluster.url(), Some(&cluster.keys()), NatsTls::default(), Role::Operator)
         };
         let bus = Bus::connect(Role::Operator, &nats, &Tasks::default(), &Health::default()).await.unwrap();
         let mut logs = Logs::default();

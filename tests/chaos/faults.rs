@@ -242,11 +242,9 @@ fn rolls(scope: &Scope) -> Vec<Planned> {
     let lasts_ms = 330 * (STAGES.len() * scope.replicas) as u64;
     let roll =
         |from_ms, next| Planned { from_ms, to_ms: from_ms + lasts_ms, fault: Fault::RollPrograms { next } };
-    (0..scope.for_ms / every_ms)
-        .flat_map(|turn| {
-            [(turn * every_ms + every_ms / 4, true), (turn * every_ms + every_ms / 4 * 3, false)]
-        })
-        .map(|(from_ms, next)| roll(from_ms, next))
+    let starts = (0..scope.for_ms / every_ms).map(|turn| turn * every_ms);
+    starts
+        .flat_map(|from_ms| [roll(from_ms + every_ms / 4, true), roll(from_ms + every_ms / 4 * 3, false)])
         .collect()
 }
 

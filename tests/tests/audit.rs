@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, Context};
+use holdline::broker::connection;
 use holdline_proto::audit::{self, Act, Deed, Entry, Previous};
 use holdline_proto::dead_letter::DeadLetter;
 use holdline_proto::topology::{Bucket, Role, Stream, Topology};
@@ -195,13 +196,8 @@ async fn x7_what_cannot_be_written_down_is_not_done_and_what_failed_is_written_d
 }
 
 async fn bus(url: String, installation: &Installation, role: Role) -> Bus {
-    let nats = Nats {
-        url,
-        seed_file: Some(installation.seed(role.name())),
-        tls: NatsTls::default(),
-        topology: Topology::default(),
-        patience: PATIENCE,
-    };
+    let keys = installation.data.join("keys");
+    let nats = Nats { patience: PATIENCE, ..connection(&url, Some(&keys), NatsTls::default(), role) };
     Bus::connect(role, &nats, &Tasks::default(), &Health::default()).await.unwrap()
 }
 

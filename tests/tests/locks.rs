@@ -6,11 +6,17 @@ use std::time::Duration;
 
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::{self, Context};
+use holdline::broker::connection;
 use holdline_proto::outcome::{Done, Outcome};
-use holdline_proto::topology::{Bucket, Stream, Topology, subject_matches};
+use holdline_proto::topology::{Bucket, Role, Stream, Topology};
 use holdline_proto::wire;
+use holdline_stage::admin::Health;
+use holdline_stage::bus::Bus;
 use holdline_stage::clock;
 use holdline_stage::crash::Point;
+use holdline_stage::pipe::Reader;
+use holdline_stage::run::Tasks;
+use holdline_stage::settings::NatsTls;
 use holdline_tests::cluster::Cluster;
 use holdline_tests::programs::{
     Installation, Running, STAGES, changed_sample, command, free_address, log, readiness, scratch,
@@ -130,34 +136,22 @@ async fn f5_e4_a_lock_that_was_written_after_the_deadline_lets_nothing_leave() {
     world.renew(&lock).await;
     world.installation.service("executor", 0).signal("CONT");
     let first = first_outcome(&world.installation).await;
-    assert_eq!(first.result, Done::Expired { perhaps_done: false }, "{first:?}");
+    assert_eq!((first.decision, &first.result), (1, &Done::Expired { perhaps_done: false }), "{first:?}");
     // The debouncer decides anew, because the trouble is still there.
     world.target.wait_for(1, PATIENCE).await;
     world.installation.conserved();
     assert_eq!(world.target.calls().len(), 1);
 }
 
-/// What became of the first decision.
+/// What became of the first command.
 async fn first_outcome(installation: &Installation) -> Outcome {
-    let topology = Topology::default();
-    let broker = jetstream::new(installation.client("provisioner").await);
-    let inputs = broker.get_stream(topology.stream(Stream::Inputs)).await.unwrap();
-    let began = clock::now();
-    loop {
-        let last = inputs.get_info().await.unwrap().state.last_sequence;
-        for sequence in 1..=last {
-            let Ok(message) = inputs.get_raw_message(sequence).await else { continue };
-            if !subject_matches("hl.internal.outcome.*.*", &message.subject) {
-                continue;
-            }
-            let outcome = wire::decode::<Outcome>(&message.payload).unwrap();
-            if outcome.decision == 1 {
-                return outcome;
-            }
-        }
-        assert!(began.elapsed() < PATIENCE, "nothing became of the first decision");
-        clock::sleep(LOOK_EVERY).await;
-    }
+    let keys = installation.data.join("keys");
+    let nats = connection(&installation.url(), Some(&keys), NatsTls::default(), Role::Operator);
+    let bus = Bus::connect(Role::Operator, &nats, &Tasks::default(), &Health::default()).await.unwrap();
+    let outcomes = vec!["hl.internal.outcome.*.*".into()];
+    let mut reader = Reader::open(&bus, Stream::Inputs, outcomes, 1).await.unwrap();
+    let first = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap();
+    wire::decode(&first.payload).unwrap()
 }
 
 /// As after an upgrade whose broker still has the users of the version before.

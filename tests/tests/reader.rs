@@ -1,15 +1,13 @@
 //! Reading a log of a cluster: whoever opens a reading at one server while another keeps it reads at once.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::time::Duration;
-
-use async_nats::jetstream::message::PublishMessage;
+use holdline::broker::connection;
 use holdline_proto::topology::{Role, Stream, Topology};
 use holdline_stage::admin::Health;
 use holdline_stage::bus::Bus;
 use holdline_stage::pipe::Reader;
 use holdline_stage::run::Tasks;
-use holdline_stage::settings::{Nats, NatsTls};
+use holdline_stage::settings::NatsTls;
 use holdline_tests::cluster::Cluster;
 use holdline_tests::programs::scratch;
 
@@ -23,20 +21,10 @@ async fn a_reading_begins_at_whichever_server_it_is_opened() {
     cluster.provision(4).await;
     let subject = Topology::default().event(0);
     let gateway = async_nats::jetstream::new(cluster.client("gateway").await);
-    gateway
-        .send_publish(subject.clone(), PublishMessage::build().payload("frame".into()))
-        .await
-        .unwrap()
-        .await
-        .unwrap();
+    gateway.publish(subject.clone(), "frame".into()).await.unwrap().await.unwrap();
     for server in 0..cluster.size() {
-        let nats = Nats {
-            url: format!("nats://{}", cluster.address(server)),
-            seed_file: Some(cluster.keys().join("operator.nk")),
-            tls: NatsTls::default(),
-            topology: Topology::default(),
-            patience: Duration::from_secs(30),
-        };
+        let url = format!("nats://{}", cluster.address(server));
+        let nats = connection(&url, Some(&cluster.keys()), NatsTls::default(), Role::Operator);
         let bus = Bus::connect(Role::Operator, &nats, &Tasks::default(), &Health::default()).await.unwrap();
         for n in 0..READINGS {
             let mut reader = Reader::open(&bus, Stream::Events, vec![subject.clone()], 1).await.unwrap();
